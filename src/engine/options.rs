@@ -1,0 +1,130 @@
+//! What a caller can choose, and the defaults.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The best that is there.
+    #[default]
+    Automatic,
+    /// The processor.
+    Cpu,
+    /// The CUDA device with this ordinal.
+    Cuda(u32),
+}
+
+/// How important a log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(i32)]
+pub enum LogLevel {
+    /// Something failed.
+    Error = 1,
+    /// Something is not as the user may think.
+    Warning = 2,
+    /// What was done.
+    Info = 3,
+    /// Details for developers.
+    Debug = 4,
+}
+
+/// Receives log lines, on the thread that loads or on the engine's thread.
+pub type LogSink = Arc<dyn Fn(LogLevel, &str) + Send + Sync>;
+
+/// How to load a model. `Default` suits a chat on a desktop.
+#[derive(Clone)]
+pub struct LoadOptions {
+    /// Where to run.
+    pub device: Device,
+    /// Bytes of device memory the model may take; 0: what is free.
+    pub vram_budget: u64,
+    /// Bytes of host memory the model may take; 0: what is available.
+    pub ram_budget: u64,
+    /// Positions one stream can hold; 0: the smaller of the model's own and 4096.
+    pub context_length: usize,
+    /// Streams that can run at the same time; more wait in line.
+    pub streams: usize,
+    /// KV positions shared by all streams; 0: `streams * context_length`.
+    pub kv_tokens: usize,
+    /// Worker threads; 0: one a physical core.
+    pub threads: usize,
+    /// Rows of one prefill step at most: smaller answers a cancel sooner, larger reads faster.
+    pub prefill_chunk: usize,
+    /// Float32 activations and KV, for comparisons with the reference.
+    pub exact: bool,
+    /// Folder for files that make the next load faster; `None`: no such files.
+    pub cache_dir: Option<PathBuf>,
+    /// Receives log lines.
+    pub log: Option<LogSink>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            device: Device::Automatic,
+            vram_budget: 0,
+            ram_budget: 0,
+            context_length: 0,
+            streams: 4,
+            kv_tokens: 0,
+            threads: 0,
+            prefill_chunk: 256,
+            exact: false,
+            cache_dir: None,
+            log: None,
+        }
+    }
+}
+
+/// How to generate. `Default` takes the sampling of the model's own `generation_config.json`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateOptions {
+    /// Tokens to generate at most.
+    pub max_tokens: usize,
+    /// Tokens before which no end-of-sequence token is drawn.
+    pub min_tokens: usize,
+    /// Divides the logits; 0 takes the most likely token; `None`: the model's default, else 1.
+    pub temperature: Option<f32>,
+    /// Keeps the k most likely tokens; 0 keeps all; `None`: the model's default, else all.
+    pub top_k: Option<u32>,
+    /// Keeps the smallest set with this probability; `None`: the model's default, else 1.
+    pub top_p: Option<f32>,
+    /// Drops tokens less likely than this share of the most likely one; `None`: the model's default, else 0.
+    pub min_p: Option<f32>,
+    /// Divides positive and multiplies negative logits of seen tokens (prompt included); `None`: the model's default, else 1.
+    pub repetition_penalty: Option<f32>,
+    /// Subtracted from the logits of tokens generated so far.
+    pub presence_penalty: f32,
+    /// Subtracted from the logits of tokens generated so far, once for each time.
+    pub frequency_penalty: f32,
+    /// Key of the random draw; the same seed gives the same text whatever runs beside it.
+    pub seed: u64,
+    /// Texts that end the generation; not part of the output.
+    pub stop: Vec<String>,
+    /// Generate past end-of-sequence tokens.
+    pub ignore_eos: bool,
+    /// Time from the call to the end of the generation at most.
+    pub deadline: Option<Duration>,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            max_tokens: 512,
+            min_tokens: 0,
+            temperature: None,
+            top_k: None,
+            top_p: None,
+            min_p: None,
+            repetition_penalty: None,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: 0,
+            stop: Vec::new(),
+            ignore_eos: false,
+            deadline: None,
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! How far a load is, and the wish to stop it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+
+/// Progress of one load, shared between the thread that loads and any that watch.
+#[derive(Debug, Default)]
+pub struct LoadProgress {
+    total: AtomicU64,
+    done: AtomicU64,
+    cancelled: AtomicBool,
+}
+
+impl LoadProgress {
+    /// Bytes that the load will read; 0 until the headers are read.
+    pub fn total_bytes(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// Bytes read so far.
+    pub fn done_bytes(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Asks the load to stop; it ends with [`Error::Cancelled`] within a few megabytes.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Sets the bytes that the load will read.
+    pub fn set_total(&self, bytes: u64) {
+        self.total.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Reports `bytes` more read.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] when the load was asked to stop.
+    pub fn advance(&self, bytes: u64) -> Result<()> {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+        if self.cancelled.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,109 @@
+//! A weight matrix in its stored type.
+
+use super::{Bytes, Format, FourBit, float, kquant, legacy};
+use crate::error::{Error, Result};
+
+/// A `[rows, cols]` weight, row-major, in its stored type. Row `r` holds the weights of output `r`.
+#[derive(Debug, Clone)]
+pub struct Matrix {
+    rows: usize,
+    cols: usize,
+    format: Format,
+    data: Bytes,
+    /// Scales of a [`Format::Bnb4`] matrix.
+    four_bit: Option<FourBit>,
+}
+
+impl Matrix {
+    /// A matrix whose rows are whole blocks of `format`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when `data` is not exactly `rows * cols` values of `format`, or a row is no whole number of
+    /// blocks: callers check files before they come here.
+    pub fn new(format: Format, rows: usize, cols: usize, data: Bytes) -> Result<Self> {
+        let expected = (format != Format::Bnb4)
+            .then(|| format.bytes_for(cols as u64)?.checked_mul(rows as u64))
+            .flatten()
+            .ok_or_else(|| Error::Internal(format!("{format} cannot store rows of {cols}")))?;
+        if expected != data.len() as u64 {
+            return Err(Error::Internal(format!(
+                "{format} [{rows}, {cols}] takes {expected} bytes, not {}",
+                data.len()
+            )));
+        }
+        Ok(Self { rows, cols, format, data, four_bit: None })
+    }
+
+    /// A bitsandbytes 4-bit matrix: `codes` holds two values a byte over the flattened tensor.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the codes or the scales are too few for the shape.
+    pub fn four_bit(rows: usize, cols: usize, codes: Bytes, scales: FourBit) -> Result<Self> {
+        let elements = rows.checked_mul(cols).ok_or_else(|| Error::Internal(format!("[{rows}, {cols}] overflows")))?;
+        if codes.len() != elements.div_ceil(2) || scales.elements() < elements {
+            return Err(Error::Internal(format!(
+                "4-bit [{rows}, {cols}] with {} code bytes and scales for {} values",
+                codes.len(),
+                scales.elements()
+            )));
+        }
+        Ok(Self { rows, cols, format: Format::Bnb4, data: codes, four_bit: Some(scales) })
+    }
+
+    /// Number of outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of inputs.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The storage type.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Bytes that the matrix occupies, scales included.
+    pub fn bytes(&self) -> usize {
+        self.data.len() + self.four_bit.as_ref().map_or(0, FourBit::bytes)
+    }
+
+    /// The stored bytes of row `row`, or `None` for [`Format::Bnb4`], whose blocks do not respect rows.
+    pub fn row_bytes(&self, row: usize) -> Option<&[u8]> {
+        let len = (self.format != Format::Bnb4).then(|| self.format.bytes_for(self.cols as u64)).flatten()? as usize;
+        self.data.get(row * len..(row + 1) * len)
+    }
+
+    /// Decodes row `row` into `out`, `cols` values.
+    ///
+    /// # Panics
+    /// When `row` is out of range or `out` has another length: both are defects of the caller.
+    pub fn decode_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows && out.len() == self.cols, "row {row} of {}, {} values", self.rows, out.len());
+        match (&self.four_bit, self.row_bytes(row)) {
+            (Some(scales), _) => scales.decode(&self.data, row * self.cols, out),
+            (None, Some(bytes)) => decode(self.format, bytes, out),
+            (None, None) => unreachable!("a matrix without 4-bit scales has rows of whole blocks"),
+        }
+    }
+}
+
+/// Decodes whole blocks of `format` (any but [`Format::Bnb4`]) into `out`.
+///
+/// # Panics
+/// When the lengths do not agree.
+pub fn decode(format: Format, bytes: &[u8], out: &mut [f32]) {
+    assert_eq!(format.bytes_for(out.len() as u64), Some(bytes.len() as u64), "{format}: {} values", out.len());
+    match format {
+        Format::F32 => float::decode_f32(bytes, out),
+        Format::F16 => float::decode_f16(bytes, out),
+        Format::BF16 => float::decode_bf16(bytes, out),
+        Format::Q8_0 => legacy::decode_q8_0(bytes, out),
+        Format::Q4_0 => legacy::decode_q4_0(bytes, out),
+        Format::Q4K => kquant::decode_q4_k(bytes, out),
+        Format::Q6K => kquant::decode_q6_k(bytes, out),
+        Format::Bnb4 => unreachable!("Bnb4 has no self-contained blocks"),
+    }
+}
