@@ -4,22 +4,68 @@
 //! the file's real length before anything is allocated from it. [`Checkpoint::read`] copies one tensor's bytes out;
 //! files are read, never mapped, so that a file that shrinks under a running program is an error and not a signal.
 
+mod bnb;
+mod folder;
+mod gguf;
+mod hf;
 mod role;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+pub use gguf::{Metadata, Value};
 pub use role::{DeltaTensor, ExpertPart, LayerTensor, Role};
 
 use crate::error::{Error, Result};
-use crate::quant::Format;
+use crate::quant::{Format, FourBit};
+use folder::{DataFile, Folder};
 
 /// Where a checkpoint comes from.
 #[derive(Debug, Clone)]
 pub enum Source {
-    /// A Hugging Face directory, or a GGUF file (the first one where it is split).
+    /// A Hugging Face directory (or a file in it), or a GGUF file (the first one where it is split).
     Path(PathBuf),
-    /// The files of a Hugging Face directory, compiled into the program: names and contents.
+    /// The files of a Hugging Face directory, or a GGUF file, compiled into the program: names and contents.
     Embedded(&'static [(&'static str, &'static [u8])]),
+    /// The same, held in memory.
+    Memory(Arc<[(String, Vec<u8>)]>),
+}
+
+/// How the files of a checkpoint are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// config.json and safetensors. Norm weights of the hybrid families are stored less 1.
+    HuggingFace,
+    /// GGUF. Norm weights are stored as they multiply; the decay is stored as `-exp(A_log)`.
+    Gguf,
+}
+
+/// A checkpoint whose headers were read and checked.
+#[derive(Debug)]
+pub struct Checkpoint {
+    kind: Kind,
+    path: PathBuf,
+    files: Vec<DataFile>,
+    tensors: Vec<TensorInfo>,
+    by_role: HashMap<Role, usize>,
+    unused: Vec<UnusedTensor>,
+    config: Config,
+    folder: Folder,
+}
+
+/// What the model is, as the checkpoint says it.
+#[derive(Debug)]
+pub enum Config {
+    /// `config.json`, whole.
+    Json {
+        /// Path by which messages call it.
+        path: PathBuf,
+        /// The top-level object.
+        fields: serde_json::Map<String, serde_json::Value>,
+    },
+    /// The metadata of a GGUF file.
+    Gguf(Metadata),
 }
 
 /// One tensor of a checkpoint.
@@ -27,8 +73,8 @@ pub enum Source {
 pub struct TensorInfo {
     /// Name as the file spells it.
     pub name: String,
-    /// What it is for; `None` for tensors that are recognised and knowingly not used (vision, MTP).
-    pub role: Option<Role>,
+    /// What it is for.
+    pub role: Role,
     /// Shape, slowest axis first (`[out, in]`), whatever order the file uses. For bitsandbytes tensors the logical shape.
     pub shape: Vec<usize>,
     /// Storage type.
@@ -39,6 +85,34 @@ pub struct TensorInfo {
     pub file: usize,
     /// Offset of the first byte in that file.
     pub offset: u64,
+    /// Where the scales of a bitsandbytes tensor lie.
+    scales: Option<Arc<bnb::Scales>>,
+}
+
+/// A tensor that is recognised and knowingly not used.
+#[derive(Debug, Clone)]
+pub struct UnusedTensor {
+    /// Name as the file spells it.
+    pub name: String,
+    /// Why it is not used.
+    pub reason: Unused,
+    /// Shape, slowest axis first.
+    pub shape: Vec<usize>,
+    /// Storage type in the file's own words.
+    pub type_name: String,
+    /// Bytes in the file.
+    pub bytes: u64,
+}
+
+/// Why a tensor is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unused {
+    /// Part of the vision tower: this library reads text.
+    Vision,
+    /// Part of the multi-token-prediction head.
+    Mtp,
+    /// A table of rotary frequencies, which follow from the config.
+    RopeTable,
 }
 
 /// What the text side needs, as found beside or inside the model. Plain data; `text` gives it meaning.
@@ -80,5 +154,108 @@ pub struct GgufTokenizer {
 impl From<&Path> for Source {
     fn from(path: &Path) -> Self {
         Source::Path(path.to_path_buf())
+    }
+}
+
+impl Checkpoint {
+    /// Reads and checks the headers of a checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::BadFile`] for files that are not what their format says, [`Error::Unsupported`] for
+    /// well-formed files with tensors or types this library does not know.
+    pub fn open(source: &Source) -> Result<Self> {
+        let _ = source;
+        Err(Error::Internal("checkpoints are not read yet".into()))
+    }
+
+    /// How the files are made.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The directory or file that was opened, as messages call it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file that holds `tensor`.
+    pub fn file_path(&self, tensor: &TensorInfo) -> &Path {
+        self.files.get(tensor.file).map_or(&self.path, DataFile::path)
+    }
+
+    /// Every tensor with a role, in the order of files and offsets.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// The tensor with `role`, where there is one.
+    pub fn tensor(&self, role: Role) -> Option<&TensorInfo> {
+        self.by_role.get(&role).and_then(|&i| self.tensors.get(i))
+    }
+
+    /// The tensor with `role`.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] with the name that the tensor should have.
+    pub fn require(&self, role: Role) -> Result<&TensorInfo> {
+        self.tensor(role).ok_or_else(|| Error::bad_file(&self.path, format!("tensor {role:?} is missing")))
+    }
+
+    /// Tensors that are recognised and not used.
+    pub fn unused(&self) -> &[UnusedTensor] {
+        &self.unused
+    }
+
+    /// What the model is, as the checkpoint says it.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Copies `out.len()` bytes of `tensor`, from `offset` within it, out of the file. Callable from several threads at
+    /// once.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::BadFile`] when the file has become shorter, [`Error::Internal`] when the range reaches
+    /// past the tensor.
+    pub fn read(&self, tensor: &TensorInfo, offset: u64, out: &mut [u8]) -> Result<()> {
+        let within = offset.checked_add(out.len() as u64).is_some_and(|end| end <= tensor.bytes);
+        let Some(file) = self.files.get(tensor.file).filter(|_| within) else {
+            return Err(Error::Internal(format!(
+                "read of {} bytes at {offset} in tensor {} of {} bytes",
+                out.len(),
+                tensor.name,
+                tensor.bytes
+            )));
+        };
+        file.read(tensor.offset + offset, out)
+    }
+
+    /// The table and scales of a [`Format::Bnb4`] tensor.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read`]; [`Error::BadFile`] when a scale or table entry is not finite.
+    pub fn four_bit(&self, tensor: &TensorInfo) -> Result<FourBit> {
+        let _ = tensor;
+        Err(Error::Internal("4-bit scales are not read yet".into()))
+    }
+
+    /// Tokenizer, chat template and end-of-sequence ids, as found beside or inside the model.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::BadFile`] when a file is too large, is no JSON, or a field has the wrong type.
+    pub fn text_files(&self) -> Result<TextFiles> {
+        Err(Error::Internal("text files are not read yet".into()))
+    }
+}
+
+impl TensorInfo {
+    /// Number of values.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().map(|&d| d as u64).product()
+    }
+
+    /// Bytes of the scales that lie beside the codes; 0 unless the format is [`Format::Bnb4`].
+    pub fn scale_bytes(&self) -> u64 {
+        self.scales.as_ref().map_or(0, |s| s.bytes())
     }
 }

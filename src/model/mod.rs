@@ -1,13 +1,17 @@
 //! The model: its sizes, its weights by role, and the network over an abstract processor.
 
 mod backend;
+mod config;
 mod forward;
 mod progress;
+mod shapes;
 mod spec;
 
 pub use backend::{Backend, Batch, BatchSequence, LogitRows};
+pub use config::{ConfigReport, read_config, read_spec};
 pub use forward::forward;
 pub use progress::LoadProgress;
+pub use shapes::check_shapes;
 
 pub use crate::checkpoint::Source;
 pub use spec::{

@@ -1,0 +1,5 @@
+//! GGUF files, version 2 and 3.
+
+mod metadata;
+
+pub use metadata::{Metadata, Value};
