@@ -30,5 +30,5 @@ pub mod quant;
 pub mod state;
 pub mod text;
 
-pub use engine::{GenerateOptions, LoadOptions, Model, Stream};
+pub use engine::{Event, FinishReason, GenerateOptions, LoadOptions, Model, Prompt, Stream};
 pub use error::{Error, Result};

@@ -1,7 +1,13 @@
 //! The thread that owns a loaded model: requests in, tokens out.
 
+mod fit;
 mod model;
 mod options;
+mod stats;
+mod stream;
 
-pub use model::{Event, FinishReason, Model, ModelInfo, Prompt, Stream, StreamStats};
+pub use fit::fit;
+pub use model::{Model, Prompt};
 pub use options::{Device, GenerateOptions, LoadOptions, LogLevel, LogSink};
+pub use stats::{ExpertStats, Fit, Generation, MemoryStats, MemoryUse, ModelInfo, StreamStats};
+pub use stream::{Event, FinishReason, Stream};

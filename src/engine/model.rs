@@ -1,16 +1,19 @@
-//! A loaded model and its streams, as Rust programs and the C interface see them.
+//! A loaded model, as Rust programs and the C interface see it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::{GenerateOptions, LoadOptions};
+use super::{ExpertStats, GenerateOptions, Generation, LoadOptions, MemoryStats, ModelInfo, Stream};
 use crate::error::{Error, Result};
-use crate::model::{LoadProgress, ModelSpec, Source};
+use crate::model::{LoadProgress, Source};
 
 /// A loaded model. Clones share it; the last one to go, streams included, ends the engine's thread and frees the memory.
 #[derive(Clone)]
 pub struct Model {
-    _shared: Arc<()>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    info: ModelInfo,
 }
 
 /// What to continue.
@@ -24,101 +27,93 @@ pub enum Prompt {
     Tokens(Vec<u32>),
 }
 
-/// What [`Stream::next`] found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// More text, whole code points, never empty.
-    Text(String),
-    /// Nothing within the time given.
-    Pending,
-    /// The generation ended; every later call says so again.
-    Done(FinishReason),
-}
-
-/// Why a generation ended without an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FinishReason {
-    /// An end-of-sequence token.
-    EndOfSequence,
-    /// A stop string.
-    Stop,
-    /// `max_tokens` were generated.
-    Length,
-    /// The deadline passed.
-    Deadline,
-}
-
-/// Counts and times of one stream.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct StreamStats {
-    /// Tokens of the prompt.
-    pub prompt_tokens: u64,
-    /// Prompt tokens processed so far.
-    pub prefilled_tokens: u64,
-    /// Tokens generated so far.
-    pub generated_tokens: u64,
-    /// Time in line before the first step.
-    pub queued: Duration,
-    /// Time from the first step to the first token.
-    pub prefill: Duration,
-    /// Time from the first token to the last so far.
-    pub decode: Duration,
-    /// Why it ended, once it has.
-    pub finish: Option<FinishReason>,
-}
-
-/// Facts about a loaded model.
-#[derive(Debug, Clone)]
-pub struct ModelInfo {
-    /// Sizes and layers.
-    pub spec: ModelSpec,
-    /// Positions one stream can hold.
-    pub context_length: usize,
-    /// Streams that can run at the same time.
-    pub streams: usize,
-    /// Parameters of the trunk.
-    pub parameters: u64,
-    /// A chat template is present.
-    pub has_chat_template: bool,
-    /// A tokenizer is present.
-    pub has_tokenizer: bool,
-}
-
-/// A running generation. Dropping it cancels.
-pub struct Stream {
-    _model: Model,
-}
-
 fn unavailable<T>() -> Result<T> {
     Err(Error::Internal("the engine is not built yet".into()))
 }
 
 impl Model {
     /// Loads a model; `progress` can be watched and cancelled from another thread.
+    ///
+    /// # Errors
+    /// Broken or unsupported files, options out of range, [`Error::OverBudget`] with the numbers before any weight is
+    /// read, [`Error::Cancelled`].
     pub fn load(_source: &Source, _options: &LoadOptions, _progress: &LoadProgress) -> Result<Model> {
         unavailable()
     }
 
-    /// Starts a generation. Returns at once.
+    /// Facts about the model.
+    pub fn info(&self) -> &ModelInfo {
+        &self.shared.info
+    }
+
+    /// Starts a generation. Tokenises on the calling thread and returns without waiting for the engine.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for options out of range or an empty prompt, [`Error::ContextFull`] for a prompt longer
+    /// than the context, [`Error::Busy`] while too many requests wait.
     pub fn stream(&self, _prompt: &Prompt, _options: &GenerateOptions) -> Result<Stream> {
         unavailable()
     }
 
+    /// Generates to the end, and returns the whole text.
+    ///
+    /// # Errors
+    /// As [`Model::stream`] and [`Stream::next`].
+    pub fn generate(&self, _prompt: &Prompt, _options: &GenerateOptions) -> Result<Generation> {
+        unavailable()
+    }
+
     /// Logits `[n, vocab]` of every position of `ids`, computed in the engine beside the running streams.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for no ids or an id that the vocabulary lacks, [`Error::ContextFull`],
+    /// [`Error::OutOfHostMemory`] for the result, a failure of the engine.
     pub fn eval(&self, _ids: &[u32]) -> Result<Vec<f32>> {
         unavailable()
     }
-}
 
-impl Stream {
-    /// The next piece of text. `timeout`: `Some(0)` never blocks, `None` waits as long as it takes.
+    /// Token ids of `text`. `special`: special tokens spelled out in the text become their ids; otherwise they are text.
     ///
     /// # Errors
-    /// What ended the stream: [`Error::Cancelled`], [`Error::ContextFull`], a failure of the engine; the same at each call.
-    pub fn next(&self, _timeout: Option<Duration>) -> Result<Event> {
+    /// [`Error::Unsupported`] for a model without a tokenizer.
+    pub fn tokenize(&self, _text: &str, _special: bool) -> Result<Vec<u32>> {
         unavailable()
     }
 
-    /// Ends the generation at the next step boundary. Callable from any thread.
-    pub fn cancel(&self) {}
+    /// Text of `ids`, bytes that are no UTF-8 replaced by U+FFFD. `special`: special tokens are spelled out; otherwise
+    /// they are left out.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a model without a tokenizer, [`Error::InvalidArgument`] for an unknown id.
+    pub fn detokenize(&self, _ids: &[u32], _special: bool) -> Result<String> {
+        unavailable()
+    }
+
+    /// The text that the model's template makes of `messages_json`, a JSON array of `{"role", "content", ...}`.
+    /// `add_generation_prompt`: ends with the opening of the assistant's turn.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a model without a template, [`Error::InvalidArgument`] for messages that are no such
+    /// array or that the template refuses.
+    pub fn render_chat(&self, _messages_json: &str, _add_generation_prompt: bool) -> Result<String> {
+        unavailable()
+    }
+
+    /// Use of the routed experts since load.
+    pub fn expert_stats(&self) -> ExpertStats {
+        ExpertStats::default()
+    }
+
+    /// Activations of each routed expert of trunk layer `layer` since load.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a layer that the model does not have or that has no experts.
+    pub fn expert_counts(&self, _layer: usize) -> Result<Vec<u64>> {
+        unavailable()
+    }
+
+    /// Memory that the model holds, by component.
+    pub fn memory(&self) -> MemoryStats {
+        MemoryStats::default()
+    }
 }
