@@ -1,1 +1,248 @@
 //! The backend for processors.
+//!
+//! [`CpuBackend`] owns the weights, the memory of all sequences and the activations of the step in progress. Each layer
+//! kind is one file: [`attention`], [`delta_net`], [`experts`]; they share the matrix product in [`matmul`], the vector
+//! kernels in [`kernels`] and the worker threads in [`pool`].
+
+mod attention;
+mod delta_net;
+mod experts;
+mod kernels;
+mod matmul;
+mod memory;
+mod pool;
+mod rope;
+
+use std::sync::Arc;
+
+use attention::KvCache;
+use delta_net::DeltaStates;
+use experts::Routing;
+use kernels::Isa;
+use matmul::{Inputs, matmul};
+pub use memory::{MemoryPlan, plan};
+use pool::Pool;
+use rope::Rope;
+
+use crate::error::{Error, Result};
+use crate::experts::ExpertCounters;
+use crate::model::{Backend, Batch, FeedForwardWeights, MixerWeights, ModelSpec, Weights};
+use crate::state::StateLayout;
+
+/// How the backend runs.
+#[derive(Debug, Clone)]
+pub struct CpuOptions {
+    /// Worker threads, at least 1.
+    pub threads: usize,
+    /// Keep KV in float32 rather than float16.
+    pub exact: bool,
+    /// Rows of one step at most.
+    pub max_rows: usize,
+}
+
+/// Runs the network on the processor.
+pub struct CpuBackend {
+    spec: Arc<ModelSpec>,
+    weights: Weights,
+    pool: Pool,
+    isa: Isa,
+    rope: Option<Rope>,
+    kv: KvCache,
+    states: DeltaStates,
+    counters: Arc<ExpertCounters>,
+    layout: StateLayout,
+    max_rows: usize,
+    work: Workspace,
+}
+
+/// Activations of the step in progress, sized for the largest step at load.
+#[derive(Default)]
+struct Workspace {
+    rows: usize,
+    /// Residual stream `[rows, hidden]`.
+    x: Vec<f32>,
+    /// Normalised input of the current half layer `[rows, hidden]`; also takes the output of a mixer.
+    normed: Vec<f32>,
+    /// Projections `[rows, width]`: one buffer for each of up to four matrices, and one for the heads of a DeltaNet layer.
+    projections: [Vec<f32>; 5],
+    /// Output of the mixer before its last projection `[rows, widest mixer]`.
+    mixed: Vec<f32>,
+    /// Experts of each row.
+    routing: Routing,
+    /// SwiGLU activations `[entries, width]`.
+    expert_hidden: Vec<f32>,
+    /// Outputs `[entries, hidden]`.
+    expert_out: Vec<f32>,
+}
+
+impl CpuBackend {
+    /// Takes ownership of the weights and all memory that any later step will need.
+    ///
+    /// # Errors
+    /// [`Error::OutOfHostMemory`], or [`Error::Internal`] when no thread can be started.
+    pub fn new(
+        spec: Arc<ModelSpec>,
+        weights: Weights,
+        layout: StateLayout,
+        counters: Arc<ExpertCounters>,
+        options: &CpuOptions,
+    ) -> Result<Self> {
+        let needs_attention = spec.attention_layers() > 0;
+        Ok(Self {
+            pool: Pool::new(options.threads)?,
+            isa: Isa::detect(),
+            rope: needs_attention.then(|| Rope::new(&spec.attention.rope)),
+            kv: KvCache::new(&spec, &layout, options.exact)?,
+            states: DeltaStates::new(&spec, layout.slots)?,
+            work: Workspace::new(&spec, options.max_rows)?,
+            max_rows: options.max_rows,
+            spec,
+            weights,
+            counters,
+            layout,
+        })
+    }
+
+    /// `normed = rms_norm(x) * weight`, row by row.
+    fn norm_rows(&mut self, which: fn(&crate::model::LayerWeights) -> &[f32], layer: usize) {
+        let (hidden, eps, isa) = (self.spec.hidden, self.spec.norm_eps, self.isa);
+        let weight = which(&self.weights.layers[layer]);
+        let (x, rows) = (&self.work.x, self.work.rows);
+        self.pool.run_chunks(&mut self.work.normed[..rows * hidden], hidden, |row, out, _| {
+            isa.rms_norm(&x[row * hidden..(row + 1) * hidden], weight, eps, out);
+        });
+    }
+
+    /// `x += normed`, the end of each half layer whose output was left in `normed`.
+    fn add_residual(&mut self) {
+        let len = self.work.rows * self.spec.hidden;
+        for (x, y) in self.work.x[..len].iter_mut().zip(&self.work.normed[..len]) {
+            *x += y;
+        }
+    }
+
+    fn wrong_layer(&self, layer: usize, expected: &str) -> Error {
+        Error::Internal(format!("layer {layer} of {} is no {expected} layer", self.spec.layers.len()))
+    }
+
+    fn check(&self, batch: &Batch<'_>) -> Result<()> {
+        let rows = batch.tokens.len();
+        if rows > self.max_rows {
+            return Err(Error::Internal(format!("a step of {rows} rows, at most {} were planned", self.max_rows)));
+        }
+        if let Some(token) = batch.tokens.iter().find(|t| **t as usize >= self.spec.vocab) {
+            return Err(Error::InvalidArgument(format!("token id {token}, vocabulary of {}", self.spec.vocab)));
+        }
+        for s in &batch.sequences {
+            let pages = (s.position + s.rows.len()).div_ceil(self.layout.page_tokens);
+            let reachable = s.memory.pages.iter().all(|p| (*p as usize) < self.layout.pages);
+            if s.memory.slot >= self.layout.slots || s.memory.pages.len() < pages || !reachable {
+                return Err(Error::Internal(format!("a sequence of {} positions lacks memory", s.position)));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Backend for CpuBackend {
+    fn embed(&mut self, batch: &Batch<'_>) -> Result<()> {
+        self.check(batch)?;
+        let hidden = self.spec.hidden;
+        self.work.rows = batch.tokens.len();
+        for (token, x) in batch.tokens.iter().zip(self.work.x.chunks_exact_mut(hidden)) {
+            self.weights.embedding.decode_row(*token as usize, x);
+        }
+        for s in batch.sequences.iter().filter(|s| s.position == 0) {
+            self.states.clear(s.memory.slot);
+        }
+        Ok(())
+    }
+
+    fn attention(&mut self, layer: usize, batch: &Batch<'_>) -> Result<()> {
+        self.norm_rows(|l| &l.input_norm, layer);
+        let Some(MixerWeights::Attention(weights)) = self.weights.layers.get(layer).map(|l| &l.mixer) else {
+            return Err(self.wrong_layer(layer, "attention"));
+        };
+        let rope = self.rope.as_ref().ok_or_else(|| Error::Internal("no rotary table".into()))?;
+        let context = attention::Context { spec: &self.spec, pool: &self.pool, isa: self.isa, rope };
+        context.run(weights, self.kv.layer_mut(layer)?, batch, &mut self.work);
+        self.add_residual();
+        Ok(())
+    }
+
+    fn delta_net(&mut self, layer: usize, batch: &Batch<'_>) -> Result<()> {
+        self.norm_rows(|l| &l.input_norm, layer);
+        let (Some(MixerWeights::DeltaNet(weights)), Some(delta)) =
+            (self.weights.layers.get(layer).map(|l| &l.mixer), &self.spec.delta)
+        else {
+            return Err(self.wrong_layer(layer, "DeltaNet"));
+        };
+        let context = delta_net::Context { spec: delta, eps: self.spec.norm_eps, pool: &self.pool, isa: self.isa };
+        context.run(weights, self.states.layer_mut(layer)?, batch, &mut self.work);
+        self.add_residual();
+        Ok(())
+    }
+
+    fn moe(&mut self, layer: usize) -> Result<()> {
+        self.norm_rows(|l| &l.feed_forward_norm, layer);
+        let (Some(FeedForwardWeights::Moe(weights)), Some(moe)) =
+            (self.weights.layers.get(layer).map(|l| &l.feed_forward), &self.spec.moe)
+        else {
+            return Err(self.wrong_layer(layer, "expert"));
+        };
+        let context = experts::Context { hidden: self.spec.hidden, pool: &self.pool, isa: self.isa };
+        context.moe(weights, moe, &mut self.work)?;
+        for expert in self.work.routing.activations() {
+            self.counters.record(layer, expert);
+        }
+        Ok(())
+    }
+
+    fn dense(&mut self, layer: usize) -> Result<()> {
+        self.norm_rows(|l| &l.feed_forward_norm, layer);
+        let Some(FeedForwardWeights::Dense(weights)) = self.weights.layers.get(layer).map(|l| &l.feed_forward) else {
+            return Err(self.wrong_layer(layer, "dense"));
+        };
+        let context = experts::Context { hidden: self.spec.hidden, pool: &self.pool, isa: self.isa };
+        context.dense(weights, &mut self.work);
+        Ok(())
+    }
+
+    fn head(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
+        let (hidden, eps) = (self.spec.hidden, self.spec.norm_eps);
+        let wanted = batch.logit_rows();
+        if logits.len() != wanted.len() * self.spec.vocab {
+            return Err(Error::Internal(format!("{} logits for {} rows", logits.len(), wanted.len())));
+        }
+        let work = &mut self.work;
+        for (row, out) in wanted.iter().zip(work.normed.chunks_exact_mut(hidden)) {
+            self.isa.rms_norm(&work.x[row * hidden..(row + 1) * hidden], &self.weights.final_norm, eps, out);
+        }
+        let inputs = Inputs::all(&work.normed[..wanted.len() * hidden], hidden);
+        matmul(&self.pool, self.isa, &self.weights.head, None, inputs, logits);
+        Ok(())
+    }
+}
+
+impl Workspace {
+    fn new(spec: &ModelSpec, max_rows: usize) -> Result<Self> {
+        let sizes = memory::WorkspaceSizes::new(spec);
+        let rows = |width: usize| memory::zeroed(max_rows, width, "work space");
+        Ok(Self {
+            rows: 0,
+            x: rows(spec.hidden)?,
+            normed: rows(spec.hidden)?,
+            projections: [
+                rows(sizes.projections[0])?,
+                rows(sizes.projections[1])?,
+                rows(sizes.projections[2])?,
+                rows(sizes.projections[3])?,
+                rows(sizes.projections[4])?,
+            ],
+            mixed: rows(sizes.mixed)?,
+            routing: Routing::default(),
+            expert_hidden: rows(sizes.expert_hidden)?,
+            expert_out: rows(sizes.expert_out)?,
+        })
+    }
+}

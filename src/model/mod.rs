@@ -6,6 +6,7 @@ mod forward;
 mod progress;
 mod shapes;
 mod spec;
+mod weights;
 
 pub use backend::{Backend, Batch, BatchSequence, LogitRows};
 pub use config::{ConfigReport, read_config, read_spec};
@@ -17,4 +18,7 @@ pub use crate::checkpoint::Source;
 pub use spec::{
     AttentionSpec, DeltaSpec, Family, FeedForward, HeadOrder, LayerSpec, Mixer, ModelSpec, MoeSpec, RopeScaling,
     RopeSpec,
+};
+pub use weights::{
+    AttentionWeights, DeltaGates, DeltaInputs, DeltaWeights, FeedForwardWeights, LayerWeights, Linear, MixerWeights, MoeWeights, SwiGlu, Weights,
 };

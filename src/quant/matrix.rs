@@ -1,5 +1,7 @@
 //! A weight matrix in its stored type.
 
+use std::ops::Range;
+
 use super::{Bytes, Format, FourBit, float, kquant, legacy};
 use crate::error::{Error, Result};
 
@@ -48,6 +50,19 @@ impl Matrix {
             )));
         }
         Ok(Self { rows, cols, format: Format::Bnb4, data: codes, four_bit: Some(scales) })
+    }
+
+    /// The rows `range` of this matrix, sharing its memory.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the range reaches past the end, or for [`Format::Bnb4`], whose blocks do not respect rows.
+    pub fn view(&self, range: Range<usize>) -> Result<Self> {
+        let row = (self.format != Format::Bnb4).then(|| self.format.bytes_for(self.cols as u64)).flatten();
+        let Some(row) = row.filter(|_| range.start <= range.end && range.end <= self.rows) else {
+            return Err(Error::Internal(format!("rows {range:?} of {} [{}, {}]", self.format, self.rows, self.cols)));
+        };
+        let data = self.data.slice(range.start * row as usize..range.end * row as usize)?;
+        Ok(Self { rows: range.len(), cols: self.cols, format: self.format, data, four_bit: None })
     }
 
     /// Number of outputs.

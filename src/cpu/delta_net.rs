@@ -1,0 +1,285 @@
+//! Gated DeltaNet (arXiv 2412.06464), as `Qwen3NextGatedDeltaNet` in transformers' modeling_qwen3_next.py.
+//!
+//! Projections, a short causal convolution, then for every value head a recurrence over a `[key_dim, value_dim]` state.
+//! Rows of one sequence depend on each other, heads do not: a task is one head of one sequence.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::kernels::{DeltaStep, Isa, sigmoid, silu, softplus};
+use super::matmul::{Inputs, matmul};
+use super::memory::zeroed;
+use super::pool::{Pool, SharedOutput, at_least};
+use super::Workspace;
+use crate::error::{Error, Result};
+use crate::model::{Batch, BatchSequence, DeltaGates, DeltaInputs, DeltaSpec, DeltaWeights, Mixer, ModelSpec};
+
+/// Added to the squared length of queries and keys (transformers' `l2norm`).
+const L2_EPS: f32 = 1e-6;
+
+/// Recurrent states of all sequences, for every DeltaNet layer.
+pub struct DeltaStates {
+    /// One a trunk layer; `None` for layers without DeltaNet.
+    layers: Vec<Option<DeltaLayer>>,
+    heads: usize,
+}
+
+/// Recurrent states of one layer.
+pub struct DeltaLayer {
+    /// `[slots, value_heads]` states of `[key_dim, value_dim]`; a lock each, taken by the one task that owns the head.
+    states: Vec<Mutex<Vec<f32>>>,
+    /// Last `kernel - 1` inputs of the convolution, oldest first: `[slots, kernel - 1, conv_channels]`.
+    conv: Vec<f32>,
+    conv_len: usize,
+}
+
+impl DeltaStates {
+    /// Zero states for `slots` sequences.
+    ///
+    /// # Errors
+    /// [`Error::OutOfHostMemory`].
+    pub fn new(spec: &ModelSpec, slots: usize) -> Result<Self> {
+        let Some(delta) = &spec.delta else { return Ok(Self { layers: Vec::new(), heads: 0 }) };
+        let conv_len = (delta.conv_kernel - 1) * delta.conv_channels();
+        let layer = || -> Result<DeltaLayer> {
+            let state = |_| Ok(Mutex::new(zeroed(delta.key_dim, delta.value_dim, "DeltaNet states")?));
+            let states = (0..slots * delta.value_heads).map(state).collect::<Result<_>>()?;
+            Ok(DeltaLayer { states, conv: zeroed(slots, conv_len, "convolution states")?, conv_len })
+        };
+        let layers = spec.layers.iter().map(|l| (l.mixer == Mixer::DeltaNet).then(layer).transpose());
+        Ok(Self { layers: layers.collect::<Result<_>>()?, heads: delta.value_heads })
+    }
+
+    /// The states of trunk layer `layer`.
+    pub fn layer_mut(&mut self, layer: usize) -> Result<&mut DeltaLayer> {
+        let found = self.layers.get_mut(layer).and_then(Option::as_mut);
+        found.ok_or_else(|| Error::Internal(format!("layer {layer} has no DeltaNet state")))
+    }
+
+    /// Forgets what slot `slot` holds, in every layer.
+    pub fn clear(&mut self, slot: usize) {
+        for layer in self.layers.iter_mut().flatten() {
+            for state in &mut layer.states[slot * self.heads..(slot + 1) * self.heads] {
+                state.get_mut().unwrap_or_else(PoisonError::into_inner).fill(0.0);
+            }
+            layer.conv_mut(slot).fill(0.0);
+        }
+    }
+}
+
+impl DeltaLayer {
+    fn conv(&self, slot: usize) -> &[f32] {
+        &self.conv[slot * self.conv_len..(slot + 1) * self.conv_len]
+    }
+
+    fn conv_mut(&mut self, slot: usize) -> &mut [f32] {
+        &mut self.conv[slot * self.conv_len..(slot + 1) * self.conv_len]
+    }
+}
+
+/// What a DeltaNet layer needs beside its weights and its states.
+pub struct Context<'a> {
+    pub spec: &'a DeltaSpec,
+    pub eps: f32,
+    pub pool: &'a Pool,
+    pub isa: Isa,
+}
+
+/// The projections of a step, in whichever order the file's rows have.
+struct Projected<'a> {
+    spec: &'a DeltaSpec,
+    qkv: &'a [f32],
+    qkv_width: usize,
+    z: &'a [f32],
+    z_width: usize,
+    b: &'a [f32],
+    a: &'a [f32],
+    gate_width: usize,
+    interleaved_qkvz: bool,
+    interleaved_ba: bool,
+}
+
+impl Projected<'_> {
+    /// Input of convolution channel `channel` (queries, keys, values) in `row`.
+    fn conv_input(&self, row: usize, channel: usize) -> f32 {
+        let (spec, keys) = (self.spec, self.spec.keys());
+        let column = if !self.interleaved_qkvz {
+            channel
+        } else if channel < 2 * keys {
+            let (part, channel) = (channel / keys, channel % keys);
+            (channel / spec.key_dim) * self.key_group() + part * spec.key_dim + channel % spec.key_dim
+        } else {
+            self.value_column(channel - 2 * keys, 0)
+        };
+        self.qkv[row * self.qkv_width + column]
+    }
+
+    /// Output gate of channel `channel` of value head `head` in `row`.
+    fn z(&self, row: usize, head: usize, channel: usize) -> f32 {
+        let flat = head * self.spec.value_dim + channel;
+        let column = if self.interleaved_qkvz { self.value_column(flat, 1) } else { flat };
+        self.z[row * self.z_width + column]
+    }
+
+    /// Write strength and decay input of value head `head` in `row`, before their activations.
+    fn gates(&self, row: usize, head: usize) -> (f32, f32) {
+        let at = row * self.gate_width;
+        if self.interleaved_ba {
+            let ratio = self.spec.value_heads / self.spec.key_heads;
+            let column = (head / ratio) * 2 * ratio + head % ratio;
+            (self.b[at + column], self.a[at + column + ratio])
+        } else {
+            (self.b[at + head], self.a[at + head])
+        }
+    }
+
+    /// Columns of one key head in the interleaved layout `[q, k, v r times, z r times]`.
+    fn key_group(&self) -> usize {
+        2 * self.spec.key_dim + 2 * (self.spec.value_heads / self.spec.key_heads) * self.spec.value_dim
+    }
+
+    /// Interleaved column of flat value channel `flat`: its value (`part` 0) or its output gate (`part` 1).
+    fn value_column(&self, flat: usize, part: usize) -> usize {
+        let per_group = self.spec.value_heads / self.spec.key_heads * self.spec.value_dim;
+        (flat / per_group) * self.key_group() + 2 * self.spec.key_dim + part * per_group + flat % per_group
+    }
+}
+
+impl Context<'_> {
+    /// `normed = delta_net(normed)`, advancing the states of the batch's sequences.
+    pub fn run(&self, weights: &DeltaWeights, layer: &mut DeltaLayer, batch: &Batch<'_>, work: &mut Workspace) {
+        let (rows, hidden) = (work.rows, weights.output.rows());
+        let (channels, values) = (self.spec.conv_channels(), self.spec.values());
+        let [first, second, third, fourth, heads_out] = &mut work.projections;
+        let inputs = Inputs::all(&work.normed[..rows * hidden], hidden);
+        let projected = self.project(weights, inputs, [first, second, third, fourth]);
+
+        let mixed = &mut work.mixed[..rows * channels];
+        let sequence_of: Vec<&BatchSequence<'_>> =
+            batch.sequences.iter().flat_map(|s| s.rows.clone().map(move |_| s)).collect();
+        let states = &*layer;
+        self.pool.run_chunks(mixed, channels, |row, out, _| {
+            let sequence = sequence_of[row];
+            self.convolve(weights, &projected, sequence, row, states.conv(sequence.memory.slot), out);
+        });
+        for sequence in &batch.sequences {
+            self.remember_inputs(&projected, sequence, layer);
+        }
+
+        let heads_out = &mut heads_out[..rows * values];
+        let out = SharedOutput::new(heads_out);
+        let (heads, mixed, layer) = (self.spec.value_heads, &*mixed, &*layer);
+        self.pool.run(batch.sequences.len() * heads, |task, scratch| {
+            let (sequence, head) = (&batch.sequences[task / heads], task % heads);
+            let state = &layer.states[sequence.memory.slot * heads + head];
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            self.recur(weights, &projected, mixed, sequence, head, &mut state, &mut scratch.values, out);
+        });
+        let inputs = Inputs::all(heads_out, values);
+        matmul(self.pool, self.isa, &weights.output, None, inputs, &mut work.normed[..rows * hidden]);
+    }
+
+    fn project<'b>(&'b self, weights: &DeltaWeights, inputs: Inputs<'_>, out: [&'b mut Vec<f32>; 4]) -> Projected<'b> {
+        let apply = |matrix: &crate::quant::Matrix, out: &'b mut Vec<f32>| -> (&'b [f32], usize) {
+            let out = &mut out[..inputs.len() * matrix.rows()];
+            matmul(self.pool, self.isa, matrix, None, inputs, out);
+            (out, matrix.rows())
+        };
+        let [first, second, third, fourth] = out;
+        let (interleaved_qkvz, (qkv, qkv_width), (z, z_width)) = match &weights.inputs {
+            DeltaInputs::Interleaved(qkvz) => {
+                let all = apply(qkvz, first);
+                (true, all, all)
+            }
+            DeltaInputs::Split { qkv, z } => (false, apply(qkv, first), apply(z, second)),
+        };
+        let (interleaved_ba, (b, gate_width), (a, _)) = match &weights.gates {
+            DeltaGates::Interleaved(ba) => {
+                let all = apply(ba, third);
+                (true, all, all)
+            }
+            DeltaGates::Split { b, a } => (false, apply(b, third), apply(a, fourth)),
+        };
+        let spec = self.spec;
+        Projected { spec, qkv, qkv_width, z, z_width, b, a, gate_width, interleaved_qkvz, interleaved_ba }
+    }
+
+    /// Depthwise causal convolution, SiLU, and the normalisation of queries and keys, for one row.
+    fn convolve(
+        &self,
+        weights: &DeltaWeights,
+        projected: &Projected<'_>,
+        sequence: &BatchSequence<'_>,
+        row: usize,
+        past: &[f32],
+        out: &mut [f32],
+    ) {
+        let (kernel, channels) = (self.spec.conv_kernel, out.len());
+        let local = row - sequence.rows.start;
+        for (channel, out) in out.iter_mut().enumerate() {
+            let taps = &weights.conv[channel * kernel..(channel + 1) * kernel];
+            let input = |tap: usize| match (local + tap).checked_sub(kernel - 1) {
+                Some(earlier) => projected.conv_input(sequence.rows.start + earlier, channel),
+                None => past[(local + tap) * channels + channel],
+            };
+            *out = silu(taps.iter().enumerate().map(|(tap, w)| w * input(tap)).sum());
+        }
+        let keys = self.spec.keys();
+        for (i, head) in out[..2 * keys].chunks_exact_mut(self.spec.key_dim).enumerate() {
+            let is_query = i < self.spec.key_heads;
+            let scale = if is_query { (self.spec.key_dim as f32).powf(-0.5) } else { 1.0 };
+            let length = (head.iter().map(|x| x * x).sum::<f32>() + L2_EPS).sqrt();
+            head.iter_mut().for_each(|x| *x *= scale / length);
+        }
+    }
+
+    /// Keeps the last `kernel - 1` inputs of the convolution for the next step.
+    fn remember_inputs(&self, projected: &Projected<'_>, sequence: &BatchSequence<'_>, layer: &mut DeltaLayer) {
+        let (kept, channels, rows) = (self.spec.conv_kernel - 1, self.spec.conv_channels(), sequence.rows.len());
+        let past = layer.conv_mut(sequence.memory.slot);
+        if rows < kept {
+            past.copy_within(rows * channels.., 0);
+        }
+        for (i, column) in past.chunks_exact_mut(channels).enumerate() {
+            if let Some(row) = (rows + i).checked_sub(kept) {
+                for (channel, value) in column.iter_mut().enumerate() {
+                    *value = projected.conv_input(sequence.rows.start + row, channel);
+                }
+            }
+        }
+    }
+
+    /// The gated delta rule over all rows of a sequence for one value head, and the gated norm of its output.
+    #[expect(clippy::too_many_arguments, reason = "the operands of one recurrence")]
+    fn recur(
+        &self,
+        weights: &DeltaWeights,
+        projected: &Projected<'_>,
+        mixed: &[f32],
+        sequence: &BatchSequence<'_>,
+        head: usize,
+        state: &mut [f32],
+        scratch: &mut Vec<f32>,
+        out: SharedOutput<'_>,
+    ) {
+        let (spec, channels) = (self.spec, self.spec.conv_channels());
+        let (key_dim, value_dim) = (spec.key_dim, spec.value_dim);
+        let (delta, head_out) = at_least(scratch, 2 * value_dim).split_at_mut(value_dim);
+        let key_head = spec.key_head_of(head);
+        for row in sequence.rows.clone() {
+            let part = |at: usize, len: usize| &mixed[row * channels + at..row * channels + at + len];
+            let (b, a) = projected.gates(row, head);
+            let step = DeltaStep {
+                q: part(key_head * key_dim, key_dim),
+                k: part(spec.keys() + key_head * key_dim, key_dim),
+                v: part(2 * spec.keys() + head * value_dim, value_dim),
+                decay: (weights.decay[head] * softplus(a + weights.dt_bias[head])).exp(),
+                beta: sigmoid(b),
+            };
+            self.isa.delta_step(state, &step, delta, head_out);
+            self.isa.rms_norm(head_out, &weights.norm, self.eps, delta);
+            for (i, value) in delta.iter().enumerate() {
+                out.set((row * spec.value_heads + head) * value_dim + i, value * silu(projected.z(row, head, i)));
+            }
+        }
+    }
+}

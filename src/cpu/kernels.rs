@@ -1,0 +1,226 @@
+//! Vector kernels in float32, compiled once for any processor and once for AVX2 with FMA.
+//!
+//! Each kernel is a plain loop over fixed-width lanes that the compiler vectorises; [`Isa`] picks the copy at run time.
+
+use crate::quant::Matrix;
+
+/// Values that one accumulator holds.
+const LANES: usize = 8;
+
+/// Which copy of the kernels this processor can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// Any processor.
+    Portable,
+    /// x86-64 with AVX2, FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+}
+
+impl Isa {
+    /// The best copy for this processor.
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
+            return Isa::Avx2;
+        }
+        Isa::Portable
+    }
+}
+
+/// Defines `Isa::$name`, which calls the body compiled for the processor at hand.
+macro_rules! kernel {
+    ($(#[$doc:meta])* $name:ident = $body:ident ( $($arg:ident : $type:ty),* )) => {
+        impl Isa {
+            $(#[$doc])*
+            #[inline]
+            pub fn $name(self, $($arg: $type),*) {
+                #[cfg(target_arch = "x86_64")]
+                #[target_feature(enable = "avx2,fma,f16c")]
+                fn avx2($($arg: $type),*) {
+                    $body::<true>($($arg),*)
+                }
+                match self {
+                    Isa::Portable => $body::<false>($($arg),*),
+                    // SAFETY: `Isa::Avx2` exists only where `detect` found AVX2, FMA and F16C.
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2 => unsafe { avx2($($arg),*) },
+                }
+            }
+        }
+    };
+}
+
+kernel! {
+    /// `out[r * n + i] = matrix[first_row + r] · inputs[i]` for `out.len() / n` rows. `decoded` takes up to four rows of weights.
+    project = project_body(matrix: &Matrix, first_row: usize, inputs: &[&[f32]], decoded: &mut [f32], out: &mut [f32])
+}
+kernel! {
+    /// `out = x / sqrt(mean(x²) + eps) * weight`.
+    rms_norm = rms_norm_body(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32])
+}
+kernel! {
+    /// `out[j] = q · keys[j]`, keys `[out.len(), q.len()]`.
+    scores = scores_body(q: &[f32], keys: &[f32], out: &mut [f32])
+}
+kernel! {
+    /// `acc += Σ_j weights[j] * values[j]`, values `[weights.len(), acc.len()]`.
+    weighted_sum = weighted_sum_body(weights: &[f32], values: &[f32], acc: &mut [f32])
+}
+kernel! {
+    /// One step of the gated delta rule on `state` `[k.len(), v.len()]` (arXiv 2412.06464, eq. 10; transformers'
+    /// `torch_recurrent_gated_delta_rule`): `S *= decay; δ = beta (v - Sᵀk); S += k δᵀ; out = Sᵀq`. `delta` is scratch.
+    delta_step = delta_step_body(state: &mut [f32], step: &DeltaStep<'_>, delta: &mut [f32], out: &mut [f32])
+}
+
+/// Inputs of one step of the gated delta rule for one head.
+pub struct DeltaStep<'a> {
+    /// Normalised and scaled query.
+    pub q: &'a [f32],
+    /// Normalised key.
+    pub k: &'a [f32],
+    /// Value.
+    pub v: &'a [f32],
+    /// `exp(g)`.
+    pub decay: f32,
+    /// Write strength.
+    pub beta: f32,
+}
+
+#[inline(always)]
+fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Dot products of `R` weight rows with `I` inputs, all of the same length.
+#[inline(always)]
+fn dots<const FMA: bool, const R: usize, const I: usize>(weights: [&[f32]; R], inputs: [&[f32]; I]) -> [[f32; I]; R] {
+    let weights = weights.map(|w| w.as_chunks::<LANES>());
+    let inputs = inputs.map(|x| x.as_chunks::<LANES>());
+    let chunks = inputs.iter().map(|x| x.0.len()).chain(weights.iter().map(|w| w.0.len())).min().unwrap_or(0);
+    let mut lanes = [[[0f32; LANES]; I]; R];
+    for c in 0..chunks {
+        for r in 0..R {
+            for i in 0..I {
+                for l in 0..LANES {
+                    lanes[r][i][l] = fma::<FMA>(weights[r].0[c][l], inputs[i].0[c][l], lanes[r][i][l]);
+                }
+            }
+        }
+    }
+    let mut sums = [[0f32; I]; R];
+    for r in 0..R {
+        for i in 0..I {
+            let tail = weights[r].1.iter().zip(inputs[i].1).map(|(w, x)| w * x).sum::<f32>();
+            sums[r][i] = lanes[r][i].iter().sum::<f32>() + tail;
+        }
+    }
+    sums
+}
+
+/// `R` decoded rows against every input, two inputs at a time so that a loaded weight is used twice.
+#[inline(always)]
+fn project_rows<const FMA: bool, const R: usize>(weights: [&[f32]; R], inputs: &[&[f32]], out: &mut [f32]) {
+    let n = inputs.len();
+    let (pairs, last) = inputs.as_chunks::<2>();
+    for (p, pair) in pairs.iter().enumerate() {
+        for (r, sums) in dots::<FMA, R, 2>(weights, *pair).into_iter().enumerate() {
+            out[r * n + 2 * p..r * n + 2 * p + 2].copy_from_slice(&sums);
+        }
+    }
+    if let [x] = last {
+        for (r, [sum]) in dots::<FMA, R, 1>(weights, [x]).into_iter().enumerate() {
+            out[r * n + n - 1] = sum;
+        }
+    }
+}
+
+#[inline(always)]
+fn project_body<const FMA: bool>(
+    matrix: &Matrix,
+    first_row: usize,
+    inputs: &[&[f32]],
+    decoded: &mut [f32],
+    out: &mut [f32],
+) {
+    let (n, cols) = (inputs.len(), matrix.cols());
+    for (block, out) in out.chunks_mut(4 * n).enumerate() {
+        let rows = out.len() / n;
+        for (r, decoded) in decoded.chunks_exact_mut(cols).take(rows).enumerate() {
+            matrix.decode_row(first_row + 4 * block + r, decoded);
+        }
+        if rows == 4 {
+            let weights = [0, 1, 2, 3].map(|r| &decoded[r * cols..(r + 1) * cols]);
+            project_rows::<FMA, 4>(weights, inputs, out);
+        } else {
+            for (weights, out) in decoded.chunks_exact(cols).zip(out.chunks_mut(n)) {
+                project_rows::<FMA, 1>([weights], inputs, out);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn rms_norm_body<const FMA: bool>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let [[sum]] = dots::<FMA, 1, 1>([x], [x]);
+    let scale = 1.0 / (sum / x.len() as f32 + eps).sqrt();
+    for ((o, x), w) in out.iter_mut().zip(x).zip(weight) {
+        *o = x * scale * w;
+    }
+}
+
+#[inline(always)]
+fn scores_body<const FMA: bool>(q: &[f32], keys: &[f32], out: &mut [f32]) {
+    for (o, key) in out.iter_mut().zip(keys.chunks_exact(q.len())) {
+        [[*o]] = dots::<FMA, 1, 1>([key], [q]);
+    }
+}
+
+#[inline(always)]
+fn weighted_sum_body<const FMA: bool>(weights: &[f32], values: &[f32], acc: &mut [f32]) {
+    for (&w, value) in weights.iter().zip(values.chunks_exact(acc.len())) {
+        for (a, v) in acc.iter_mut().zip(value) {
+            *a = fma::<FMA>(w, *v, *a);
+        }
+    }
+}
+
+#[inline(always)]
+fn delta_step_body<const FMA: bool>(state: &mut [f32], step: &DeltaStep<'_>, delta: &mut [f32], out: &mut [f32]) {
+    let width = step.v.len();
+    delta.fill(0.0);
+    for (row, &k) in state.chunks_exact_mut(width).zip(step.k) {
+        for (s, m) in row.iter_mut().zip(delta.iter_mut()) {
+            *s *= step.decay;
+            *m = fma::<FMA>(*s, k, *m);
+        }
+    }
+    for (d, v) in delta.iter_mut().zip(step.v) {
+        *d = step.beta * (v - *d);
+    }
+    out.fill(0.0);
+    for ((row, &k), &q) in state.chunks_exact_mut(width).zip(step.k).zip(step.q) {
+        for ((s, d), o) in row.iter_mut().zip(delta.iter()).zip(out.iter_mut()) {
+            *s = fma::<FMA>(k, *d, *s);
+            *o = fma::<FMA>(q, *s, *o);
+        }
+    }
+}
+
+/// `x / (1 + exp(-x))`.
+#[inline]
+pub fn silu(x: f32) -> f32 {
+    x * sigmoid(x)
+}
+
+/// `1 / (1 + exp(-x))`.
+#[inline]
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// `ln(1 + exp(x))`, linear above 20 as `torch.nn.functional.softplus`.
+#[inline]
+pub fn softplus(x: f32) -> f32 {
+    if x > 20.0 { x } else { x.exp().ln_1p() }
+}

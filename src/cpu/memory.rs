@@ -1,0 +1,82 @@
+//! How much memory the backend takes beside the weights.
+
+use crate::error::{Error, Result};
+use crate::model::ModelSpec;
+use crate::state::StateLayout;
+
+/// Bytes that [`super::CpuBackend::new`] takes beside the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Keys and values of all pages.
+    pub kv: u64,
+    /// DeltaNet and convolution states of all slots.
+    pub states: u64,
+    /// Activations of the largest step.
+    pub workspace: u64,
+}
+
+/// What a backend with these options takes.
+pub fn plan(spec: &ModelSpec, layout: &StateLayout, exact: bool, max_rows: usize) -> MemoryPlan {
+    let attention = &spec.attention;
+    let kv_value = if exact { 4 } else { 2 };
+    let kv_token = 2 * attention.kv_heads * attention.head_dim * kv_value * spec.attention_layers();
+    let state = spec.delta.as_ref().map_or(0, |d| {
+        let conv = (d.conv_kernel - 1) * d.conv_channels();
+        4 * (conv + d.value_heads * d.key_dim * d.value_dim) * spec.delta_layers()
+    });
+    let sizes = WorkspaceSizes::new(spec);
+    let row = 2 * spec.hidden + sizes.projections.iter().sum::<usize>() + sizes.mixed + sizes.expert_hidden + sizes.expert_out;
+    MemoryPlan {
+        kv: (layout.pages * layout.page_tokens) as u64 * kv_token as u64,
+        states: layout.slots as u64 * state as u64,
+        workspace: 4 * max_rows as u64 * row as u64,
+    }
+}
+
+/// Values a row of each activation buffer.
+pub struct WorkspaceSizes {
+    pub projections: [usize; 5],
+    pub mixed: usize,
+    pub expert_hidden: usize,
+    pub expert_out: usize,
+}
+
+impl WorkspaceSizes {
+    /// The widest that any layer of the model needs.
+    pub fn new(spec: &ModelSpec) -> Self {
+        let attention = &spec.attention;
+        let heads = attention.heads * attention.head_dim;
+        let kv = attention.kv_heads * attention.head_dim;
+        let mut projections = [heads * if attention.gated { 2 } else { 1 }, kv.max(1), kv, 0, 0];
+        let mut mixed = heads;
+        if let Some(delta) = &spec.delta {
+            let (qkvz, values) = (delta.conv_channels() + delta.values(), delta.values());
+            let widths = [qkvz, values, 2 * delta.value_heads, delta.value_heads, values];
+            for (have, need) in projections.iter_mut().zip(widths) {
+                *have = need.max(*have);
+            }
+            mixed = mixed.max(delta.conv_channels());
+        }
+        let (mut expert_hidden, mut expert_out) = (spec.dense_width, spec.hidden);
+        if let Some(moe) = &spec.moe {
+            projections[0] = projections[0].max(moe.experts);
+            expert_hidden = expert_hidden.max(moe.top_k * moe.width + moe.shared_width);
+            expert_out = (moe.top_k + usize::from(moe.shared_width > 0)) * spec.hidden;
+        }
+        Self { projections, mixed, expert_hidden, expert_out }
+    }
+}
+
+/// `rows * width` zeros, touched, so that the memory is really there.
+///
+/// # Errors
+/// [`Error::OutOfHostMemory`] naming `what`.
+pub fn zeroed<T: Clone + Default>(rows: usize, width: usize, what: &str) -> Result<Vec<T>> {
+    let bytes = (rows as u64).saturating_mul(width as u64).saturating_mul(size_of::<T>() as u64);
+    let refused = || Error::OutOfHostMemory { what: what.to_string(), bytes };
+    let len = rows.checked_mul(width).ok_or_else(refused)?;
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).map_err(|_| refused())?;
+    values.resize(len, T::default());
+    Ok(values)
+}

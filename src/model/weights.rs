@@ -1,0 +1,336 @@
+//! The weights of a model by role, in their stored types.
+
+use rayon::prelude::*;
+
+use super::{FeedForward, LoadProgress, Mixer, ModelSpec};
+use crate::checkpoint::{Checkpoint, DeltaTensor, ExpertPart, Kind, LayerTensor, Role, TensorInfo};
+use crate::error::{Error, Result};
+use crate::model::Family;
+use crate::quant::{AlignedBuffer, Bytes, Format, Matrix, decode};
+
+/// All weights of a model.
+#[derive(Debug)]
+pub struct Weights {
+    /// `[vocab, hidden]`.
+    pub embedding: Matrix,
+    /// `[hidden]`, ready to multiply (the `1 +` of Gemma-style norms is already added).
+    pub final_norm: Vec<f32>,
+    /// `[vocab, hidden]`; shares the embedding's memory where the head is tied.
+    pub head: Matrix,
+    /// Trunk layers, in order.
+    pub layers: Vec<LayerWeights>,
+}
+
+/// The weights of one layer.
+#[derive(Debug)]
+pub struct LayerWeights {
+    /// Norm before the mixer, `[hidden]`.
+    pub input_norm: Vec<f32>,
+    /// The mixer.
+    pub mixer: MixerWeights,
+    /// Norm before the feed-forward half, `[hidden]`.
+    pub feed_forward_norm: Vec<f32>,
+    /// The feed-forward half.
+    pub feed_forward: FeedForwardWeights,
+}
+
+/// The weights of a mixer.
+#[derive(Debug)]
+pub enum MixerWeights {
+    /// See [`Mixer::Attention`].
+    Attention(AttentionWeights),
+    /// See [`Mixer::DeltaNet`].
+    DeltaNet(DeltaWeights),
+}
+
+/// A matrix with an optional bias.
+#[derive(Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub matrix: Matrix,
+    /// `[out]`.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// The weights of an attention layer. Shapes: see [`LayerTensor`].
+#[derive(Debug)]
+pub struct AttentionWeights {
+    /// Queries, with a gate behind each head's query where the model is gated.
+    pub query: Linear,
+    /// Keys.
+    pub key: Linear,
+    /// Values.
+    pub value: Linear,
+    /// Output.
+    pub output: Linear,
+    /// Norm of each query head, `[head_dim]`.
+    pub query_norm: Vec<f32>,
+    /// Norm of each key head, `[head_dim]`.
+    pub key_norm: Vec<f32>,
+}
+
+/// The weights of a Gated DeltaNet layer.
+#[derive(Debug)]
+pub struct DeltaWeights {
+    /// Projections to queries, keys, values and output gate.
+    pub inputs: DeltaInputs,
+    /// Projections to write strength `b` and decay input `a`.
+    pub gates: DeltaGates,
+    /// Depthwise causal convolution, `[conv_channels, kernel]`.
+    pub conv: Vec<f32>,
+    /// `-exp(A_log)`, `[value_heads]`.
+    pub decay: Vec<f32>,
+    /// `[value_heads]`.
+    pub dt_bias: Vec<f32>,
+    /// Norm of each value head's output, `[value_dim]`.
+    pub norm: Vec<f32>,
+    /// Output `[hidden, values]`.
+    pub output: Matrix,
+}
+
+/// How a file lays out the projections to q, k, v, z. Rows stay as stored, because bitsandbytes' blocks may straddle
+/// them; the activations are put in order instead.
+#[derive(Debug)]
+pub enum DeltaInputs {
+    /// One matrix, by key head `[q d, k d, v r*d, z r*d]`.
+    Interleaved(Matrix),
+    /// `[2Kd + Vd, H]` and `[Vd, H]`.
+    Split {
+        /// Queries, keys, values.
+        qkv: Matrix,
+        /// Output gate.
+        z: Matrix,
+    },
+}
+
+/// How a file lays out the projections to b and a.
+#[derive(Debug)]
+pub enum DeltaGates {
+    /// One matrix, by key head `[b r, a r]`.
+    Interleaved(Matrix),
+    /// `[Hv, H]` each.
+    Split {
+        /// Write strength.
+        b: Matrix,
+        /// Decay input.
+        a: Matrix,
+    },
+}
+
+/// The weights of a feed-forward half.
+#[derive(Debug)]
+pub enum FeedForwardWeights {
+    /// See [`FeedForward::Moe`].
+    Moe(MoeWeights),
+    /// See [`FeedForward::Dense`].
+    Dense(SwiGlu),
+}
+
+/// The weights of a Mixture-of-Experts layer.
+#[derive(Debug)]
+pub struct MoeWeights {
+    /// `[experts, hidden]`.
+    pub router: Matrix,
+    /// Routed experts.
+    pub experts: Vec<SwiGlu>,
+    /// The shared expert and the weights `[1, hidden]` of its sigmoid gate.
+    pub shared: Option<(SwiGlu, Matrix)>,
+}
+
+/// `down(silu(gate(x)) * up(x))`.
+#[derive(Debug)]
+pub struct SwiGlu {
+    /// `[width, hidden]`.
+    pub gate: Matrix,
+    /// `[width, hidden]`.
+    pub up: Matrix,
+    /// `[hidden, width]`.
+    pub down: Matrix,
+}
+
+/// Bytes between two looks at the wish to cancel.
+const READ_STEP: usize = 8 << 20;
+
+impl Weights {
+    /// Reads all weights that `spec` asks for; the shapes were checked by [`super::check_shapes`].
+    ///
+    /// # Errors
+    /// A failing read, a cancelled `progress`, or memory that is not to be had.
+    pub fn load(checkpoint: &Checkpoint, spec: &ModelSpec, progress: &LoadProgress) -> Result<Self> {
+        let used = checkpoint.tensors().iter().filter(|t| t.role.is_some());
+        progress.set_total(used.map(|t| t.bytes).sum());
+        let reader = Reader { checkpoint, spec, progress };
+        let embedding = reader.matrix(Role::Embedding)?;
+        let head = if spec.tied_head { embedding.clone() } else { reader.matrix(Role::Head)? };
+        let final_norm = reader.norm(Role::FinalNorm)?;
+        let layers = (0..spec.layers.len()).into_par_iter().map(|i| reader.layer(i)).collect::<Result<_>>()?;
+        Ok(Self { embedding, final_norm, head, layers })
+    }
+}
+
+struct Reader<'a> {
+    checkpoint: &'a Checkpoint,
+    spec: &'a ModelSpec,
+    progress: &'a LoadProgress,
+}
+
+impl Reader<'_> {
+    fn layer(&self, index: usize) -> Result<LayerWeights> {
+        let layer = self.spec.layers[index];
+        let role = |tensor| Role::Layer(index as u32, tensor);
+        Ok(LayerWeights {
+            input_norm: self.norm(role(LayerTensor::InputNorm))?,
+            mixer: match layer.mixer {
+                Mixer::Attention => MixerWeights::Attention(self.attention(role)?),
+                Mixer::DeltaNet => MixerWeights::DeltaNet(self.delta(role)?),
+            },
+            feed_forward_norm: self.norm(role(LayerTensor::PostAttentionNorm))?,
+            feed_forward: match layer.feed_forward {
+                FeedForward::Moe => FeedForwardWeights::Moe(self.moe(role)?),
+                FeedForward::Dense => FeedForwardWeights::Dense(self.swiglu(|p| role(LayerTensor::Dense(p)))?),
+            },
+        })
+    }
+
+    fn attention(&self, role: impl Fn(LayerTensor) -> Role) -> Result<AttentionWeights> {
+        let linear = |matrix, bias| -> Result<Linear> {
+            let bias = self.checkpoint.tensor(role(bias)).map(|t| self.vector(t)).transpose()?;
+            Ok(Linear { matrix: self.matrix(role(matrix))?, bias })
+        };
+        Ok(AttentionWeights {
+            query: linear(LayerTensor::Query, LayerTensor::QueryBias)?,
+            key: linear(LayerTensor::Key, LayerTensor::KeyBias)?,
+            value: linear(LayerTensor::Value, LayerTensor::ValueBias)?,
+            output: linear(LayerTensor::Output, LayerTensor::OutputBias)?,
+            query_norm: self.norm(role(LayerTensor::QueryNorm))?,
+            key_norm: self.norm(role(LayerTensor::KeyNorm))?,
+        })
+    }
+
+    fn delta(&self, role: impl Fn(LayerTensor) -> Role) -> Result<DeltaWeights> {
+        let role = |tensor| role(LayerTensor::Delta(tensor));
+        let vector = |tensor| self.vector(self.checkpoint.require(role(tensor))?);
+        let has = |tensor| self.checkpoint.tensor(role(tensor)).is_some();
+        let inputs = if has(DeltaTensor::QkvzInterleaved) {
+            DeltaInputs::Interleaved(self.matrix(role(DeltaTensor::QkvzInterleaved))?)
+        } else {
+            DeltaInputs::Split { qkv: self.matrix(role(DeltaTensor::Qkv))?, z: self.matrix(role(DeltaTensor::Z))? }
+        };
+        let gates = if has(DeltaTensor::BaInterleaved) {
+            DeltaGates::Interleaved(self.matrix(role(DeltaTensor::BaInterleaved))?)
+        } else {
+            DeltaGates::Split { b: self.matrix(role(DeltaTensor::B))?, a: self.matrix(role(DeltaTensor::A))? }
+        };
+        let decay = if has(DeltaTensor::NegExpA) {
+            vector(DeltaTensor::NegExpA)?
+        } else {
+            vector(DeltaTensor::ALog)?.into_iter().map(|a| -a.exp()).collect()
+        };
+        Ok(DeltaWeights {
+            inputs,
+            gates,
+            conv: vector(DeltaTensor::Conv)?,
+            decay,
+            dt_bias: vector(DeltaTensor::DtBias)?,
+            norm: vector(DeltaTensor::Norm)?,
+            output: self.matrix(role(DeltaTensor::Out))?,
+        })
+    }
+
+    fn moe(&self, role: impl Fn(LayerTensor) -> Role) -> Result<MoeWeights> {
+        let spec = self.spec.moe.as_ref().ok_or_else(|| Error::Internal("an expert layer without experts".into()))?;
+        let shared = match spec.shared_width {
+            0 => None,
+            _ => Some((
+                self.swiglu(|p| role(LayerTensor::SharedExpert(p)))?,
+                self.matrix(role(LayerTensor::SharedExpertGate))?,
+            )),
+        };
+        Ok(MoeWeights { router: self.matrix(role(LayerTensor::Router))?, experts: self.experts(spec.experts, &role)?, shared })
+    }
+
+    fn experts(&self, experts: usize, role: &impl Fn(LayerTensor) -> Role) -> Result<Vec<SwiGlu>> {
+        let fused = |part| self.fused(role(LayerTensor::Experts(part)), experts);
+        if self.checkpoint.tensor(role(LayerTensor::ExpertsGateUp)).is_some() {
+            let gate_up = self.fused(role(LayerTensor::ExpertsGateUp), experts)?;
+            let pairs = gate_up.iter().zip(fused(ExpertPart::Down)?);
+            return pairs
+                .map(|(gate_up, down)| {
+                    let width = gate_up.rows() / 2;
+                    Ok(SwiGlu { gate: gate_up.view(0..width)?, up: gate_up.view(width..2 * width)?, down })
+                })
+                .collect();
+        }
+        if self.checkpoint.tensor(role(LayerTensor::Experts(ExpertPart::Gate))).is_some() {
+            let gate_up = fused(ExpertPart::Gate)?.into_iter().zip(fused(ExpertPart::Up)?);
+            let all = gate_up.zip(fused(ExpertPart::Down)?);
+            return Ok(all.map(|((gate, up), down)| SwiGlu { gate, up, down }).collect());
+        }
+        (0..experts).map(|e| self.swiglu(|part| role(LayerTensor::Expert(e as u32, part)))).collect()
+    }
+
+    fn swiglu(&self, role: impl Fn(ExpertPart) -> Role) -> Result<SwiGlu> {
+        Ok(SwiGlu {
+            gate: self.matrix(role(ExpertPart::Gate))?,
+            up: self.matrix(role(ExpertPart::Up))?,
+            down: self.matrix(role(ExpertPart::Down))?,
+        })
+    }
+
+    /// A 3-D tensor as one matrix an expert; all share one buffer.
+    fn fused(&self, role: Role, experts: usize) -> Result<Vec<Matrix>> {
+        let info = self.checkpoint.require(role)?;
+        let [count, rows, cols] = info.shape[..] else {
+            return Err(Error::Internal(format!("{} is no 3-D tensor", info.name)));
+        };
+        if count != experts {
+            return Err(Error::Internal(format!("{} holds {count} experts, not {experts}", info.name)));
+        }
+        let all = Matrix::new(info.format, count * rows, cols, self.bytes(info)?)?;
+        (0..count).map(|e| all.view(e * rows..(e + 1) * rows)).collect()
+    }
+
+    fn matrix(&self, role: Role) -> Result<Matrix> {
+        let info = self.checkpoint.require(role)?;
+        let (rows, cols) = match info.shape[..] {
+            [cols] => (1, cols),
+            [rows, cols] => (rows, cols),
+            _ => return Err(Error::Internal(format!("{} is no matrix: {:?}", info.name, info.shape))),
+        };
+        match info.format {
+            Format::Bnb4 => Matrix::four_bit(rows, cols, self.bytes(info)?, self.checkpoint.four_bit(info)?),
+            format => Matrix::new(format, rows, cols, self.bytes(info)?),
+        }
+    }
+
+    /// A norm's weights, ready to multiply. Hybrid families store `w - 1` in Hugging Face files; GGUF never does.
+    fn norm(&self, role: Role) -> Result<Vec<f32>> {
+        let mut weights = self.vector(self.checkpoint.require(role)?)?;
+        if self.checkpoint.kind() == Kind::HuggingFace && self.spec.family != Family::Qwen3Moe {
+            weights.iter_mut().for_each(|w| *w += 1.0);
+        }
+        Ok(weights)
+    }
+
+    fn vector(&self, info: &TensorInfo) -> Result<Vec<f32>> {
+        let bytes = self.bytes(info)?;
+        let mut values = vec![0.0; info.shape.iter().product()];
+        if info.format.bytes_for(values.len() as u64) != Some(bytes.len() as u64) || info.format == Format::Bnb4 {
+            let what = format!("tensor {}: a {} vector of {} is not supported", info.name, info.format, values.len());
+            return Err(Error::unsupported(self.checkpoint.file_path(info), what));
+        }
+        decode(info.format, &bytes, &mut values);
+        Ok(values)
+    }
+
+    fn bytes(&self, info: &TensorInfo) -> Result<Bytes> {
+        let len = usize::try_from(info.bytes)
+            .map_err(|_| Error::OutOfHostMemory { what: info.name.clone(), bytes: info.bytes })?;
+        let mut buffer = AlignedBuffer::zeroed(len, &info.name)?;
+        for (i, part) in buffer.chunks_mut(READ_STEP).enumerate() {
+            self.checkpoint.read(info, (i * READ_STEP) as u64, part)?;
+            self.progress.advance(part.len() as u64)?;
+        }
+        Ok(buffer.into())
+    }
+}
