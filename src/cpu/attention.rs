@@ -6,12 +6,12 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use super::Workspace;
 use super::kernels::{Isa, sigmoid};
 use super::matmul::{Inputs, matmul};
 use super::memory::zeroed;
 use super::pool::{Pool, SharedOutput, at_least};
 use super::rope::{Angles, Rope};
-use super::Workspace;
 use crate::error::{Error, Result};
 use crate::model::{AttentionWeights, Batch, BatchSequence, Mixer, ModelSpec};
 use crate::state::StateLayout;
@@ -110,7 +110,9 @@ impl Context<'_> {
         let (queries, keys) = (&mut queries[..rows * query_width], &mut keys[..rows * kv_width]);
         let values = &mut values[..rows * kv_width];
         let inputs = Inputs::all(&work.normed[..rows * hidden], hidden);
-        for (linear, out) in [(&weights.query, &mut *queries), (&weights.key, &mut *keys), (&weights.value, &mut *values)] {
+        for (linear, out) in
+            [(&weights.query, &mut *queries), (&weights.key, &mut *keys), (&weights.value, &mut *values)]
+        {
             matmul(self.pool, self.isa, &linear.matrix, linear.bias.as_deref(), inputs, out);
         }
 
@@ -151,7 +153,8 @@ impl Context<'_> {
 
     fn tasks<'b>(&self, batch: &'b Batch<'b>) -> Vec<Task<'b>> {
         let kv_heads = self.spec.attention.kv_heads;
-        let blocks = batch.sequences.iter().flat_map(|s| (0..s.rows.len()).step_by(BLOCK_ROWS).map(move |first| (s, first)));
+        let blocks =
+            batch.sequences.iter().flat_map(|s| (0..s.rows.len()).step_by(BLOCK_ROWS).map(move |first| (s, first)));
         let task = |(sequence, first): (&'b BatchSequence<'b>, usize), kv_head| {
             let rows = BLOCK_ROWS.min(sequence.rows.len() - first);
             Task { sequence, kv_head, first, rows }

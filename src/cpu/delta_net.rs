@@ -5,11 +5,11 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use super::Workspace;
 use super::kernels::{DeltaStep, Isa, sigmoid, silu, softplus};
 use super::matmul::{Inputs, matmul};
 use super::memory::zeroed;
 use super::pool::{Pool, SharedOutput, at_least};
-use super::Workspace;
 use crate::error::{Error, Result};
 use crate::model::{Batch, BatchSequence, DeltaGates, DeltaInputs, DeltaSpec, DeltaWeights, Mixer, ModelSpec};
 

@@ -3,10 +3,10 @@
 //! Rows are grouped by expert, so that each expert's weights are decoded once for all rows that chose it. All experts of
 //! a step run in two rounds of tasks: gate and up, then down.
 
+use super::Workspace;
 use super::kernels::{Isa, sigmoid, silu};
 use super::matmul::{Inputs, matmul, tile_rows};
 use super::pool::{Pool, SharedOutput, at_least};
-use super::Workspace;
 use crate::error::{Error, Result};
 use crate::model::{MoeSpec, MoeWeights, SwiGlu};
 
@@ -173,28 +173,36 @@ impl Context<'_> {
 
     fn run(&self, jobs: &[Job<'_>], activations: &mut [f32], out: &mut [f32]) {
         let shared = SharedOutput::new(activations);
-        self.each_tile(jobs, |job| job.weights.gate.rows(), |job, first, count, scratch| {
-            let (n, width) = (job.inputs.len(), job.weights.gate.rows());
-            let decoded = at_least(&mut scratch.weights, 4 * self.hidden);
-            let (gate, up) = at_least(&mut scratch.values, 2 * count * n).split_at_mut(count * n);
-            self.isa.project(&job.weights.gate, first, &job.inputs, decoded, gate);
-            self.isa.project(&job.weights.up, first, &job.inputs, decoded, up);
-            for (at, (gate, up)) in gate.iter().zip(up.iter()).enumerate() {
-                let (row, input) = (first + at / n, at % n);
-                shared.set(job.hidden_at + input * width + row, silu(*gate) * up);
-            }
-        });
+        self.each_tile(
+            jobs,
+            |job| job.weights.gate.rows(),
+            |job, first, count, scratch| {
+                let (n, width) = (job.inputs.len(), job.weights.gate.rows());
+                let decoded = at_least(&mut scratch.weights, 4 * self.hidden);
+                let (gate, up) = at_least(&mut scratch.values, 2 * count * n).split_at_mut(count * n);
+                self.isa.project(&job.weights.gate, first, &job.inputs, decoded, gate);
+                self.isa.project(&job.weights.up, first, &job.inputs, decoded, up);
+                for (at, (gate, up)) in gate.iter().zip(up.iter()).enumerate() {
+                    let (row, input) = (first + at / n, at % n);
+                    shared.set(job.hidden_at + input * width + row, silu(*gate) * up);
+                }
+            },
+        );
         let (activations, shared) = (&*activations, SharedOutput::new(out));
-        self.each_tile(jobs, |job| job.weights.down.rows(), |job, first, count, scratch| {
-            let (n, width) = (job.inputs.len(), job.weights.down.cols());
-            let inputs = Inputs::all(&activations[job.hidden_at..job.hidden_at + n * width], width).slices();
-            let decoded = at_least(&mut scratch.weights, 4 * width);
-            let values = at_least(&mut scratch.values, count * n);
-            self.isa.project(&job.weights.down, first, &inputs, decoded, values);
-            for (at, value) in values.iter().enumerate() {
-                shared.set(job.out_at + (at % n) * self.hidden + first + at / n, *value);
-            }
-        });
+        self.each_tile(
+            jobs,
+            |job| job.weights.down.rows(),
+            |job, first, count, scratch| {
+                let (n, width) = (job.inputs.len(), job.weights.down.cols());
+                let inputs = Inputs::all(&activations[job.hidden_at..job.hidden_at + n * width], width).slices();
+                let decoded = at_least(&mut scratch.weights, 4 * width);
+                let values = at_least(&mut scratch.values, count * n);
+                self.isa.project(&job.weights.down, first, &inputs, decoded, values);
+                for (at, value) in values.iter().enumerate() {
+                    shared.set(job.out_at + (at % n) * self.hidden + first + at / n, *value);
+                }
+            },
+        );
     }
 
     /// Calls `work(job, first weight row, rows, scratch)` for tiles that cover the `rows(job)` weight rows of every job.

@@ -224,3 +224,118 @@ pub fn sigmoid(x: f32) -> f32 {
 pub fn softplus(x: f32) -> f32 {
     if x > 20.0 { x } else { x.exp().ln_1p() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::{AlignedBuffer, Format};
+
+    /// A reproducible sequence of values in -1..1 that are not round.
+    fn values(seed: u32, len: usize) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(2654435769).wrapping_add(1);
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as f32 / u32::MAX as f32 * 2.0 - 1.0
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    fn tiers() -> Vec<Isa> {
+        let best = Isa::detect();
+        if best == Isa::Portable { vec![best] } else { vec![Isa::Portable, best] }
+    }
+
+    fn dot(a: &[f32], b: &[f32]) -> f64 {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    }
+
+    fn assert_close(found: &[f32], expected: &[f64], what: &str) {
+        let largest = expected.iter().fold(1e-30, |m: f64, e| m.max(e.abs()));
+        for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+            assert!((f64::from(*f) - e).abs() / largest < 1e-5, "{what}, value {i}: {f} for {e}");
+        }
+    }
+
+    #[test]
+    fn project_matches_float64_at_odd_sizes_and_writes_every_value() {
+        for (rows, cols, n) in [(1, 1, 1), (4, 8, 2), (5, 33, 3), (7, 100, 1), (12, 64, 5), (3, 7, 2)] {
+            let weights = values(1, rows * cols);
+            let mut buffer = AlignedBuffer::zeroed(4 * weights.len(), "test").unwrap();
+            for (b, w) in buffer.chunks_exact_mut(4).zip(&weights) {
+                b.copy_from_slice(&w.to_le_bytes());
+            }
+            let matrix = Matrix::new(Format::F32, rows, cols, buffer.into()).unwrap();
+            let inputs: Vec<Vec<f32>> = (0..n).map(|i| values(7 + i as u32, cols)).collect();
+            let slices: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+            for isa in tiers() {
+                for first in 0..rows {
+                    let mut out = vec![f32::NAN; (rows - first) * n];
+                    isa.project(&matrix, first, &slices, &mut vec![f32::NAN; 4 * cols], &mut out);
+                    let expected: Vec<f64> = (first..rows)
+                        .flat_map(|r| inputs.iter().map(move |x| (r, x)))
+                        .map(|(r, x)| dot(&weights[r * cols..(r + 1) * cols], x))
+                        .collect();
+                    assert_close(&out, &expected, &format!("{isa:?} [{rows}, {cols}] from {first}, {n} inputs"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rms_norm_scores_and_weighted_sum_match_float64_at_odd_sizes() {
+        for len in [1, 7, 8, 31, 64, 100] {
+            let (x, weight) = (values(2, len), values(3, len));
+            let keys = values(4, 5 * len);
+            let mix = values(5, 5);
+            for isa in tiers() {
+                let mut out = vec![f32::NAN; len];
+                isa.rms_norm(&x, &weight, 1e-6, &mut out);
+                let scale = 1.0 / (dot(&x, &x) / len as f64 + 1e-6).sqrt();
+                let expected: Vec<f64> = x.iter().zip(&weight).map(|(x, w)| f64::from(x * w) * scale).collect();
+                assert_close(&out, &expected, "rms_norm");
+
+                let mut out = vec![f32::NAN; 5];
+                isa.scores(&x, &keys, &mut out);
+                let expected: Vec<f64> = keys.chunks(len).map(|k| dot(k, &x)).collect();
+                assert_close(&out, &expected, "scores");
+
+                let mut out = x.clone();
+                isa.weighted_sum(&mix, &keys, &mut out);
+                let term = |i: usize| (0..5).map(|j| f64::from(mix[j] * keys[j * len + i])).sum::<f64>();
+                let expected: Vec<f64> = (0..len).map(|i| f64::from(x[i]) + term(i)).collect();
+                assert_close(&out, &expected, "weighted_sum");
+            }
+        }
+    }
+
+    #[test]
+    fn delta_step_follows_the_gated_delta_rule() {
+        for (keys, width) in [(1, 1), (8, 8), (5, 33), (128, 128)] {
+            let (q, k, v) = (values(1, keys), values(2, keys), values(3, width));
+            let start = values(4, keys * width);
+            let (decay, beta) = (0.875, 0.3125);
+            let mut expected: Vec<f64> = start.iter().map(|s| f64::from(*s) * f64::from(decay)).collect();
+            let column = |state: &[f64], x: &[f32], j: usize| -> f64 {
+                (0..keys).map(|i| state[i * width + j] * f64::from(x[i])).sum()
+            };
+            let delta: Vec<f64> =
+                (0..width).map(|j| f64::from(beta) * (f64::from(v[j]) - column(&expected, &k, j))).collect();
+            for i in 0..keys {
+                for j in 0..width {
+                    expected[i * width + j] += f64::from(k[i]) * delta[j];
+                }
+            }
+            let expected_out: Vec<f64> = (0..width).map(|j| column(&expected, &q, j)).collect();
+            for isa in tiers() {
+                let mut state = start.clone();
+                let mut out = vec![f32::NAN; width];
+                let step = DeltaStep { q: &q, k: &k, v: &v, decay, beta };
+                isa.delta_step(&mut state, &step, &mut vec![f32::NAN; width], &mut out);
+                assert_close(&state, &expected, "state");
+                assert_close(&out, &expected_out, "output");
+            }
+        }
+    }
+}

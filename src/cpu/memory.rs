@@ -25,7 +25,11 @@ pub fn plan(spec: &ModelSpec, layout: &StateLayout, exact: bool, max_rows: usize
         4 * (conv + d.value_heads * d.key_dim * d.value_dim) * spec.delta_layers()
     });
     let sizes = WorkspaceSizes::new(spec);
-    let row = 2 * spec.hidden + sizes.projections.iter().sum::<usize>() + sizes.mixed + sizes.expert_hidden + sizes.expert_out;
+    let row = 2 * spec.hidden
+        + sizes.projections.iter().sum::<usize>()
+        + sizes.mixed
+        + sizes.expert_hidden
+        + sizes.expert_out;
     MemoryPlan {
         kv: (layout.pages * layout.page_tokens) as u64 * kv_token as u64,
         states: layout.slots as u64 * state as u64,

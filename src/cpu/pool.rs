@@ -96,14 +96,6 @@ impl<'a> SharedOutput<'a> {
     pub fn set(self, index: usize, value: f32) {
         self.0[index].store(value.to_bits(), Ordering::Relaxed);
     }
-
-    /// Writes consecutive values.
-    #[inline(always)]
-    pub fn set_all(self, start: usize, values: &[f32]) {
-        for (cell, value) in self.0[start..start + values.len()].iter().zip(values) {
-            cell.store(value.to_bits(), Ordering::Relaxed);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -20,5 +20,6 @@ pub use spec::{
     RopeSpec,
 };
 pub use weights::{
-    AttentionWeights, DeltaGates, DeltaInputs, DeltaWeights, FeedForwardWeights, LayerWeights, Linear, MixerWeights, MoeWeights, SwiGlu, Weights,
+    AttentionWeights, DeltaGates, DeltaInputs, DeltaWeights, FeedForwardWeights, LayerWeights, Linear, MixerWeights,
+    MoeWeights, SwiGlu, Weights,
 };

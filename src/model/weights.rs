@@ -152,18 +152,22 @@ pub struct SwiGlu {
 const READ_STEP: usize = 8 << 20;
 
 impl Weights {
-    /// Reads all weights that `spec` asks for; the shapes were checked by [`super::check_shapes`].
+    /// Reads all weights that `spec` asks for, on `threads` threads that end with the load. The shapes were checked by
+    /// [`super::check_shapes`].
     ///
     /// # Errors
     /// A failing read, a cancelled `progress`, or memory that is not to be had.
-    pub fn load(checkpoint: &Checkpoint, spec: &ModelSpec, progress: &LoadProgress) -> Result<Self> {
-        let used = checkpoint.tensors().iter().filter(|t| t.role.is_some());
-        progress.set_total(used.map(|t| t.bytes).sum());
+    pub fn load(checkpoint: &Checkpoint, spec: &ModelSpec, progress: &LoadProgress, threads: usize) -> Result<Self> {
+        progress.set_total(checkpoint.tensors().iter().map(|t| t.bytes).sum());
         let reader = Reader { checkpoint, spec, progress };
         let embedding = reader.matrix(Role::Embedding)?;
         let head = if spec.tied_head { embedding.clone() } else { reader.matrix(Role::Head)? };
         let final_norm = reader.norm(Role::FinalNorm)?;
-        let layers = (0..spec.layers.len()).into_par_iter().map(|i| reader.layer(i)).collect::<Result<_>>()?;
+        let readers =
+            rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("qm-load-{i}")).build();
+        let readers = readers.map_err(|e| Error::Internal(format!("cannot start {threads} threads: {e}")))?;
+        let layers = (0..spec.layers.len()).into_par_iter().map(|i| reader.layer(i));
+        let layers = readers.install(|| layers.collect::<Result<_>>())?;
         Ok(Self { embedding, final_norm, head, layers })
     }
 }
@@ -246,7 +250,11 @@ impl Reader<'_> {
                 self.matrix(role(LayerTensor::SharedExpertGate))?,
             )),
         };
-        Ok(MoeWeights { router: self.matrix(role(LayerTensor::Router))?, experts: self.experts(spec.experts, &role)?, shared })
+        Ok(MoeWeights {
+            router: self.matrix(role(LayerTensor::Router))?,
+            experts: self.experts(spec.experts, &role)?,
+            shared,
+        })
     }
 
     fn experts(&self, experts: usize, role: &impl Fn(LayerTensor) -> Role) -> Result<Vec<SwiGlu>> {

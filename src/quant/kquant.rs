@@ -17,6 +17,7 @@ fn scale_and_min(packed: &[u8], j: usize) -> (u8, u8) {
 
 /// Block: f16 `d`, f16 `dmin`, 12 bytes of scales, 128 bytes of nibbles. 32 bytes carry two sub-blocks of 32: low
 /// nibbles first, then high. Value `d * scale * q - dmin * min`.
+#[inline(always)]
 pub fn decode_q4_k(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.chunks_exact(144).zip(out.chunks_exact_mut(256)) {
         let (d, dmin) = (half_at(block, 0), half_at(block, 2));
@@ -35,6 +36,7 @@ pub fn decode_q4_k(bytes: &[u8], out: &mut [f32]) {
 
 /// Block: 128 bytes of low nibbles, 64 bytes of high bit pairs, 16 int8 scales, f16 `d`. Each half of 128 values takes
 /// 64 nibble bytes and 32 pair bytes; value `d * scale * (q - 32)`.
+#[inline(always)]
 pub fn decode_q6_k(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.chunks_exact(210).zip(out.chunks_exact_mut(256)) {
         let d = half_at(block, 208);

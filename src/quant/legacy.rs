@@ -7,6 +7,7 @@ fn scale(block: &[u8]) -> f32 {
 }
 
 /// Block: f16 `d`, 32 int8 `q`; value `d * q`.
+#[inline(always)]
 pub fn decode_q8_0(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.chunks_exact(34).zip(out.chunks_exact_mut(32)) {
         let d = scale(block);
@@ -17,6 +18,7 @@ pub fn decode_q8_0(bytes: &[u8], out: &mut [f32]) {
 }
 
 /// Block: f16 `d`, 16 bytes; byte `i` holds value `i` in its low and value `i + 16` in its high nibble; `d * (q - 8)`.
+#[inline(always)]
 pub fn decode_q4_0(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.chunks_exact(18).zip(out.chunks_exact_mut(32)) {
         let d = scale(block);

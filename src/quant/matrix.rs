@@ -95,6 +95,7 @@ impl Matrix {
     ///
     /// # Panics
     /// When `row` is out of range or `out` has another length: both are defects of the caller.
+    #[inline(always)]
     pub fn decode_row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows && out.len() == self.cols, "row {row} of {}, {} values", self.rows, out.len());
         match (&self.four_bit, self.row_bytes(row)) {
@@ -109,6 +110,7 @@ impl Matrix {
 ///
 /// # Panics
 /// When the lengths do not agree.
+#[inline(always)]
 pub fn decode(format: Format, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(format.bytes_for(out.len() as u64), Some(bytes.len() as u64), "{format}: {} values", out.len());
     match format {

@@ -9,6 +9,8 @@ mod kquant;
 mod legacy;
 mod matrix;
 mod nf4;
+#[cfg(test)]
+mod tests;
 
 pub use bytes::{AlignedBuffer, Bytes};
 pub use matrix::{Matrix, decode};

@@ -75,6 +75,7 @@ impl FourBit {
     }
 
     /// Decodes `out.len()` values that start at element `start` of the flattened tensor.
+    #[inline(always)]
     pub fn decode(&self, codes: &[u8], start: usize, out: &mut [f32]) {
         let mut at = start;
         let mut rest = out;

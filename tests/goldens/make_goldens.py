@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+import blocks
 import cases
 import chat
 import reference
@@ -80,6 +81,7 @@ def main():
             write_json(HERE / "sampler.json", sampler.goldens())
             write_json(HERE / "chat.json", chat.goldens())
             write_json(HERE / "tokenize.json", tokenizer.goldens())
+            write_json(HERE / "blocks.json", blocks.goldens())
     for name in arguments.names or entries:
         check(entries[name])
 
