@@ -30,5 +30,10 @@ pub mod quant;
 pub mod state;
 pub mod text;
 
-pub use engine::{Event, FinishReason, GenerateOptions, LoadOptions, Model, Prompt, Stream};
+pub use checkpoint::{Checkpoint, Kind as CheckpointKind, LayerTensor, Role, TensorInfo, Unused};
+pub use engine::{
+    Device, Event, FinishReason, Fit, GenerateOptions, LoadOptions, LogLevel, MemoryUse, Model, Prompt, Stream,
+    StreamStats, fit,
+};
 pub use error::{Error, Result};
+pub use model::{ConfigReport, FeedForward, LoadProgress, Mixer, ModelSpec, Source, read_config};

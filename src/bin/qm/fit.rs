@@ -1,0 +1,107 @@
+//! `qm fit`: what a load would take, without loading.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::HumanBytes;
+use qwen3moe::{Fit, LoadOptions, MemoryUse};
+use serde_json::{Value, json};
+
+use crate::arguments::parse_bytes;
+use crate::failure::{Failure, Outcome};
+use crate::load;
+
+/// Arguments of `qm fit`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Hugging Face directory or GGUF file; without it the bundled model
+    model: Option<PathBuf>,
+    /// Positions one stream can hold [default: the smaller of the model's own and 4096]
+    #[arg(long, value_name = "TOKENS", default_value_t = 0, hide_default_value = true)]
+    context: usize,
+    /// Streams that run at the same time
+    #[arg(long, default_value_t = 1)]
+    streams: usize,
+    /// Memory the model may take, such as 12GiB [default: what is available]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "0", hide_default_value = true)]
+    ram_budget: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Outcome {
+    let options = LoadOptions {
+        context_length: arguments.context,
+        streams: arguments.streams,
+        ram_budget: arguments.ram_budget,
+        ..LoadOptions::default()
+    };
+    let fit = qwen3moe::fit(&load::source(arguments.model.as_deref()), &options)?;
+    let mut out = io::stdout().lock();
+    if arguments.json {
+        writeln!(out, "{:#}", to_json(&fit))?;
+    } else {
+        write!(out, "{}", to_text(&fit))?;
+    }
+    if fit.fits { Ok(()) } else { Err(Failure::new(format!("the model does not fit: {}", fit.advice))) }
+}
+
+/// The components of a memory use that are not empty, largest first.
+fn components(memory: &MemoryUse) -> Vec<(&'static str, u64)> {
+    let mut list = vec![
+        ("embeddings", memory.embeddings),
+        ("attention", memory.attention),
+        ("delta_net", memory.delta_net),
+        ("experts", memory.experts),
+        ("other", memory.other),
+        ("kv", memory.kv),
+        ("states", memory.states),
+        ("workspace", memory.workspace),
+    ];
+    list.retain(|&(_, bytes)| bytes > 0);
+    list.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+    list
+}
+
+/// Lines for people, each with its newline.
+pub fn to_text(fit: &Fit) -> String {
+    let mut text = format!("memory        {} of RAM", HumanBytes(fit.ram_required));
+    if fit.ram_available > 0 {
+        text += &format!(", {} available", HumanBytes(fit.ram_available));
+    }
+    text += if fit.fits { ": fits\n" } else { ": does not fit\n" };
+    for (name, bytes) in components(&fit.memory.ram) {
+        text += &format!("  {name:<12}{}\n", HumanBytes(bytes));
+    }
+    text += &format!(
+        "room for      {} x {} tokens; 1000 more take {}, one more stream {}\n",
+        fit.streams,
+        fit.context_length,
+        HumanBytes(fit.kv_per_1000_tokens),
+        HumanBytes(fit.state_per_stream),
+    );
+    if !fit.advice.is_empty() {
+        text += &format!("advice        {}\n", fit.advice);
+    }
+    text
+}
+
+pub fn to_json(fit: &Fit) -> Value {
+    let ram: serde_json::Map<String, Value> =
+        components(&fit.memory.ram).into_iter().map(|(name, bytes)| (name.to_owned(), json!(bytes))).collect();
+    json!({
+        "fits": fit.fits,
+        "ram_required": fit.ram_required,
+        "ram_available": fit.ram_available,
+        "ram_limit": fit.ram_limit,
+        "ram": ram,
+        "context_length": fit.context_length,
+        "streams": fit.streams,
+        "kv_tokens": fit.kv_tokens,
+        "kv_per_1000_tokens": fit.kv_per_1000_tokens,
+        "state_per_stream": fit.state_per_stream,
+        "advice": fit.advice,
+    })
+}
