@@ -82,6 +82,16 @@ pub enum Error {
     /// A defect of this library that would have unwound into the host.
     #[error("internal error (panic): {0}")]
     Panic(String),
+    /// A caller's buffer has no room for any of what is to go into it.
+    #[error("buffer too small: {what} needs a capacity of {needed}, found {capacity}")]
+    BufferTooSmall {
+        /// What is to go into the buffer.
+        what: String,
+        /// The capacity that takes all of it, in the buffer's own unit.
+        needed: usize,
+        /// The capacity that the caller gave.
+        capacity: usize,
+    },
 }
 
 /// `Result` with this crate's [`Error`].
@@ -107,6 +117,7 @@ impl Error {
             Error::DeviceLost(_) => -14,
             Error::Internal(_) => -15,
             Error::Panic(_) => -16,
+            Error::BufferTooSmall { .. } => -17,
         }
     }
 

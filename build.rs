@@ -1,0 +1,13 @@
+//! Names the shared library for the loader, and hands facts of the build to the code.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    for (name, fact) in [("QM_TARGET", "TARGET"), ("QM_PROFILE", "PROFILE")] {
+        println!("cargo::rustc-env={name}={}", std::env::var(fact).unwrap_or_default());
+    }
+    // Programs record this name and not the file that they were linked with, so that an incompatible later library,
+    // which has another number, is never loaded by mistake. The number is QM_ABI_VERSION.
+    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
+        println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libqwen3moe.so.0");
+    }
+}
