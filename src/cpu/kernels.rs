@@ -93,6 +93,7 @@ fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 }
 
 /// Dot products of `R` weight rows with `I` inputs, all of the same length.
+#[expect(clippy::needless_range_loop, reason = "indices over fixed sizes keep every accumulator in a register")]
 #[inline(always)]
 fn dots<const FMA: bool, const R: usize, const I: usize>(weights: [&[f32]; R], inputs: [&[f32]; I]) -> [[f32; I]; R] {
     let weights = weights.map(|w| w.as_chunks::<LANES>());

@@ -22,10 +22,10 @@ impl ExpertCounters {
 
     /// Counts one activation of `expert` in trunk layer `layer`.
     pub fn record(&self, layer: usize, expert: usize) {
-        if let Some(Some(row)) = self.layers.get(layer) {
-            if let Some(counter) = row.get(expert) {
-                counter.fetch_add(1, Ordering::Relaxed);
-            }
+        if let Some(Some(row)) = self.layers.get(layer)
+            && let Some(counter) = row.get(expert)
+        {
+            counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 

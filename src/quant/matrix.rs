@@ -1,6 +1,7 @@
 //! A weight matrix in its stored type.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::{Bytes, Format, FourBit, float, kquant, legacy};
 use crate::error::{Error, Result};
@@ -13,7 +14,7 @@ pub struct Matrix {
     format: Format,
     data: Bytes,
     /// Scales of a [`Format::Bnb4`] matrix.
-    four_bit: Option<FourBit>,
+    four_bit: Option<Arc<FourBit>>,
 }
 
 impl Matrix {
@@ -49,7 +50,7 @@ impl Matrix {
                 scales.elements()
             )));
         }
-        Ok(Self { rows, cols, format: Format::Bnb4, data: codes, four_bit: Some(scales) })
+        Ok(Self { rows, cols, format: Format::Bnb4, data: codes, four_bit: Some(Arc::new(scales)) })
     }
 
     /// The rows `range` of this matrix, sharing its memory.
@@ -82,7 +83,7 @@ impl Matrix {
 
     /// Bytes that the matrix occupies, scales included.
     pub fn bytes(&self) -> usize {
-        self.data.len() + self.four_bit.as_ref().map_or(0, FourBit::bytes)
+        self.data.len() + self.four_bit.as_ref().map_or(0, |scales| scales.bytes())
     }
 
     /// The stored bytes of row `row`, or `None` for [`Format::Bnb4`], whose blocks do not respect rows.
