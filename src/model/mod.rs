@@ -2,6 +2,11 @@
 
 mod backend;
 mod config;
+mod config_fields;
+mod config_gguf;
+mod config_json;
+mod config_limits;
+mod config_rope;
 mod forward;
 mod progress;
 mod shapes;

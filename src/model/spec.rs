@@ -89,6 +89,8 @@ pub struct AttentionSpec {
     pub head_dim: usize,
     /// `q_proj` carries a sigmoid gate behind each head's query (hybrid families).
     pub gated: bool,
+    /// Queries, keys, values and output have a bias each.
+    pub bias: bool,
     /// Rotary position embedding.
     pub rope: RopeSpec,
 }
