@@ -8,7 +8,13 @@ mod bnb;
 mod folder;
 mod gguf;
 mod hf;
+mod list;
+mod names_gguf;
+mod names_hf;
+mod quantization;
 mod role;
+mod safetensors;
+mod text_files;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -164,8 +170,30 @@ impl Checkpoint {
     /// [`Error::Io`], [`Error::BadFile`] for files that are not what their format says, [`Error::Unsupported`] for
     /// well-formed files with tensors or types this library does not know.
     pub fn open(source: &Source) -> Result<Self> {
-        let _ = source;
-        Err(Error::Internal("checkpoints are not read yet".into()))
+        let Source::Path(path) = source else {
+            let folder = Folder::in_memory(source).unwrap_or(Folder::Embedded(&[]));
+            return match folder.in_memory_name(".gguf") {
+                Some(name) => gguf::open(folder, &name),
+                None => hf::open(folder),
+            };
+        };
+        if path.is_dir() {
+            return hf::open(Folder::Disk(path.clone()));
+        }
+        let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
+            return Err(Error::bad_file(path, "has no UTF-8 file name"));
+        };
+        let parent = path.parent().unwrap_or(Path::new("")).to_path_buf();
+        if name.ends_with(".gguf") || gguf::is_gguf(path) {
+            return gguf::open(Folder::Disk(parent), name);
+        }
+        if path.is_file() && (name.ends_with(".json") || name.ends_with(".safetensors")) {
+            return hf::open(Folder::Disk(parent));
+        }
+        match std::fs::metadata(path) {
+            Err(e) => Err(Error::io(path, "cannot open", &e)),
+            Ok(_) => Err(Error::bad_file(path, "is neither a Hugging Face directory nor a GGUF file")),
+        }
     }
 
     /// How the files are made.
@@ -198,7 +226,17 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::BadFile`] with the name that the tensor should have.
     pub fn require(&self, role: Role) -> Result<&TensorInfo> {
-        self.tensor(role).ok_or_else(|| Error::bad_file(&self.path, format!("tensor {role:?} is missing")))
+        self.tensor(role).ok_or_else(|| {
+            Error::bad_file(&self.path, format!("tensor {} is missing ({role:?})", self.expected_name(role)))
+        })
+    }
+
+    /// The name that a tensor with `role` has in files of this kind.
+    pub fn expected_name(&self, role: Role) -> String {
+        match self.kind {
+            Kind::HuggingFace => names_hf::name_of(role),
+            Kind::Gguf => names_gguf::name_of(role),
+        }
     }
 
     /// Tensors that are recognised and not used.
@@ -235,8 +273,10 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::read`]; [`Error::BadFile`] when a scale or table entry is not finite.
     pub fn four_bit(&self, tensor: &TensorInfo) -> Result<FourBit> {
-        let _ = tensor;
-        Err(Error::Internal("4-bit scales are not read yet".into()))
+        match &tensor.scales {
+            Some(scales) => scales.read(&self.files),
+            None => Err(Error::Internal(format!("tensor {} is {}, not 4-bit", tensor.name, tensor.format))),
+        }
     }
 
     /// Tokenizer, chat template and end-of-sequence ids, as found beside or inside the model.
@@ -244,14 +284,14 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Io`]; [`Error::BadFile`] when a file is too large, is no JSON, or a field has the wrong type.
     pub fn text_files(&self) -> Result<TextFiles> {
-        Err(Error::Internal("text files are not read yet".into()))
+        text_files::read(self)
     }
 }
 
 impl TensorInfo {
     /// Number of values.
     pub fn elements(&self) -> u64 {
-        self.shape.iter().map(|&d| d as u64).product()
+        self.shape.iter().fold(1u64, |n, &d| n.saturating_mul(d as u64))
     }
 
     /// Bytes of the scales that lie beside the codes; 0 unless the format is [`Format::Bnb4`].

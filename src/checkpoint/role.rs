@@ -1,5 +1,16 @@
 //! What a tensor is for, independent of how a file names it.
 
+use super::Unused;
+
+/// What a tensor's name says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Named {
+    /// It has a role.
+    Role(Role),
+    /// It is known and not used.
+    Unused(Unused),
+}
+
 /// The logical role of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {

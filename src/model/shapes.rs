@@ -140,13 +140,13 @@ impl Layer<'_, '_> {
     }
 
     /// A matrix that reads the residual stream.
-    fn from_hidden(&mut self, tensor: LayerTensor, rows: usize, from: &'static str) -> Result<()> {
+    fn reads_hidden(&mut self, tensor: LayerTensor, rows: usize, from: &'static str) -> Result<()> {
         let hidden = self.hidden();
         self.check.need(self.role(tensor), &[(rows, from), hidden])
     }
 
     /// A matrix that writes the residual stream.
-    fn to_hidden(&mut self, tensor: LayerTensor, columns: usize, from: &'static str) -> Result<()> {
+    fn writes_hidden(&mut self, tensor: LayerTensor, columns: usize, from: &'static str) -> Result<()> {
         let hidden = self.hidden();
         self.check.need(self.role(tensor), &[hidden, (columns, from)])
     }
@@ -157,10 +157,10 @@ impl Layer<'_, '_> {
         let heads = a.heads * a.head_dim;
         let keys = a.kv_heads * a.head_dim;
         let queries = if a.gated { 2 * heads } else { heads };
-        self.from_hidden(LayerTensor::Query, queries, names.heads)?;
-        self.from_hidden(LayerTensor::Key, keys, names.kv_heads)?;
-        self.from_hidden(LayerTensor::Value, keys, names.kv_heads)?;
-        self.to_hidden(LayerTensor::Output, heads, names.heads)?;
+        self.reads_hidden(LayerTensor::Query, queries, names.heads)?;
+        self.reads_hidden(LayerTensor::Key, keys, names.kv_heads)?;
+        self.reads_hidden(LayerTensor::Value, keys, names.kv_heads)?;
+        self.writes_hidden(LayerTensor::Output, heads, names.heads)?;
         self.vector(LayerTensor::QueryNorm, a.head_dim, names.head_dim)?;
         self.vector(LayerTensor::KeyNorm, a.head_dim, names.head_dim)?;
         if a.bias {
@@ -183,16 +183,16 @@ impl Layer<'_, '_> {
         let grouped = delta.head_order == HeadOrder::Grouped;
         let flat = self.has(tensor(DeltaTensor::Qkv)) || self.spec.family != Family::Qwen3Next;
         if grouped && (!flat || self.has(tensor(DeltaTensor::QkvzInterleaved))) {
-            self.from_hidden(tensor(DeltaTensor::QkvzInterleaved), 2 * keys + 2 * values, names.key_heads)?;
+            self.reads_hidden(tensor(DeltaTensor::QkvzInterleaved), 2 * keys + 2 * values, names.key_heads)?;
         } else {
-            self.from_hidden(tensor(DeltaTensor::Qkv), 2 * keys + values, names.key_heads)?;
-            self.from_hidden(tensor(DeltaTensor::Z), values, names.value_heads)?;
+            self.reads_hidden(tensor(DeltaTensor::Qkv), 2 * keys + values, names.key_heads)?;
+            self.reads_hidden(tensor(DeltaTensor::Z), values, names.value_heads)?;
         }
         if grouped && self.has(tensor(DeltaTensor::BaInterleaved)) {
-            self.from_hidden(tensor(DeltaTensor::BaInterleaved), 2 * heads, names.value_heads)?;
+            self.reads_hidden(tensor(DeltaTensor::BaInterleaved), 2 * heads, names.value_heads)?;
         } else {
-            self.from_hidden(tensor(DeltaTensor::B), heads, names.value_heads)?;
-            self.from_hidden(tensor(DeltaTensor::A), heads, names.value_heads)?;
+            self.reads_hidden(tensor(DeltaTensor::B), heads, names.value_heads)?;
+            self.reads_hidden(tensor(DeltaTensor::A), heads, names.value_heads)?;
         }
         let conv = [(delta.conv_channels(), names.key_heads), (delta.conv_kernel, names.kernel)];
         let role = self.role(tensor(DeltaTensor::Conv));
@@ -205,12 +205,12 @@ impl Layer<'_, '_> {
         self.vector(tensor(decay), heads, names.value_heads)?;
         self.vector(tensor(DeltaTensor::DtBias), heads, names.value_heads)?;
         self.vector(tensor(DeltaTensor::Norm), delta.value_dim, names.value_dim)?;
-        self.to_hidden(tensor(DeltaTensor::Out), values, names.value_heads)
+        self.writes_hidden(tensor(DeltaTensor::Out), values, names.value_heads)
     }
 
     fn moe(&mut self, moe: &MoeSpec) -> Result<()> {
         let names = self.check.names;
-        self.from_hidden(LayerTensor::Router, moe.experts, names.experts)?;
+        self.reads_hidden(LayerTensor::Router, moe.experts, names.experts)?;
         let experts = (moe.experts, names.experts);
         let hidden = self.hidden();
         if self.has(LayerTensor::ExpertsGateUp) || self.has(LayerTensor::Experts(ExpertPart::Down)) {
@@ -242,8 +242,8 @@ impl Layer<'_, '_> {
     }
 
     fn swiglu(&mut self, tensor: impl Fn(ExpertPart) -> LayerTensor, width: usize, from: &'static str) -> Result<()> {
-        self.from_hidden(tensor(ExpertPart::Gate), width, from)?;
-        self.from_hidden(tensor(ExpertPart::Up), width, from)?;
-        self.to_hidden(tensor(ExpertPart::Down), width, from)
+        self.reads_hidden(tensor(ExpertPart::Gate), width, from)?;
+        self.reads_hidden(tensor(ExpertPart::Up), width, from)?;
+        self.writes_hidden(tensor(ExpertPart::Down), width, from)
     }
 }

@@ -1,0 +1,352 @@
+//! Logits into the next token: `transformers`' processors in their order, then a draw.
+//!
+//! Order (`GenerationMixin._get_logits_processor`): repetition penalty, minimum length, presence and frequency penalties
+//! (the place of a caller's own processors), temperature, top-k, top-p, min-p. Each sees what the one before it left.
+
+use super::philox;
+use super::sampling::Sampling;
+use crate::error::{Error, Result};
+
+/// Chooses the tokens of one stream. What it chooses depends on the logits, the stream's own tokens and the seed only.
+/// Takes all its memory when made.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    sampling: Sampling,
+    eos_ids: Vec<u32>,
+    /// Tokens chosen so far; the counter of the draws.
+    chosen: u64,
+    history: History,
+    kept: Vec<Candidate>,
+}
+
+/// A token that can be drawn, with its probability as a share of the most likely one's.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    weight: f32,
+    id: u32,
+}
+
+/// Which tokens the stream has seen, for the penalties; empty where there are none.
+#[derive(Debug, Clone, Default)]
+struct History {
+    /// Each token of the prompt and the output, once.
+    distinct: Vec<u32>,
+    /// By token: how often it is in the output, and [`IN_PROMPT`].
+    counts: Vec<u32>,
+}
+
+const IN_PROMPT: u32 = 1 << 31;
+
+impl Sampler {
+    /// A sampler at the end of `prompt`, for logits of `vocab` tokens. `eos_ids` are what `min_tokens` keeps away.
+    pub fn new(sampling: Sampling, vocab: usize, prompt: &[u32], eos_ids: &[u32]) -> Self {
+        let penalties =
+            sampling.repetition_penalty != 1.0 || sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0;
+        let mut history = History::default();
+        if penalties {
+            history = History { distinct: Vec::with_capacity(vocab), counts: vec![0; vocab] };
+            prompt.iter().for_each(|token| history.record(*token, |count| count | IN_PROMPT));
+        }
+        let kept = if sampling.is_greedy() { Vec::new() } else { Vec::with_capacity(vocab) };
+        Self { sampling, eos_ids: eos_ids.to_vec(), chosen: 0, history, kept }
+    }
+
+    /// The next token by the `logits` of the last one, which are changed on the way.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where a logit is not finite, or `min_tokens` leaves no token.
+    pub fn sample(&mut self, logits: &mut [f32]) -> Result<u32> {
+        if let Some(id) = logits.iter().position(|logit| !logit.is_finite()) {
+            return Err(Error::Internal(format!("the logit of token {id} is {}", logits[id])));
+        }
+        self.penalise(logits);
+        let id = if self.sampling.is_greedy() {
+            most_likely(logits).filter(|(_, logit)| logit.is_finite()).map(|(id, _)| id)
+        } else {
+            self.keep(logits);
+            self.draw()
+        };
+        let id = id.ok_or_else(|| Error::Internal("no token is left to choose".into()))?;
+        self.chosen += 1;
+        self.history.record(id, |count| count.saturating_add(1));
+        Ok(id)
+    }
+
+    fn penalise(&self, logits: &mut [f32]) {
+        let Sampling { repetition_penalty, presence_penalty, frequency_penalty, min_tokens, .. } = self.sampling;
+        for &token in &self.history.distinct {
+            let Some(logit) = logits.get_mut(token as usize) else { continue };
+            let times = self.history.counts[token as usize] & !IN_PROMPT;
+            *logit = if *logit < 0.0 { *logit * repetition_penalty } else { *logit / repetition_penalty };
+            if times > 0 {
+                *logit -= frequency_penalty * times as f32 + presence_penalty;
+            }
+            *logit = logit.clamp(f32::MIN, f32::MAX);
+        }
+        if self.chosen < min_tokens as u64 {
+            for &eos in &self.eos_ids {
+                if let Some(logit) = logits.get_mut(eos as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+    }
+
+    /// Fills `kept` with the tokens that temperature, top-k, top-p and min-p leave.
+    fn keep(&mut self, logits: &[f32]) {
+        let Sampling { temperature, top_k, top_p, min_p, .. } = self.sampling;
+        self.kept.clear();
+        let Some((_, most)) = most_likely(logits) else { return };
+        // Relative to the largest logit no temperature is too small to divide by. The weight is the probability before
+        // the common divisor, which top-p alone needs.
+        let weigh = |(id, logit): (usize, &f32)| {
+            let weight = ((logit - most) / temperature).exp();
+            Candidate { weight, id: id as u32 }
+        };
+        let kept = &mut self.kept;
+        let top_k = top_k as usize;
+        if top_k > 0 && top_k < logits.len() {
+            kept.extend(logits.iter().enumerate().map(|(id, &weight)| Candidate { weight, id: id as u32 }));
+            let (_, last, _) = kept.select_nth_unstable_by(top_k - 1, Candidate::order);
+            let least = last.weight;
+            kept.clear();
+            kept.extend(logits.iter().enumerate().filter(|(_, logit)| **logit >= least).map(weigh));
+        } else {
+            kept.extend(logits.iter().enumerate().map(weigh));
+        }
+
+        if top_p < 1.0 {
+            let total: f64 = kept.iter().map(|candidate| f64::from(candidate.weight)).sum();
+            kept.retain(|candidate| candidate.weight >= min_p && candidate.weight > 0.0);
+            keep_nucleus(kept, f64::from(top_p) * total);
+        } else {
+            kept.retain(|candidate| candidate.weight >= min_p && candidate.weight > 0.0);
+        }
+    }
+
+    /// One of `kept`, by weight.
+    fn draw(&self) -> Option<u32> {
+        let total: f64 = self.kept.iter().map(|candidate| f64::from(candidate.weight)).sum();
+        let target = philox::uniform(self.sampling.seed, self.chosen) * total;
+        let mut sum = 0.0;
+        for candidate in &self.kept {
+            sum += f64::from(candidate.weight);
+            if sum > target {
+                return Some(candidate.id);
+            }
+        }
+        self.kept.last().map(|candidate| candidate.id)
+    }
+}
+
+impl Sampling {
+    fn is_greedy(&self) -> bool {
+        self.temperature == 0.0 || self.top_k == 1
+    }
+}
+
+impl Candidate {
+    /// The most likely first, among equals the lowest id.
+    fn order(&self, other: &Self) -> std::cmp::Ordering {
+        other.weight.total_cmp(&self.weight).then(self.id.cmp(&other.id))
+    }
+}
+
+impl History {
+    fn record(&mut self, token: u32, change: impl Fn(u32) -> u32) {
+        if let Some(count) = self.counts.get_mut(token as usize) {
+            if *count == 0 {
+                self.distinct.push(token);
+            }
+            *count = change(*count);
+        }
+    }
+}
+
+/// The largest logit and its token, the lowest id among equals.
+fn most_likely(logits: &[f32]) -> Option<(u32, f32)> {
+    let mut best = (0, *logits.first()?);
+    for (id, &logit) in logits.iter().enumerate() {
+        if logit > best.1 {
+            best = (id as u32, logit);
+        }
+    }
+    Some(best)
+}
+
+/// Keeps the most likely candidates, in order, up to the first with which their weights reach `mass`.
+///
+/// Few do as a rule, so they are looked for among the largest 64, then among four times as many, and so on: the sorting of
+/// a whole vocabulary is the last resort.
+fn keep_nucleus(kept: &mut Vec<Candidate>, mass: f64) {
+    let mut looked = 64;
+    loop {
+        let sorted = looked.min(kept.len());
+        if sorted < kept.len() {
+            kept.select_nth_unstable_by(sorted, Candidate::order);
+        }
+        kept[..sorted].sort_unstable_by(Candidate::order);
+        let mut sum = 0.0;
+        for i in 0..sorted {
+            sum += f64::from(kept[i].weight);
+            if sum >= mass {
+                kept.truncate(i + 1);
+                return;
+            }
+        }
+        if sorted == kept.len() {
+            return;
+        }
+        looked *= 4;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::GenerateOptions;
+    use crate::engine::sampling::SamplingDefaults;
+
+    fn sampling(options: GenerateOptions) -> Sampling {
+        Sampling::resolve(&options, &SamplingDefaults::default()).unwrap()
+    }
+
+    fn floats(value: &serde_json::Value) -> Vec<f32> {
+        value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
+    }
+
+    fn tokens(value: &serde_json::Value) -> Vec<u32> {
+        value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+    }
+
+    /// Probabilities of the next token after `generated`, all of the vocabulary.
+    fn probabilities(mut sampler: Sampler, generated: &[u32], mut logits: Vec<f32>) -> Vec<f32> {
+        for token in generated {
+            sampler.history.record(*token, |count| count + 1);
+        }
+        let mut out = vec![0.0; logits.len()];
+        sampler.penalise(&mut logits);
+        if sampler.sampling.is_greedy() {
+            out[most_likely(&logits).unwrap().0 as usize] = 1.0;
+            return out;
+        }
+        sampler.keep(&logits);
+        let total: f32 = sampler.kept.iter().map(|candidate| candidate.weight).sum();
+        for candidate in &sampler.kept {
+            out[candidate.id as usize] = candidate.weight / total;
+        }
+        out
+    }
+
+    #[test]
+    fn probabilities_are_those_of_transformers() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/sampler.json");
+        let goldens: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        for case in goldens["cases"].as_array().unwrap() {
+            let settings = &case["settings"];
+            let float = |name: &str| settings[name].as_f64().map(|v| v as f32);
+            let options = GenerateOptions {
+                temperature: float("temperature"),
+                top_k: settings["top_k"].as_u64().map(|k| k as u32),
+                top_p: float("top_p"),
+                min_p: float("min_p"),
+                repetition_penalty: float("repetition_penalty"),
+                presence_penalty: float("presence_penalty").unwrap_or(0.0),
+                frequency_penalty: float("frequency_penalty").unwrap_or(0.0),
+                ..Default::default()
+            };
+            let logits = floats(&case["logits"]);
+            let sampler = Sampler::new(sampling(options), logits.len(), &tokens(&case["prompt"]), &[]);
+            let found = probabilities(sampler, &tokens(&case["generated"]), logits);
+            for (id, (found, expected)) in found.iter().zip(floats(&case["probabilities"])).enumerate() {
+                let same = (found - expected).abs() < 1e-5 && (*found == 0.0) == (expected == 0.0);
+                assert!(same, "{settings}: token {id}: {found}, expected {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_id_among_equals() {
+        for options in [
+            GenerateOptions { temperature: Some(0.0), ..Default::default() },
+            GenerateOptions { top_k: Some(1), ..Default::default() },
+        ] {
+            let mut sampler = Sampler::new(sampling(options), 4, &[], &[]);
+            assert_eq!(sampler.sample(&mut [1.0, 3.0, 3.0, 2.0]).unwrap(), 1);
+        }
+    }
+
+    #[test]
+    fn draws_follow_the_probabilities() {
+        let mut sampler = Sampler::new(sampling(GenerateOptions { seed: 5, ..Default::default() }), 3, &[], &[]);
+        let mut counts = [0; 3];
+        for _ in 0..20_000 {
+            let logits = [0.5f32, 0.3, 0.2].map(f32::ln);
+            counts[sampler.sample(&mut logits.clone()).unwrap() as usize] += 1;
+        }
+        for (count, expected) in counts.iter().zip([10_000i32, 6_000, 4_000]) {
+            assert!((count - expected).abs() < 300, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_and_another_does_not() {
+        let run = |seed| {
+            let options = GenerateOptions { seed, top_p: Some(0.99), ..Default::default() };
+            let mut sampler = Sampler::new(sampling(options), 500, &[], &[]);
+            let logits: Vec<f32> = (0..500).map(|i| (i * 37 % 101) as f32 / 50.0).collect();
+            (0..50).map(|_| sampler.sample(&mut logits.clone()).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(run(1), run(1));
+        assert_ne!(run(1), run(2));
+    }
+
+    #[test]
+    fn a_flat_distribution_is_cut_at_its_mass() {
+        let options = GenerateOptions { top_p: Some(0.5), ..Default::default() };
+        let mut sampler = Sampler::new(sampling(options), 5000, &[], &[]);
+        sampler.keep(&vec![1.0; 5000]);
+        let mut ids: Vec<u32> = sampler.kept.iter().map(|candidate| candidate.id).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, (0..2500).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn end_of_sequence_waits_for_the_minimum() {
+        let options = GenerateOptions { min_tokens: 2, temperature: Some(0.0), ..Default::default() };
+        let mut sampler = Sampler::new(sampling(options), 3, &[], &[0, 2]);
+        let chosen: Vec<u32> = (0..3).map(|_| sampler.sample(&mut [5.0, 1.0, 4.0]).unwrap()).collect();
+        assert_eq!(chosen, [1, 1, 0]);
+    }
+
+    #[test]
+    fn a_logit_that_is_no_number_is_an_error() {
+        let mut sampler = Sampler::new(sampling(GenerateOptions::default()), 3, &[], &[]);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let error = sampler.sample(&mut [1.0, bad, 0.0]).unwrap_err();
+            assert_eq!(error, Error::Internal(format!("the logit of token 1 is {bad}")));
+        }
+        assert!(sampler.sample(&mut []).is_err());
+    }
+
+    #[test]
+    fn extreme_settings_still_choose() {
+        let extremes = [
+            GenerateOptions { temperature: Some(1e-38), ..Default::default() },
+            GenerateOptions { temperature: Some(1e38), top_k: Some(u32::MAX), ..Default::default() },
+            GenerateOptions { repetition_penalty: Some(1e-38), ..Default::default() },
+            GenerateOptions { frequency_penalty: 3e38, presence_penalty: 3e38, ..Default::default() },
+            GenerateOptions { min_p: Some(1.0), top_p: Some(1e-30), ..Default::default() },
+        ];
+        for options in extremes {
+            let mut sampler = Sampler::new(sampling(options.clone()), 4, &[0, 1], &[]);
+            for _ in 0..4 {
+                let chosen = sampler.sample(&mut [3e38, -3e38, 7.0, 0.0]);
+                assert!(chosen.is_ok_and(|id| id < 4), "{options:?}");
+            }
+        }
+        let mut masked =
+            Sampler::new(sampling(GenerateOptions { min_tokens: 1, ..Default::default() }), 2, &[], &[0, 1]);
+        assert!(masked.sample(&mut [1.0, 2.0]).is_err(), "where every token ends the text, none is left");
+    }
+}

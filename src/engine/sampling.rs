@@ -1,0 +1,175 @@
+//! How the next token is chosen, settled from what the caller says and what the model's files suggest.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::GenerateOptions;
+use crate::error::{Error, Result};
+
+/// What a model's `generation_config.json` says on sampling; `None` where it says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct SamplingDefaults {
+    /// 0 where the file says `do_sample: false`.
+    pub temperature: Option<f32>,
+    /// 0 keeps all.
+    pub top_k: Option<u32>,
+    /// In (0, 1].
+    pub top_p: Option<f32>,
+    /// In [0, 1].
+    pub min_p: Option<f32>,
+    /// Positive.
+    pub repetition_penalty: Option<f32>,
+}
+
+#[derive(Deserialize)]
+struct GenerationConfig {
+    do_sample: Option<bool>,
+    temperature: Option<f32>,
+    top_k: Option<u32>,
+    top_p: Option<f32>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+}
+
+impl SamplingDefaults {
+    /// From the contents of `generation_config.json`; `path` is for messages. A file that says `do_sample: false` asks for
+    /// the most likely token: its other fields are for callers that set a temperature.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] where a field has another type or is out of range.
+    pub fn from_generation_config(path: &Path, contents: &[u8]) -> Result<Self> {
+        let config: GenerationConfig =
+            serde_json::from_slice(contents).map_err(|e| Error::bad_file(path, e.to_string()))?;
+        let defaults = Self {
+            temperature: if config.do_sample == Some(false) { Some(0.0) } else { config.temperature },
+            top_k: config.top_k,
+            top_p: config.top_p,
+            min_p: config.min_p,
+            repetition_penalty: config.repetition_penalty,
+        };
+        Sampling::settle(&GenerateOptions::default(), &defaults).check().map_err(|what| Error::bad_file(path, what))?;
+        Ok(defaults)
+    }
+}
+
+/// How the next token is chosen: every value is in its range.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits; 0 takes the most likely token. Finite, not negative.
+    pub temperature: f32,
+    /// Keeps the k most likely tokens, and those as likely as the last of them; 0 keeps all.
+    pub top_k: u32,
+    /// Keeps the smallest set of most likely tokens with at least this probability; in (0, 1], 1 keeps all.
+    pub top_p: f32,
+    /// Drops tokens less likely than this share of the most likely one; in [0, 1], 0 drops none.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens of the prompt and the output. Finite, positive.
+    pub repetition_penalty: f32,
+    /// Subtracted from the logits of tokens of the output. Finite.
+    pub presence_penalty: f32,
+    /// Subtracted from the logits of tokens of the output, once for each time. Finite.
+    pub frequency_penalty: f32,
+    /// Tokens before which no end-of-sequence token is chosen.
+    pub min_tokens: usize,
+    /// Key of the draws.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// What the caller says, else what the model's files say, else no change to the model's probabilities.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] with the name and range of an option that is out of range.
+    pub fn resolve(options: &GenerateOptions, defaults: &SamplingDefaults) -> Result<Self> {
+        if options.min_tokens > options.max_tokens {
+            let (min, max) = (options.min_tokens, options.max_tokens);
+            return Err(Error::InvalidArgument(format!("min_tokens is {min}, expected max_tokens ({max}) at most")));
+        }
+        let sampling = Self::settle(options, defaults);
+        sampling.check().map_err(Error::InvalidArgument)?;
+        Ok(sampling)
+    }
+
+    fn settle(options: &GenerateOptions, defaults: &SamplingDefaults) -> Self {
+        Self {
+            temperature: options.temperature.or(defaults.temperature).unwrap_or(1.0),
+            top_k: options.top_k.or(defaults.top_k).unwrap_or(0),
+            top_p: options.top_p.or(defaults.top_p).unwrap_or(1.0),
+            min_p: options.min_p.or(defaults.min_p).unwrap_or(0.0),
+            repetition_penalty: options.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(1.0),
+            presence_penalty: options.presence_penalty,
+            frequency_penalty: options.frequency_penalty,
+            min_tokens: options.min_tokens,
+            seed: options.seed,
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let expect = |name: &str, value: f32, fits: bool, range: &str| {
+            if fits { Ok(()) } else { Err(format!("{name} is {value}, expected {range}")) }
+        };
+        let (t, p, m, r) = (self.temperature, self.top_p, self.min_p, self.repetition_penalty);
+        let (presence, frequency) = (self.presence_penalty, self.frequency_penalty);
+        expect("temperature", t, t.is_finite() && t >= 0.0, "a finite number, 0 or more")?;
+        expect("top_p", p, p > 0.0 && p <= 1.0, "more than 0, 1 at most")?;
+        expect("min_p", m, (0.0..=1.0).contains(&m), "0 to 1")?;
+        expect("repetition_penalty", r, r.is_finite() && r > 0.0, "a finite number, more than 0")?;
+        expect("presence_penalty", presence, presence.is_finite(), "a finite number")?;
+        expect("frequency_penalty", frequency, frequency.is_finite(), "a finite number")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaults(json: &str) -> Result<SamplingDefaults> {
+        SamplingDefaults::from_generation_config(Path::new("generation_config.json"), json.as_bytes())
+    }
+
+    #[test]
+    fn the_caller_comes_before_the_model() {
+        let model = defaults(
+            r#"{"do_sample": true, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "eos_token_id": [1, 2], "min_p": null}"#,
+        );
+        let options = GenerateOptions { temperature: Some(0.9), top_k: Some(0), ..Default::default() };
+        let sampling = Sampling::resolve(&options, &model.unwrap()).unwrap();
+        assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p), (0.9, 0, 0.95, 0.0));
+        assert_eq!(sampling.repetition_penalty, 1.0);
+    }
+
+    #[test]
+    fn a_model_that_does_not_sample_takes_the_most_likely() {
+        let model = defaults(r#"{"do_sample": false, "temperature": 0.6}"#).unwrap();
+        assert_eq!(Sampling::resolve(&GenerateOptions::default(), &model).unwrap().temperature, 0.0);
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        let none = SamplingDefaults::default();
+        let cases: [(&str, GenerateOptions); 10] = [
+            ("temperature is -0.5", GenerateOptions { temperature: Some(-0.5), ..Default::default() }),
+            ("temperature is NaN", GenerateOptions { temperature: Some(f32::NAN), ..Default::default() }),
+            ("temperature is inf", GenerateOptions { temperature: Some(f32::INFINITY), ..Default::default() }),
+            ("top_p is 0", GenerateOptions { top_p: Some(0.0), ..Default::default() }),
+            ("top_p is 1.5", GenerateOptions { top_p: Some(1.5), ..Default::default() }),
+            ("min_p is -1", GenerateOptions { min_p: Some(-1.0), ..Default::default() }),
+            ("repetition_penalty is 0", GenerateOptions { repetition_penalty: Some(0.0), ..Default::default() }),
+            ("presence_penalty is NaN", GenerateOptions { presence_penalty: f32::NAN, ..Default::default() }),
+            (
+                "frequency_penalty is -inf",
+                GenerateOptions { frequency_penalty: f32::NEG_INFINITY, ..Default::default() },
+            ),
+            ("min_tokens is 9", GenerateOptions { min_tokens: 9, max_tokens: 8, ..Default::default() }),
+        ];
+        for (expected, options) in cases {
+            match Sampling::resolve(&options, &none) {
+                Err(Error::InvalidArgument(what)) => assert!(what.starts_with(expected), "{what}"),
+                other => panic!("{expected}: {other:?}"),
+            }
+        }
+        assert!(matches!(defaults(r#"{"top_p": 2}"#), Err(Error::BadFile { .. })));
+        assert!(matches!(defaults(r#"{"top_k": "many"}"#), Err(Error::BadFile { .. })));
+    }
+}
