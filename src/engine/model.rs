@@ -1,19 +1,78 @@
 //! A loaded model, as Rust programs and the C interface see it.
 
-use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
 
-use super::{ExpertStats, GenerateOptions, Generation, LoadOptions, MemoryStats, ModelInfo, Stream};
+use super::feed::{Feed, Writer};
+use super::language::Output;
+use super::log::Log;
+use super::request::{Eval, Generate, Limits, Request, Ticket, Work};
+use super::sampler::{Sampler, SamplingDefaults};
+use super::worker::Worker;
+use super::{
+    Event, ExpertStats, GenerateOptions, Generation, Language, LogSink, MemoryStats, ModelInfo, Stream, StreamStats,
+};
 use crate::error::{Error, Result};
-use crate::model::{LoadProgress, Source};
+use crate::experts::ExpertCounters;
+use crate::model::{Backend, ModelSpec};
+use crate::state::StateLayout;
+use crate::text::EncodeOptions;
 
 /// A loaded model. Clones share it; the last one to go, streams included, ends the engine's thread and frees the memory.
+/// It waits for the step in progress.
 #[derive(Clone)]
 pub struct Model {
     shared: Arc<Shared>,
 }
 
+/// What a model is put together from: [`Model::load`] reads it from files; tests and other backends bring their own.
+pub struct ModelParts {
+    /// Sizes and layers.
+    pub spec: Arc<ModelSpec>,
+    /// Runs the network over this spec.
+    pub backend: Box<dyn Backend>,
+    /// Pages and slots that the backend set up.
+    pub layout: StateLayout,
+    /// Positions one stream can hold.
+    pub context_length: usize,
+    /// Rows of prompts in one step at most. A step has `layout.slots` rows more at most.
+    pub prefill_chunk: usize,
+    /// Worker threads of the backend, for information.
+    pub threads: usize,
+    /// Tokenizer and chat template.
+    pub language: Language,
+    /// Contents of `generation_config.json`, for the sampling defaults.
+    pub generation_config: Option<Vec<u8>>,
+    /// Written by the backend.
+    pub counters: Arc<ExpertCounters>,
+    /// What backend and weights take.
+    pub memory: MemoryStats,
+    /// Parameters of the trunk.
+    pub parameters: u64,
+    /// Receives log lines.
+    pub log: Option<LogSink>,
+}
+
 struct Shared {
     info: ModelInfo,
+    language: Arc<Language>,
+    defaults: SamplingDefaults,
+    layout: StateLayout,
+    counters: Arc<ExpertCounters>,
+    memory: MemoryStats,
+    /// Requests in line.
+    waiting: Arc<AtomicUsize>,
+    engine: Engine,
+}
+
+/// The way to the engine's thread, and its end.
+struct Engine {
+    /// `None` only while it ends.
+    requests: Option<Sender<Request>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What to continue.
@@ -21,24 +80,60 @@ struct Shared {
 pub enum Prompt {
     /// Plain text, continued as it is. Special tokens spelled out in it are recognised.
     Text(String),
-    /// A chat: a JSON array of messages `{"role", "content", ...}`, rendered by the model's template.
+    /// A chat: a JSON array of messages `{"role", "content", ...}`, rendered by the model's template; or an object with
+    /// `messages` and variables for the template.
     Chat(String),
     /// Token ids.
     Tokens(Vec<u32>),
 }
 
-fn unavailable<T>() -> Result<T> {
-    Err(Error::Internal("the engine is not built yet".into()))
-}
-
 impl Model {
-    /// Loads a model; `progress` can be watched and cancelled from another thread.
+    /// Starts the thread that owns `parts`.
     ///
     /// # Errors
-    /// Broken or unsupported files, options out of range, [`Error::OverBudget`] with the numbers before any weight is
-    /// read, [`Error::Cancelled`].
-    pub fn load(_source: &Source, _options: &LoadOptions, _progress: &LoadProgress) -> Result<Model> {
-        unavailable()
+    /// [`Error::InvalidArgument`] for parts without room for a sequence, [`Error::Internal`] when the thread cannot be
+    /// started.
+    pub fn start(parts: ModelParts) -> Result<Model> {
+        if parts.layout.slots == 0 || parts.layout.pages == 0 || parts.layout.page_tokens == 0 {
+            return Err(Error::InvalidArgument(format!("{:?} has no room for a sequence", parts.layout)));
+        }
+        let defaults = SamplingDefaults::parse(parts.generation_config.as_deref())?;
+        let language = Arc::new(parts.language);
+        let (requests, inbox) = mpsc::channel();
+        let info = ModelInfo {
+            spec: ModelSpec::clone(&parts.spec),
+            context_length: parts.context_length,
+            streams: parts.layout.slots,
+            kv_tokens: parts.layout.pages.saturating_mul(parts.layout.page_tokens),
+            threads: parts.threads,
+            parameters: parts.parameters,
+            has_chat_template: language.has_template(),
+            has_tokenizer: language.has_tokenizer(),
+            eos_ids: language.eos_ids.clone(),
+        };
+        let worker = Worker::new(
+            parts.spec,
+            parts.backend,
+            parts.layout,
+            parts.context_length,
+            parts.prefill_chunk.max(1),
+            language.eos_ids.clone(),
+            Log::new(parts.log),
+            inbox,
+        )?;
+        let thread = std::thread::Builder::new().name("qm-engine".into()).spawn(move || worker.run());
+        let thread = thread.map_err(|e| Error::Internal(format!("cannot start the engine's thread: {e}")))?;
+        let shared = Shared {
+            info,
+            language,
+            defaults,
+            layout: parts.layout,
+            counters: parts.counters,
+            memory: parts.memory,
+            waiting: Arc::default(),
+            engine: Engine { requests: Some(requests), thread: Mutex::new(Some(thread)) },
+        };
+        Ok(Model { shared: Arc::new(shared) })
     }
 
     /// Facts about the model.
@@ -51,16 +146,46 @@ impl Model {
     /// # Errors
     /// [`Error::InvalidArgument`] for options out of range or an empty prompt, [`Error::ContextFull`] for a prompt longer
     /// than the context, [`Error::Busy`] while too many requests wait.
-    pub fn stream(&self, _prompt: &Prompt, _options: &GenerateOptions) -> Result<Stream> {
-        unavailable()
+    pub fn stream(&self, prompt: &Prompt, options: &GenerateOptions) -> Result<Stream> {
+        let called = Instant::now();
+        options.check()?;
+        if !options.stop.is_empty() {
+            self.shared.language.tokenizer()?;
+        }
+        let tokens = self.shared.language.prompt_ids(prompt)?;
+        self.check_prompt(&tokens)?;
+        let feed = Arc::new(Feed::new(tokens.len()));
+        let generate = Generate {
+            writer: Writer::new(feed.clone()),
+            sampler: Sampler::new(options, &self.shared.defaults, &tokens)?,
+            output: Output::new(self.shared.language.clone(), &options.stop),
+            limits: Limits {
+                max_tokens: options.max_tokens,
+                min_tokens: options.min_tokens,
+                ignore_eos: options.ignore_eos,
+                // A time that the clock cannot express never comes.
+                deadline: options.deadline.and_then(|time| called.checked_add(time)),
+            },
+            generated: 0,
+        };
+        self.submit(tokens, Work::Generate(Box::new(generate)))?;
+        Ok(Stream::new(self.clone(), feed))
     }
 
     /// Generates to the end, and returns the whole text.
     ///
     /// # Errors
     /// As [`Model::stream`] and [`Stream::next`].
-    pub fn generate(&self, _prompt: &Prompt, _options: &GenerateOptions) -> Result<Generation> {
-        unavailable()
+    pub fn generate(&self, prompt: &Prompt, options: &GenerateOptions) -> Result<Generation> {
+        let stream = self.stream(prompt, options)?;
+        let mut text = String::new();
+        loop {
+            match stream.next(None)? {
+                Event::Text(more) => text.push_str(&more),
+                Event::Pending => {}
+                Event::Done(finish) => return Ok(Generation { text, finish, stats: stream.stats() }),
+            }
+        }
     }
 
     /// Logits `[n, vocab]` of every position of `ids`, computed in the engine beside the running streams.
@@ -68,16 +193,25 @@ impl Model {
     /// # Errors
     /// [`Error::InvalidArgument`] for no ids or an id that the vocabulary lacks, [`Error::ContextFull`],
     /// [`Error::OutOfHostMemory`] for the result, a failure of the engine.
-    pub fn eval(&self, _ids: &[u32]) -> Result<Vec<f32>> {
-        unavailable()
+    pub fn eval(&self, ids: &[u32]) -> Result<Vec<f32>> {
+        self.check_prompt(ids)?;
+        let len = ids.len().checked_mul(self.shared.info.spec.vocab);
+        let bytes = (ids.len() as u64).saturating_mul(self.shared.info.spec.vocab as u64).saturating_mul(4);
+        let refused = || Error::OutOfHostMemory { what: format!("the logits of {} positions", ids.len()), bytes };
+        let mut logits = Vec::new();
+        logits.try_reserve_exact(len.ok_or_else(refused)?).map_err(|_| refused())?;
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.submit(ids.to_vec(), Work::Eval(Eval { logits, reply }))?;
+        answer.recv().unwrap_or_else(|_| Err(Error::Internal("the engine dropped the request".into())))
     }
 
-    /// Token ids of `text`. `special`: special tokens spelled out in the text become their ids; otherwise they are text.
+    /// Token ids of `text`, with what the model wants around a text (Qwen models: nothing). `special`: special tokens
+    /// spelled out in the text become their ids; otherwise they are text.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a model without a tokenizer.
-    pub fn tokenize(&self, _text: &str, _special: bool) -> Result<Vec<u32>> {
-        unavailable()
+    pub fn tokenize(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        self.shared.language.tokenizer()?.encode(text, EncodeOptions { parse_special: special, ..Default::default() })
     }
 
     /// Text of `ids`, bytes that are no UTF-8 replaced by U+FFFD. `special`: special tokens are spelled out; otherwise
@@ -85,35 +219,100 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a model without a tokenizer, [`Error::InvalidArgument`] for an unknown id.
-    pub fn detokenize(&self, _ids: &[u32], _special: bool) -> Result<String> {
-        unavailable()
+    pub fn detokenize(&self, ids: &[u32], special: bool) -> Result<String> {
+        let tokenizer = self.shared.language.tokenizer()?;
+        let known = self.shared.info.spec.vocab.max(tokenizer.vocab_size());
+        check_ids(ids, known)?;
+        Ok(tokenizer.decode(ids, !special))
     }
 
-    /// The text that the model's template makes of `messages_json`, a JSON array of `{"role", "content", ...}`.
-    /// `add_generation_prompt`: ends with the opening of the assistant's turn.
+    /// The text that the model's template makes of `chat`: a JSON array of messages `{"role", "content", ...}`, or an
+    /// object with `messages`, `add_generation_prompt` (true unless it says otherwise) and variables for the template.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a model without a template, [`Error::InvalidArgument`] for messages that are no such
-    /// array or that the template refuses.
-    pub fn render_chat(&self, _messages_json: &str, _add_generation_prompt: bool) -> Result<String> {
-        unavailable()
+    /// JSON or that the template refuses.
+    pub fn render_chat(&self, chat: &str) -> Result<String> {
+        self.shared.language.render(chat)
     }
 
     /// Use of the routed experts since load.
     pub fn expert_stats(&self) -> ExpertStats {
-        ExpertStats::default()
+        let activations = self.shared.counters.total();
+        let experts = self.shared.counters.expert_count() as u64;
+        ExpertStats {
+            activations,
+            hits: activations,
+            resident_experts: experts,
+            experts,
+            hit_rate: if activations > 0 { 1.0 } else { 0.0 },
+            ..ExpertStats::default()
+        }
     }
 
     /// Activations of each routed expert of trunk layer `layer` since load.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a layer that the model does not have or that has no experts.
-    pub fn expert_counts(&self, _layer: usize) -> Result<Vec<u64>> {
-        unavailable()
+    pub fn expert_counts(&self, layer: usize) -> Result<Vec<u64>> {
+        let counters = &self.shared.counters;
+        counters.layer(layer).ok_or_else(|| {
+            let what = match counters.layer_count() {
+                layers if layer < layers => "it has no routed experts".to_owned(),
+                layers => format!("the model has {layers} layers"),
+            };
+            Error::InvalidArgument(format!("layer {layer}: {what}"))
+        })
     }
 
     /// Memory that the model holds, by component.
     pub fn memory(&self) -> MemoryStats {
-        MemoryStats::default()
+        self.shared.memory
+    }
+
+    /// Refuses what can never run.
+    fn check_prompt(&self, ids: &[u32]) -> Result<()> {
+        let info = &self.shared.info;
+        if ids.is_empty() {
+            return Err(Error::InvalidArgument("the prompt has no tokens, at least 1 is needed".into()));
+        }
+        check_ids(ids, info.spec.vocab)?;
+        let (tokens, context) = (ids.len(), info.context_length);
+        if tokens > context {
+            return Err(Error::ContextFull(format!("the prompt has {tokens} tokens, the context {context} positions")));
+        }
+        if tokens > info.kv_tokens {
+            let pool = info.kv_tokens;
+            return Err(Error::ContextFull(format!("the prompt has {tokens} tokens, all KV pages {pool} positions")));
+        }
+        Ok(())
+    }
+
+    fn submit(&self, tokens: Vec<u32>, work: Work) -> Result<()> {
+        let ticket = Some(Ticket::take(&self.shared.waiting)?);
+        let gone = || Error::Internal("the engine's thread is gone".into());
+        let requests = self.shared.engine.requests.as_ref().ok_or_else(gone)?;
+        requests.send(Request { tokens, work, ticket }).map_err(|_| gone())
+    }
+}
+
+fn check_ids(ids: &[u32], vocab: usize) -> Result<()> {
+    match ids.iter().position(|id| *id as usize >= vocab) {
+        None => Ok(()),
+        Some(i) => Err(Error::InvalidArgument(format!("token id {} at {i}, the vocabulary has {vocab}", ids[i]))),
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.requests = None;
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // The last handle may go inside a log function of the host, which the engine's own thread runs: it then ends
+            // by itself.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
     }
 }

@@ -1,9 +1,13 @@
 //! One running generation, as its reader sees it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::feed::Feed;
 use super::{Model, StreamStats};
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 
 /// What [`Stream::next`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,30 +34,45 @@ pub enum FinishReason {
 }
 
 /// A running generation. Dropping it cancels. It keeps its model alive.
+///
+/// One thread reads; [`Stream::cancel`] and [`Stream::stats`] may be called from any other at the same time.
 pub struct Stream {
+    feed: Arc<Feed>,
     _model: Model,
 }
 
 impl Stream {
+    pub(super) fn new(model: Model, feed: Arc<Feed>) -> Self {
+        Self { feed, _model: model }
+    }
+
     /// The next piece of text. `timeout`: `Some(0)` never blocks, `None` waits as long as it takes.
     ///
     /// # Errors
     /// What ended the stream, after all text before it: [`Error::Cancelled`], [`Error::ContextFull`], a failure of the
     /// engine; the same at each call.
-    pub fn next(&self, _timeout: Option<Duration>) -> Result<Event> {
-        Err(Error::Internal("the engine is not built yet".into()))
+    pub fn next(&self, timeout: Option<Duration>) -> Result<Event> {
+        self.feed.next(timeout)
     }
 
     /// Ends the generation at the next step boundary. Callable from any thread.
-    pub fn cancel(&self) {}
+    pub fn cancel(&self) {
+        self.feed.cancel();
+    }
 
     /// Counts and times so far. Never blocks; each field is right by itself, the fields may be one step apart.
     pub fn stats(&self) -> StreamStats {
-        StreamStats::default()
+        self.feed.stats()
     }
 
     /// Ids of the tokens generated so far, the end-of-sequence token included.
     pub fn tokens(&self) -> Vec<u32> {
-        Vec::new()
+        self.feed.tokens()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.feed.cancel();
     }
 }

@@ -1,0 +1,139 @@
+//! The text side of a loaded model: its tokenizer, its chat template, and the ids that end a generation.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Prompt;
+use super::log::Log;
+use crate::engine::LogLevel;
+use crate::error::{Error, Result};
+use crate::model::TextFiles;
+use crate::text::{ChatTemplate, EncodeOptions, GgufVocabulary, StopMatcher, TextDecoder, Tokenizer};
+
+/// What turns a model's text into ids and back. A model may lack any of it: without a tokenizer it takes and gives ids
+/// only, without a template it has no chats.
+pub struct Language {
+    path: PathBuf,
+    tokenizer: Option<Tokenizer>,
+    /// The template, or why there is none.
+    template: Result<ChatTemplate>,
+    /// Ids that end a generation.
+    pub(super) eos_ids: Vec<u32>,
+}
+
+impl Language {
+    /// The text side of the model at `path`, which is for messages.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] for a broken template.
+    pub fn new(path: &Path, tokenizer: Option<Tokenizer>, template: Option<&str>, eos_ids: Vec<u32>) -> Result<Self> {
+        let template = match (&tokenizer, template) {
+            (Some(tokenizer), Some(source)) => Ok(ChatTemplate::new(path, source, tokenizer)?),
+            _ => Err(ChatTemplate::missing(path)),
+        };
+        Ok(Self { path: path.to_path_buf(), tokenizer, template, eos_ids })
+    }
+
+    /// The text side of a checkpoint. A template that is not understood costs the chats, not the model.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] or [`Error::Unsupported`] for a tokenizer that is broken or of another kind.
+    pub(super) fn read(path: &Path, files: TextFiles, log: &Log) -> Result<Self> {
+        let tokenizer = match (&files.tokenizer_json, files.gguf) {
+            (Some(json), _) => Some(Tokenizer::from_huggingface(path, json, files.tokenizer_config.as_deref())?),
+            (None, Some(gguf)) => {
+                let vocabulary = GgufVocabulary {
+                    model: gguf.model,
+                    pre: gguf.pre,
+                    tokens: gguf.tokens,
+                    types: gguf.types,
+                    merges: gguf.merges,
+                    bos_id: gguf.bos_id,
+                    eos_id: files.eos_ids.first().copied(),
+                    add_bos: gguf.add_bos,
+                };
+                Some(Tokenizer::from_gguf(path, vocabulary)?)
+            }
+            (None, None) => None,
+        };
+        if tokenizer.is_none() {
+            log.line(LogLevel::Warning, "no tokenizer was found: the model takes and gives token ids only");
+        }
+        let mut language = Self::new(path, tokenizer, None, files.eos_ids)?;
+        if let (Some(tokenizer), Some(source)) = (&language.tokenizer, &files.chat_template) {
+            language.template = ChatTemplate::new(path, source, tokenizer);
+            if let Err(error) = &language.template {
+                log.line(LogLevel::Warning, &format!("chats are not available: {error}"));
+            }
+        }
+        Ok(language)
+    }
+
+    pub(super) fn has_tokenizer(&self) -> bool {
+        self.tokenizer.is_some()
+    }
+
+    pub(super) fn has_template(&self) -> bool {
+        self.template.is_ok()
+    }
+
+    /// One more than the largest id that has a text.
+    pub(super) fn vocab_size(&self) -> Option<usize> {
+        self.tokenizer.as_ref().map(Tokenizer::vocab_size)
+    }
+
+    pub(super) fn tokenizer(&self) -> Result<&Tokenizer> {
+        let none = || Error::unsupported(&self.path, "text, because the model has no tokenizer; token ids are supported");
+        self.tokenizer.as_ref().ok_or_else(none)
+    }
+
+    pub(super) fn render(&self, chat: &str) -> Result<String> {
+        Ok(self.template.as_ref().map_err(Error::clone)?.render(chat)?.text().to_owned())
+    }
+
+    pub(super) fn prompt_ids(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        match prompt {
+            Prompt::Text(text) => self.tokenizer()?.encode(text, EncodeOptions::default()),
+            Prompt::Chat(chat) => {
+                let rendered = self.template.as_ref().map_err(Error::clone)?.render(chat)?;
+                self.tokenizer()?.encode_chat(&rendered)
+            }
+            Prompt::Tokens(ids) => Ok(ids.clone()),
+        }
+    }
+}
+
+/// The text of one generation, as its tokens come.
+pub(super) struct Output {
+    language: Arc<Language>,
+    decoder: TextDecoder,
+    stop: StopMatcher,
+    /// Decoded text on its way to the matcher.
+    decoded: String,
+}
+
+impl Output {
+    pub(super) fn new(language: Arc<Language>, stop: &[String]) -> Self {
+        Self { language, decoder: TextDecoder::new(), stop: StopMatcher::new(stop), decoded: String::new() }
+    }
+
+    /// Takes the next token, appends the text that is certain to `out`, and says whether a stop string is complete.
+    /// Special tokens have no text.
+    pub(super) fn push(&mut self, token: u32, out: &mut String) -> bool {
+        let Some(tokenizer) = &self.language.tokenizer else { return false };
+        if tokenizer.is_special(token) {
+            return false;
+        }
+        self.decoded.clear();
+        self.decoder.push(tokenizer.token_bytes(token).unwrap_or_default(), &mut self.decoded);
+        self.stop.push(&self.decoded, out)
+    }
+
+    /// Ends the text: what was held back for a stop string or an incomplete code point.
+    pub(super) fn finish(&mut self, out: &mut String) {
+        self.decoded.clear();
+        self.decoder.finish(&mut self.decoded);
+        self.stop.push(&self.decoded, out);
+        self.stop.finish(out);
+    }
+}

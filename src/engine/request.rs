@@ -1,0 +1,115 @@
+//! What the engine's thread is asked to do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
+
+use super::FinishReason;
+use super::feed::Writer;
+use super::language::Output;
+use super::sampler::Sampler;
+use crate::error::{Error, Result};
+use crate::model::LogitRows;
+
+/// One request, in line or running.
+pub(super) struct Request {
+    /// The prompt; later, with the tokens generated.
+    pub tokens: Vec<u32>,
+    pub work: Work,
+    /// Held while in line.
+    pub ticket: Option<Ticket>,
+}
+
+pub(super) enum Work {
+    Generate(Box<Generate>),
+    Eval(Eval),
+}
+
+/// A generation for a stream.
+pub(super) struct Generate {
+    pub writer: Writer,
+    pub sampler: Sampler,
+    pub output: Output,
+    pub limits: Limits,
+    pub generated: usize,
+}
+
+/// When a generation ends.
+#[derive(Debug, Clone)]
+pub(super) struct Limits {
+    pub max_tokens: usize,
+    pub min_tokens: usize,
+    pub ignore_eos: bool,
+    pub deadline: Option<Instant>,
+}
+
+/// Logits of every position.
+pub(super) struct Eval {
+    /// Has the capacity for all of them.
+    pub logits: Vec<f32>,
+    pub reply: SyncSender<Result<Vec<f32>>>,
+}
+
+impl Request {
+    /// What ends the request before its next step, if anything does.
+    pub(super) fn ended(&self, now: Instant) -> Option<Result<FinishReason>> {
+        let Work::Generate(generate) = &self.work else { return None };
+        if generate.writer.is_cancelled() {
+            return Some(Err(Error::Cancelled));
+        }
+        let expired = generate.limits.deadline.is_some_and(|deadline| now >= deadline);
+        expired.then_some(Ok(FinishReason::Deadline))
+    }
+
+    /// Which of the next `rows` rows, after `position` earlier ones, need logits.
+    pub(super) fn logit_rows(&self, position: usize, rows: usize) -> LogitRows {
+        match self.work {
+            Work::Eval(_) => LogitRows::All,
+            Work::Generate(_) if position + rows == self.tokens.len() => LogitRows::Last,
+            Work::Generate(_) => LogitRows::None,
+        }
+    }
+
+    /// Ends the request.
+    pub(super) fn end(self, end: Result<FinishReason>) {
+        match self.work {
+            Work::Generate(mut generate) => {
+                let mut text = String::new();
+                generate.output.finish(&mut text);
+                generate.writer.end(&text, end);
+            }
+            Work::Eval(eval) => {
+                // The caller waits for it; should it be gone, so is the wish.
+                let _ = eval.reply.send(end.map(|_| eval.logits));
+            }
+        }
+    }
+}
+
+/// A place in line, counted.
+pub(super) struct Ticket(Arc<AtomicUsize>);
+
+impl Ticket {
+    /// Requests that may wait: a host that has more is not waiting for text any more.
+    pub(super) const MAX: usize = 1024;
+
+    /// A place in the line that `waiting` counts.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when the line is full.
+    pub(super) fn take(waiting: &Arc<AtomicUsize>) -> Result<Self> {
+        let ticket = Ticket(waiting.clone());
+        let before = waiting.fetch_add(1, Ordering::Relaxed);
+        if before >= Self::MAX {
+            return Err(Error::Busy(format!("{before} requests wait for a free stream, at most {} may", Self::MAX)));
+        }
+        Ok(ticket)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,311 @@
+//! The thread that owns a loaded model.
+//!
+//! It takes requests from a channel into a line, and from the line into free slots; then it runs steps, each one ragged
+//! batch over all running sequences, until nothing is left to run, and sleeps on the channel. Everything that ends a
+//! request ends it at a step's boundary, where its pages and slot go back to the pools.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
+
+use super::log::Log;
+use super::request::{Generate, Request, Work};
+use super::schedule;
+use super::{FinishReason, LogLevel};
+use crate::error::{Error, Result};
+use crate::model::{Backend, Batch, ModelSpec, forward};
+use crate::state::{Pools, Sequence, StateLayout};
+
+/// Everything that the engine's thread owns.
+pub(super) struct Worker {
+    pub spec: Arc<ModelSpec>,
+    pub backend: Box<dyn Backend>,
+    pub layout: StateLayout,
+    pub context_length: usize,
+    pub prefill_chunk: usize,
+    pub eos_ids: Vec<u32>,
+    pub log: Log,
+    pub requests: Receiver<Request>,
+    pools: Pools,
+    /// In line, first come first served.
+    waiting: VecDeque<Request>,
+    running: Vec<Running>,
+    /// Logits of a step, `[rows, vocab]`.
+    logits: Vec<f32>,
+    steps: usize,
+    /// Why the model is of no use any more.
+    broken: Option<Error>,
+}
+
+/// A request with memory.
+struct Running {
+    request: Request,
+    memory: Sequence,
+    /// Rows processed.
+    position: usize,
+}
+
+impl Running {
+    fn pending(&self) -> usize {
+        self.request.tokens.len() - self.position
+    }
+}
+
+/// What a step's logits made of a request.
+enum Next {
+    Continue,
+    End(Result<FinishReason>),
+}
+
+impl Worker {
+    /// Serves requests until every handle of the model is gone.
+    pub(super) fn run(mut self) {
+        while self.receive() {
+            let step = catch_unwind(AssertUnwindSafe(|| self.step()));
+            if let Err(panic) = step {
+                self.break_down(Error::Panic(panic_text(panic.as_ref())));
+            }
+        }
+    }
+
+    /// Takes new requests into the line; waits for one if there is nothing else to do. `false`: no handle is left.
+    fn receive(&mut self) -> bool {
+        if self.running.is_empty() && self.waiting.is_empty() {
+            match self.requests.recv() {
+                Ok(request) => self.waiting.push_back(request),
+                Err(_) => return false,
+            }
+        }
+        loop {
+            match self.requests.try_recv() {
+                Ok(request) => self.waiting.push_back(request),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        if let Some(error) = &self.broken {
+            self.waiting.drain(..).for_each(|request| request.end(Err(error.clone())));
+            return;
+        }
+        self.end_cancelled_and_expired();
+        self.admit();
+        self.grow();
+        if self.running.is_empty() {
+            return;
+        }
+        let pending: Vec<usize> = self.running.iter().map(Running::pending).collect();
+        let rows = schedule::rows(&pending, self.prefill_chunk, self.steps);
+        self.steps = self.steps.wrapping_add(1);
+        if let Err(error) = self.compute(&rows) {
+            self.log.line(LogLevel::Error, &format!("a step failed: {error}"));
+            self.end_where(|index, _| (rows[index] > 0).then(|| Err(error.clone())));
+            return;
+        }
+        self.distribute(&rows);
+    }
+
+    fn end_cancelled_and_expired(&mut self) {
+        let now = Instant::now();
+        for request in std::mem::take(&mut self.waiting) {
+            match request.ended(now) {
+                Some(end) => request.end(end),
+                None => self.waiting.push_back(request),
+            }
+        }
+        self.end_where(|_, running| running.request.ended(now));
+    }
+
+    /// Moves requests from the line into free slots, with pages for their whole prompts, in order: a long prompt that
+    /// must wait for pages is not overtaken.
+    fn admit(&mut self) {
+        while let Some(request) = self.waiting.front() {
+            let Some(mut memory) = self.pools.open() else { return };
+            if !self.pools.reserve(&mut memory, request.tokens.len()) {
+                self.pools.close(memory);
+                if !self.running.is_empty() {
+                    return;
+                }
+                // Nobody holds a page, so it will never fit.
+                let error = self.pool_full(request.tokens.len());
+                if let Some(request) = self.waiting.pop_front() {
+                    request.end(Err(error));
+                }
+                continue;
+            }
+            let Some(mut request) = self.waiting.pop_front() else { return };
+            request.ticket = None;
+            if let Work::Generate(generate) = &request.work {
+                generate.writer.started();
+            }
+            self.running.push(Running { request, memory, position: 0 });
+        }
+    }
+
+    /// Gets pages for the next row of each sequence; those that get none end, and what they held serves the others.
+    fn grow(&mut self) {
+        let mut index = 0;
+        while let Some(running) = self.running.get_mut(index) {
+            let needed = running.position + 1;
+            if self.pools.reserve(&mut running.memory, needed) {
+                index += 1;
+            } else {
+                let error = self.pool_full(needed);
+                self.end_at(index, Err(error));
+            }
+        }
+    }
+
+    /// Runs the network over the given rows of each sequence.
+    fn compute(&mut self, rows: &[usize]) -> Result<()> {
+        let mut batch = Batch::default();
+        for (running, &rows) in self.running.iter().zip(rows).filter(|(_, rows)| **rows > 0) {
+            let tokens = running.request.tokens.get(running.position..running.position + rows);
+            let tokens = tokens.ok_or_else(|| Error::Internal("a step beyond the tokens of a sequence".into()))?;
+            batch.push(&running.memory, running.position, tokens, running.request.logit_rows(running.position, rows));
+        }
+        let len = batch.logit_rows().len() * self.spec.vocab;
+        if let Some(more) = len.checked_sub(self.logits.len()) {
+            let refused = |_| Error::OutOfHostMemory { what: "the logits of a step".into(), bytes: 4 * len as u64 };
+            self.logits.try_reserve_exact(more).map_err(refused)?;
+            self.logits.resize(len, 0.0);
+        }
+        forward(&self.spec, self.backend.as_mut(), &batch, &mut self.logits[..len])
+    }
+
+    /// Gives each sequence its logits, and ends those that are done.
+    fn distribute(&mut self, rows: &[usize]) {
+        let mut logits = std::mem::take(&mut self.logits);
+        let mut unread = logits.as_mut_slice();
+        let mut ends = Vec::with_capacity(rows.len());
+        for (running, &rows) in self.running.iter_mut().zip(rows) {
+            let wanted = match running.request.logit_rows(running.position, rows) {
+                _ if rows == 0 => 0,
+                crate::model::LogitRows::None => 0,
+                crate::model::LogitRows::Last => 1,
+                crate::model::LogitRows::All => rows,
+            };
+            let (own, rest) = unread.split_at_mut(wanted * self.spec.vocab);
+            unread = rest;
+            running.position += rows;
+            let next = match &mut running.request.work {
+                Work::Eval(eval) => {
+                    eval.logits.extend_from_slice(own);
+                    let done = running.position == running.request.tokens.len();
+                    if done { Next::End(Ok(FinishReason::Length)) } else { Next::Continue }
+                }
+                Work::Generate(generate) => {
+                    if generate.generated == 0 {
+                        generate.writer.prefilled(rows);
+                    }
+                    if own.is_empty() {
+                        Next::Continue
+                    } else {
+                        generate.advance(own, &mut running.request.tokens, &self.eos_ids, self.context_length)
+                    }
+                }
+            };
+            ends.push(match next {
+                Next::Continue => None,
+                Next::End(end) => Some(end),
+            });
+        }
+        self.logits = logits;
+        self.shrink_logits();
+        self.end_where(|index, _| ends[index].take());
+    }
+
+    /// Gives back what a step with all its logits (an evaluation) took beyond a row for each slot.
+    fn shrink_logits(&mut self) {
+        let usual = self.layout.slots * self.spec.vocab;
+        if self.logits.len() > usual && !self.running.iter().any(|r| matches!(r.request.work, Work::Eval(_))) {
+            self.logits.truncate(usual);
+            self.logits.shrink_to_fit();
+        }
+    }
+
+    /// Ends every running request for which `end` has an answer; `end` sees each once, with its index.
+    fn end_where(&mut self, mut end: impl FnMut(usize, &Running) -> Option<Result<FinishReason>>) {
+        let running = std::mem::take(&mut self.running);
+        for (index, running) in running.into_iter().enumerate() {
+            match end(index, &running) {
+                None => self.running.push(running),
+                Some(end) => {
+                    self.pools.close(running.memory);
+                    running.request.end(end);
+                }
+            }
+        }
+    }
+
+    fn end_at(&mut self, index: usize, end: Result<FinishReason>) {
+        let mut end = Some(end);
+        self.end_where(|i, _| if i == index { end.take() } else { None });
+    }
+
+    fn pool_full(&self, positions: usize) -> Error {
+        Error::ContextFull(format!(
+            "position {positions} of a sequence needs a KV page; all {} pages of {} positions are taken by {} sequences \
+             (load option kv_tokens)",
+            self.layout.pages,
+            self.layout.page_tokens,
+            self.running.len()
+        ))
+    }
+
+    /// After a panic nothing that the step touched can be trusted: all requests end, now and later.
+    fn break_down(&mut self, error: Error) {
+        self.log.line(LogLevel::Error, &format!("the engine stopped: {error}"));
+        let running = std::mem::take(&mut self.running);
+        let requests = running.into_iter().map(|running| running.request);
+        requests.chain(std::mem::take(&mut self.waiting)).for_each(|request| request.end(Err(error.clone())));
+        self.broken = Some(error);
+    }
+}
+
+impl Generate {
+    /// Draws the next token from `logits`, and tells the stream.
+    fn advance(&mut self, logits: &mut [f32], tokens: &mut Vec<u32>, eos_ids: &[u32], context_length: usize) -> Next {
+        if self.generated < self.limits.min_tokens {
+            for id in eos_ids {
+                if let Some(logit) = logits.get_mut(*id as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+        let token = match self.sampler.sample(logits, tokens) {
+            Ok(token) => token,
+            Err(error) => return Next::End(Err(error)),
+        };
+        tokens.push(token);
+        self.generated += 1;
+
+        let mut text = String::new();
+        let ends_here = eos_ids.contains(&token) && !self.limits.ignore_eos;
+        let stopped = !ends_here && self.output.push(token, &mut text);
+        self.writer.token(token, &text);
+        if ends_here {
+            Next::End(Ok(FinishReason::EndOfSequence))
+        } else if stopped {
+            Next::End(Ok(FinishReason::Stop))
+        } else if self.generated >= self.limits.max_tokens {
+            Next::End(Ok(FinishReason::Length))
+        } else if tokens.len() > context_length {
+            let generated = self.generated;
+            let error = format!("{context_length} positions, of which {generated} tokens were generated");
+            Next::End(Err(Error::ContextFull(error)))
+        } else {
+            Next::Continue
+        }
+    }
+}
+
+/// What a panic said.
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+}
