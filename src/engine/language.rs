@@ -77,13 +77,9 @@ impl Language {
         self.template.is_ok()
     }
 
-    /// One more than the largest id that has a text.
-    pub(super) fn vocab_size(&self) -> Option<usize> {
-        self.tokenizer.as_ref().map(Tokenizer::vocab_size)
-    }
-
     pub(super) fn tokenizer(&self) -> Result<&Tokenizer> {
-        let none = || Error::unsupported(&self.path, "text, because the model has no tokenizer; token ids are supported");
+        let none =
+            || Error::unsupported(&self.path, "text, because the model has no tokenizer; token ids are supported");
         self.tokenizer.as_ref().ok_or_else(none)
     }
 

@@ -1,16 +1,29 @@
 //! The thread that owns a loaded model: requests in, tokens out.
+//!
+//! [`Model`] is the handle: `load` reads it from files (after `fit` said that it has room), and starts the `worker`. A
+//! [`Stream`] reads what the worker writes into its `feed`. The worker takes `request`s from a channel and runs steps, of
+//! which `schedule` chooses the rows; [`Sampler`] and `language` turn logits into ids and text.
 
+mod feed;
 mod fit;
+mod language;
+mod load;
+mod log;
+mod machine;
 mod model;
 mod options;
 mod philox;
+mod request;
 mod sampler;
 mod sampling;
+mod schedule;
 mod stats;
 mod stream;
+mod worker;
 
 pub use fit::fit;
-pub use model::{Model, Prompt};
+pub use language::Language;
+pub use model::{Model, ModelParts, Prompt};
 pub use options::{Device, GenerateOptions, LoadOptions, LogLevel, LogSink};
 pub use sampler::Sampler;
 pub use sampling::{Sampling, SamplingDefaults};

@@ -10,10 +10,10 @@ use super::feed::{Feed, Writer};
 use super::language::Output;
 use super::log::Log;
 use super::request::{Eval, Generate, Limits, Request, Ticket, Work};
-use super::sampler::{Sampler, SamplingDefaults};
-use super::worker::Worker;
+use super::worker::{Worker, WorkerParts};
 use super::{
-    Event, ExpertStats, GenerateOptions, Generation, Language, LogSink, MemoryStats, ModelInfo, Stream, StreamStats,
+    Event, ExpertStats, GenerateOptions, Generation, Language, LogSink, MemoryStats, ModelInfo, Sampler, Sampling,
+    SamplingDefaults, Stream,
 };
 use crate::error::{Error, Result};
 use crate::experts::ExpertCounters;
@@ -44,8 +44,8 @@ pub struct ModelParts {
     pub threads: usize,
     /// Tokenizer and chat template.
     pub language: Language,
-    /// Contents of `generation_config.json`, for the sampling defaults.
-    pub generation_config: Option<Vec<u8>>,
+    /// What the model's files say on sampling.
+    pub sampling: SamplingDefaults,
     /// Written by the backend.
     pub counters: Arc<ExpertCounters>,
     /// What backend and weights take.
@@ -59,8 +59,7 @@ pub struct ModelParts {
 struct Shared {
     info: ModelInfo,
     language: Arc<Language>,
-    defaults: SamplingDefaults,
-    layout: StateLayout,
+    sampling: SamplingDefaults,
     counters: Arc<ExpertCounters>,
     memory: MemoryStats,
     /// Requests in line.
@@ -97,7 +96,6 @@ impl Model {
         if parts.layout.slots == 0 || parts.layout.pages == 0 || parts.layout.page_tokens == 0 {
             return Err(Error::InvalidArgument(format!("{:?} has no room for a sequence", parts.layout)));
         }
-        let defaults = SamplingDefaults::parse(parts.generation_config.as_deref())?;
         let language = Arc::new(parts.language);
         let (requests, inbox) = mpsc::channel();
         let info = ModelInfo {
@@ -112,13 +110,15 @@ impl Model {
             eos_ids: language.eos_ids.clone(),
         };
         let worker = Worker::new(
-            parts.spec,
-            parts.backend,
-            parts.layout,
-            parts.context_length,
-            parts.prefill_chunk.max(1),
-            language.eos_ids.clone(),
-            Log::new(parts.log),
+            WorkerParts {
+                spec: parts.spec,
+                backend: parts.backend,
+                layout: parts.layout,
+                context_length: parts.context_length,
+                prefill_chunk: parts.prefill_chunk,
+                eos_ids: language.eos_ids.clone(),
+                log: Log::new(parts.log),
+            },
             inbox,
         )?;
         let thread = std::thread::Builder::new().name("qm-engine".into()).spawn(move || worker.run());
@@ -126,8 +126,7 @@ impl Model {
         let shared = Shared {
             info,
             language,
-            defaults,
-            layout: parts.layout,
+            sampling: parts.sampling,
             counters: parts.counters,
             memory: parts.memory,
             waiting: Arc::default(),
@@ -149,6 +148,7 @@ impl Model {
     pub fn stream(&self, prompt: &Prompt, options: &GenerateOptions) -> Result<Stream> {
         let called = Instant::now();
         options.check()?;
+        let sampling = Sampling::resolve(options, &self.shared.sampling)?;
         if !options.stop.is_empty() {
             self.shared.language.tokenizer()?;
         }
@@ -157,11 +157,10 @@ impl Model {
         let feed = Arc::new(Feed::new(tokens.len()));
         let generate = Generate {
             writer: Writer::new(feed.clone()),
-            sampler: Sampler::new(options, &self.shared.defaults, &tokens)?,
+            sampler: Sampler::new(sampling, self.shared.info.spec.vocab, &tokens, &self.shared.info.eos_ids),
             output: Output::new(self.shared.language.clone(), &options.stop),
             limits: Limits {
                 max_tokens: options.max_tokens,
-                min_tokens: options.min_tokens,
                 ignore_eos: options.ignore_eos,
                 // A time that the clock cannot express never comes.
                 deadline: options.deadline.and_then(|time| called.checked_add(time)),
@@ -221,8 +220,7 @@ impl Model {
     /// [`Error::Unsupported`] for a model without a tokenizer, [`Error::InvalidArgument`] for an unknown id.
     pub fn detokenize(&self, ids: &[u32], special: bool) -> Result<String> {
         let tokenizer = self.shared.language.tokenizer()?;
-        let known = self.shared.info.spec.vocab.max(tokenizer.vocab_size());
-        check_ids(ids, known)?;
+        check_ids(ids, self.shared.info.spec.vocab.max(tokenizer.vocab_size()))?;
         Ok(tokenizer.decode(ids, !special))
     }
 

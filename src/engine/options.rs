@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::{Error, Result};
+
 /// Where to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Device {
@@ -38,26 +40,49 @@ pub type LogSink = Arc<dyn Fn(LogLevel, &str) + Send + Sync>;
 pub struct LoadOptions {
     /// Where to run.
     pub device: Device,
-    /// Bytes of device memory the model may take; 0: what is free.
+    /// Bytes of device memory the model may take; 0: what is free. Without a GPU it has no effect.
     pub vram_budget: u64,
     /// Bytes of host memory the model may take; 0: what is available.
     pub ram_budget: u64,
-    /// Positions one stream can hold; 0: the smaller of the model's own and 4096.
+    /// Positions one stream can hold, the model's own at most; 0: the smaller of the model's own and 4096.
     pub context_length: usize,
-    /// Streams that can run at the same time; more wait in line.
+    /// Streams that can run at the same time, 1 to 1024; more wait in line.
     pub streams: usize,
-    /// KV positions shared by all streams; 0: `streams * context_length`.
+    /// KV positions shared by all streams, `streams * context_length` at most (in whole pages of 64); 0: that many.
     pub kv_tokens: usize,
-    /// Worker threads; 0: one a physical core.
+    /// Worker threads, 1024 at most; 0: one a physical core.
     pub threads: usize,
-    /// Rows of one prefill step at most: smaller answers a cancel sooner, larger reads faster.
+    /// Rows of one prefill step at most, 1 to 8192: smaller answers a cancel sooner, larger reads faster.
     pub prefill_chunk: usize,
     /// Float32 activations and KV, for comparisons with the reference.
     pub exact: bool,
-    /// Folder for files that make the next load faster; `None`: no such files.
+    /// Folder for files that make the next load faster; `None`: no such files. This version makes none yet, and says so in
+    /// the log.
     pub cache_dir: Option<PathBuf>,
     /// Receives log lines.
     pub log: Option<LogSink>,
+}
+
+impl LoadOptions {
+    /// Streams of one model at most.
+    pub const MAX_STREAMS: usize = 1024;
+    /// Worker threads of one model at most.
+    pub const MAX_THREADS: usize = 1024;
+    /// Rows of a prefill step at most.
+    pub const MAX_PREFILL_CHUNK: usize = 8192;
+
+    /// Refuses values out of range; those that depend on the model are checked with it.
+    pub(super) fn check(&self) -> Result<()> {
+        let check = |name: &str, value: usize, least: usize, most: usize| {
+            if (least..=most).contains(&value) {
+                return Ok(());
+            }
+            Err(Error::InvalidArgument(format!("{name} is {value}, expected {least} to {most}")))
+        };
+        check("streams", self.streams, 1, Self::MAX_STREAMS)?;
+        check("threads", self.threads, 0, Self::MAX_THREADS)?;
+        check("prefill_chunk", self.prefill_chunk, 1, Self::MAX_PREFILL_CHUNK)
+    }
 }
 
 impl Default for LoadOptions {
@@ -81,7 +106,7 @@ impl Default for LoadOptions {
 /// How to generate. `Default` takes the sampling of the model's own `generation_config.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateOptions {
-    /// Tokens to generate at most.
+    /// Tokens to generate at most, 1 or more.
     pub max_tokens: usize,
     /// Tokens before which no end-of-sequence token is drawn.
     pub min_tokens: usize,
@@ -107,6 +132,19 @@ pub struct GenerateOptions {
     pub ignore_eos: bool,
     /// Time from the call to the end of the generation at most.
     pub deadline: Option<Duration>,
+}
+
+impl GenerateOptions {
+    /// Refuses values out of range; [`super::Sampling`] checks its own.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.max_tokens == 0 {
+            return Err(Error::InvalidArgument("max_tokens is 0, expected 1 or more".into()));
+        }
+        match self.stop.iter().position(String::is_empty) {
+            None => Ok(()),
+            Some(i) => Err(Error::InvalidArgument(format!("stop string {i} is empty"))),
+        }
+    }
 }
 
 impl Default for GenerateOptions {

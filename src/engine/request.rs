@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
-use super::FinishReason;
 use super::feed::Writer;
 use super::language::Output;
-use super::sampler::Sampler;
+use super::{FinishReason, Sampler};
 use crate::error::{Error, Result};
 use crate::model::LogitRows;
 
@@ -39,7 +38,6 @@ pub(super) struct Generate {
 #[derive(Debug, Clone)]
 pub(super) struct Limits {
     pub max_tokens: usize,
-    pub min_tokens: usize,
     pub ignore_eos: bool,
     pub deadline: Option<Instant>,
 }

@@ -15,11 +15,11 @@ use super::request::{Generate, Request, Work};
 use super::schedule;
 use super::{FinishReason, LogLevel};
 use crate::error::{Error, Result};
-use crate::model::{Backend, Batch, ModelSpec, forward};
+use crate::model::{Backend, Batch, LogitRows, ModelSpec, forward};
 use crate::state::{Pools, Sequence, StateLayout};
 
-/// Everything that the engine's thread owns.
-pub(super) struct Worker {
+/// What the thread is given.
+pub(super) struct WorkerParts {
     pub spec: Arc<ModelSpec>,
     pub backend: Box<dyn Backend>,
     pub layout: StateLayout,
@@ -27,12 +27,17 @@ pub(super) struct Worker {
     pub prefill_chunk: usize,
     pub eos_ids: Vec<u32>,
     pub log: Log,
-    pub requests: Receiver<Request>,
+}
+
+/// Everything that the engine's thread owns.
+pub(super) struct Worker {
+    parts: WorkerParts,
+    requests: Receiver<Request>,
     pools: Pools,
     /// In line, first come first served.
     waiting: VecDeque<Request>,
     running: Vec<Running>,
-    /// Logits of a step, `[rows, vocab]`.
+    /// Logits of a step, `[rows, vocab]`: a row for each slot, more while an evaluation runs.
     logits: Vec<f32>,
     steps: usize,
     /// Why the model is of no use any more.
@@ -51,6 +56,15 @@ impl Running {
     fn pending(&self) -> usize {
         self.request.tokens.len() - self.position
     }
+
+    /// How many of the next `rows` rows need logits.
+    fn logit_rows(&self, rows: usize) -> usize {
+        match self.request.logit_rows(self.position, rows) {
+            LogitRows::None => 0,
+            LogitRows::Last => rows.min(1),
+            LogitRows::All => rows,
+        }
+    }
 }
 
 /// What a step's logits made of a request.
@@ -60,6 +74,25 @@ enum Next {
 }
 
 impl Worker {
+    /// Takes the memory of every later step without evaluations.
+    ///
+    /// # Errors
+    /// [`Error::OutOfHostMemory`].
+    pub(super) fn new(parts: WorkerParts, requests: Receiver<Request>) -> Result<Self> {
+        let mut worker = Self {
+            requests,
+            pools: Pools::new(parts.layout),
+            waiting: VecDeque::new(),
+            running: Vec::with_capacity(parts.layout.slots),
+            logits: Vec::new(),
+            steps: 0,
+            broken: None,
+            parts,
+        };
+        hold(&mut worker.logits, worker.parts.layout.slots, worker.parts.spec.vocab)?;
+        Ok(worker)
+    }
+
     /// Serves requests until every handle of the model is gone.
     pub(super) fn run(mut self) {
         while self.receive() {
@@ -99,10 +132,15 @@ impl Worker {
             return;
         }
         let pending: Vec<usize> = self.running.iter().map(Running::pending).collect();
-        let rows = schedule::rows(&pending, self.prefill_chunk, self.steps);
+        let rows = schedule::rows(&pending, self.parts.prefill_chunk, self.steps);
         self.steps = self.steps.wrapping_add(1);
+        if let Err(error) = self.hold_logits(&rows) {
+            let is_eval = |running: &Running| matches!(running.request.work, Work::Eval(_));
+            self.end_where(|_, running| is_eval(running).then(|| Err(error.clone())));
+            return;
+        }
         if let Err(error) = self.compute(&rows) {
-            self.log.line(LogLevel::Error, &format!("a step failed: {error}"));
+            self.parts.log.line(LogLevel::Error, &format!("a step failed: {error}"));
             self.end_where(|index, _| (rows[index] > 0).then(|| Err(error.clone())));
             return;
         }
@@ -160,6 +198,12 @@ impl Worker {
         }
     }
 
+    /// Gets memory for the logits of a step; evaluations are all that can want more than there always is.
+    fn hold_logits(&mut self, rows: &[usize]) -> Result<()> {
+        let logit_rows = self.running.iter().zip(rows).map(|(running, &rows)| running.logit_rows(rows)).sum();
+        hold(&mut self.logits, logit_rows, self.parts.spec.vocab)
+    }
+
     /// Runs the network over the given rows of each sequence.
     fn compute(&mut self, rows: &[usize]) -> Result<()> {
         let mut batch = Batch::default();
@@ -168,13 +212,9 @@ impl Worker {
             let tokens = tokens.ok_or_else(|| Error::Internal("a step beyond the tokens of a sequence".into()))?;
             batch.push(&running.memory, running.position, tokens, running.request.logit_rows(running.position, rows));
         }
-        let len = batch.logit_rows().len() * self.spec.vocab;
-        if let Some(more) = len.checked_sub(self.logits.len()) {
-            let refused = |_| Error::OutOfHostMemory { what: "the logits of a step".into(), bytes: 4 * len as u64 };
-            self.logits.try_reserve_exact(more).map_err(refused)?;
-            self.logits.resize(len, 0.0);
-        }
-        forward(&self.spec, self.backend.as_mut(), &batch, &mut self.logits[..len])
+        let logit_rows = batch.logit_rows().len();
+        let logits = &mut self.logits[..logit_rows * self.parts.spec.vocab];
+        forward(&self.parts.spec, self.parts.backend.as_mut(), &batch, logits)
     }
 
     /// Gives each sequence its logits, and ends those that are done.
@@ -183,13 +223,7 @@ impl Worker {
         let mut unread = logits.as_mut_slice();
         let mut ends = Vec::with_capacity(rows.len());
         for (running, &rows) in self.running.iter_mut().zip(rows) {
-            let wanted = match running.request.logit_rows(running.position, rows) {
-                _ if rows == 0 => 0,
-                crate::model::LogitRows::None => 0,
-                crate::model::LogitRows::Last => 1,
-                crate::model::LogitRows::All => rows,
-            };
-            let (own, rest) = unread.split_at_mut(wanted * self.spec.vocab);
+            let (own, rest) = unread.split_at_mut(running.logit_rows(rows) * self.parts.spec.vocab);
             unread = rest;
             running.position += rows;
             let next = match &mut running.request.work {
@@ -205,7 +239,12 @@ impl Worker {
                     if own.is_empty() {
                         Next::Continue
                     } else {
-                        generate.advance(own, &mut running.request.tokens, &self.eos_ids, self.context_length)
+                        generate.advance(
+                            own,
+                            &mut running.request.tokens,
+                            &self.parts.eos_ids,
+                            self.parts.context_length,
+                        )
                     }
                 }
             };
@@ -221,7 +260,7 @@ impl Worker {
 
     /// Gives back what a step with all its logits (an evaluation) took beyond a row for each slot.
     fn shrink_logits(&mut self) {
-        let usual = self.layout.slots * self.spec.vocab;
+        let usual = self.parts.layout.slots * self.parts.spec.vocab;
         if self.logits.len() > usual && !self.running.iter().any(|r| matches!(r.request.work, Work::Eval(_))) {
             self.logits.truncate(usual);
             self.logits.shrink_to_fit();
@@ -251,15 +290,15 @@ impl Worker {
         Error::ContextFull(format!(
             "position {positions} of a sequence needs a KV page; all {} pages of {} positions are taken by {} sequences \
              (load option kv_tokens)",
-            self.layout.pages,
-            self.layout.page_tokens,
+            self.parts.layout.pages,
+            self.parts.layout.page_tokens,
             self.running.len()
         ))
     }
 
     /// After a panic nothing that the step touched can be trusted: all requests end, now and later.
     fn break_down(&mut self, error: Error) {
-        self.log.line(LogLevel::Error, &format!("the engine stopped: {error}"));
+        self.parts.log.line(LogLevel::Error, &format!("the engine stopped: {error}"));
         let running = std::mem::take(&mut self.running);
         let requests = running.into_iter().map(|running| running.request);
         requests.chain(std::mem::take(&mut self.waiting)).for_each(|request| request.end(Err(error.clone())));
@@ -270,14 +309,7 @@ impl Worker {
 impl Generate {
     /// Draws the next token from `logits`, and tells the stream.
     fn advance(&mut self, logits: &mut [f32], tokens: &mut Vec<u32>, eos_ids: &[u32], context_length: usize) -> Next {
-        if self.generated < self.limits.min_tokens {
-            for id in eos_ids {
-                if let Some(logit) = logits.get_mut(*id as usize) {
-                    *logit = f32::NEG_INFINITY;
-                }
-            }
-        }
-        let token = match self.sampler.sample(logits, tokens) {
+        let token = match self.sampler.sample(logits) {
             Ok(token) => token,
             Err(error) => return Next::End(Err(error)),
         };
@@ -302,6 +334,18 @@ impl Generate {
             Next::Continue
         }
     }
+}
+
+/// Makes `logits` at least `rows` rows long.
+fn hold(logits: &mut Vec<f32>, rows: usize, vocab: usize) -> Result<()> {
+    let bytes = (rows as u64).saturating_mul(vocab as u64).saturating_mul(4);
+    let refused = || Error::OutOfHostMemory { what: format!("the logits of {rows} rows"), bytes };
+    let len = rows.checked_mul(vocab).ok_or_else(refused)?;
+    if len > logits.len() {
+        logits.try_reserve_exact(len - logits.len()).map_err(|_| refused())?;
+        logits.resize(len, 0.0);
+    }
+    Ok(())
 }
 
 /// What a panic said.

@@ -1,0 +1,107 @@
+//! From files to a running model.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::fit::Plan;
+use super::log::Log;
+use super::machine;
+use super::{Device, Language, LoadOptions, LogLevel, Model, ModelParts, SamplingDefaults};
+use crate::cpu::{CpuBackend, CpuOptions};
+use crate::error::Result;
+use crate::experts::ExpertCounters;
+use crate::model::{Checkpoint, FeedForward, LoadProgress, ModelSpec, Source, Weights, check_shapes, read_config};
+
+impl Model {
+    /// Loads a model; `progress` can be watched and cancelled from another thread.
+    ///
+    /// # Errors
+    /// Broken or unsupported files, options out of range, [`crate::Error::OverBudget`] with the numbers before any weight is
+    /// read, [`crate::Error::Cancelled`].
+    pub fn load(source: &Source, options: &LoadOptions, progress: &LoadProgress) -> Result<Model> {
+        options.check()?;
+        let log = Log::new(options.log.clone());
+        let checkpoint = Checkpoint::open(source)?;
+        let config = read_config(&checkpoint)?;
+        let spec = Arc::new(config.spec);
+        check_shapes(&checkpoint, &spec)?;
+        let plan = Plan::new(&spec, options)?;
+        report(&checkpoint, &spec, &config.unrecognised, options, &plan, &log);
+
+        let fit = plan.fit(&checkpoint, &spec, options, machine::available_memory());
+        fit.check(checkpoint.path())?;
+        log.line(LogLevel::Info, &fit.advice);
+
+        let files = checkpoint.text_files()?;
+        let sampling = match &files.generation_config {
+            Some(contents) => SamplingDefaults::from_generation_config(checkpoint.path(), contents)?,
+            None => SamplingDefaults::default(),
+        };
+        let language = Language::read(checkpoint.path(), files, &log)?;
+        let weights = Weights::load(&checkpoint, &spec, progress, plan.threads)?;
+
+        let is_moe = spec.layers.iter().map(|layer| layer.feed_forward == FeedForward::Moe);
+        let counters = Arc::new(ExpertCounters::new(spec.moe.as_ref().map_or(0, |moe| moe.experts), is_moe));
+        let cpu = CpuOptions { threads: plan.threads, exact: options.exact, max_rows: plan.max_rows(options) };
+        let backend = CpuBackend::new(spec.clone(), weights, plan.layout, counters.clone(), &cpu)?;
+        Model::start(ModelParts {
+            spec,
+            backend: Box::new(backend),
+            layout: plan.layout,
+            context_length: plan.context_length,
+            prefill_chunk: options.prefill_chunk,
+            threads: plan.threads,
+            language,
+            sampling,
+            counters,
+            memory: fit.memory,
+            parameters: checkpoint.tensors().iter().fold(0, |sum, t| sum.saturating_add(t.elements())),
+            log: options.log.clone(),
+        })
+    }
+}
+
+/// Tells the log what is loaded, and which wishes this version does not grant.
+fn report(
+    checkpoint: &Checkpoint,
+    spec: &ModelSpec,
+    unrecognised: &[String],
+    options: &LoadOptions,
+    plan: &Plan,
+    log: &Log,
+) {
+    log.line(
+        LogLevel::Info,
+        &format!(
+            "{}: {} with {} layers ({} attention, {} DeltaNet, {} with experts), {} threads, {} streams of {} positions",
+            checkpoint.path().display(),
+            spec.family.name(),
+            spec.layers.len(),
+            spec.attention_layers(),
+            spec.delta_layers(),
+            spec.moe_layers(),
+            plan.threads,
+            plan.layout.slots,
+            plan.context_length
+        ),
+    );
+    if options.device == Device::Automatic {
+        log.line(LogLevel::Info, "device: the processor, because this build has no CUDA support");
+    }
+    if options.vram_budget > 0 {
+        log.line(LogLevel::Warning, "vram_budget has no effect: this build has no CUDA support");
+    }
+    if options.cache_dir.is_some() {
+        log.line(LogLevel::Warning, "cache_dir has no effect: this version makes no files that speed up a load");
+    }
+    for field in unrecognised {
+        log.line(LogLevel::Warning, &format!("the config's field {field} is not known and has no effect"));
+    }
+    let mut unused = BTreeMap::new();
+    for tensor in checkpoint.unused() {
+        *unused.entry(format!("{:?}", tensor.reason)).or_insert(0) += 1;
+    }
+    for (reason, tensors) in unused {
+        log.line(LogLevel::Info, &format!("not used: {tensors} tensors ({reason})"));
+    }
+}
