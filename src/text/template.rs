@@ -90,8 +90,8 @@ impl ChatTemplate {
     /// `chat` is a JSON array of messages, `[{"role": "user", "content": "Hello"}]`, or an object
     /// `{"messages": [...], "tools": [...], "add_generation_prompt": true, "enable_thinking": false, ...}`, of which all
     /// but `messages` may be absent; further members reach the template as variables. `add_generation_prompt` is true
-    /// unless said otherwise. Messages are passed on as they are: a `content` of several parts, `tool_calls` and
-    /// `reasoning_content` are the template's affair.
+    /// unless said otherwise. Messages are passed on as they are: a `content` of several text parts,
+    /// `tool_calls` and `reasoning_content` are the template's affair.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] where `chat` is not that, or the template refuses it; [`Error::BadFile`] where the
@@ -172,6 +172,12 @@ fn parse(chat: &str) -> Result<Map<String, Json>> {
             }
             None => return Err(invalid(format!("message {i} of the chat has no \"role\""))),
         }
+        for part in message.get("content").and_then(Json::as_array).into_iter().flatten() {
+            if let Some(kind) = other_than_text(part) {
+                let what = format!("message {i} of the chat has a part of the type {kind}; supported: \"text\"");
+                return Err(invalid(what));
+            }
+        }
     }
     if !matches!(variables.get("tools"), None | Some(Json::Null | Json::Array(_))) {
         return Err(invalid("\"tools\" of the chat is not an array".into()));
@@ -180,6 +186,18 @@ fn parse(chat: &str) -> Result<Map<String, Json>> {
     variables.entry("documents").or_insert(Json::Null);
     variables.entry("add_generation_prompt").or_insert(Json::Bool(true));
     Ok(variables)
+}
+
+/// What a part of a message is, where it is no text. Templates of multimodal models would write a place for it that
+/// nothing fills.
+fn other_than_text(part: &Json) -> Option<String> {
+    match part.get("type") {
+        None => {
+            ["image", "image_url", "video", "audio"].into_iter().find(|kind| part.get(kind).is_some()).map(String::from)
+        }
+        Some(Json::String(kind)) if kind == "text" => None,
+        Some(kind) => Some(kind.to_string()),
+    }
 }
 
 fn environment(fuel: u64) -> Environment<'static> {
