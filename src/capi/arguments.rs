@@ -10,6 +10,11 @@ pub(super) fn invalid(name: &str, what: impl std::fmt::Display) -> Error {
     Error::InvalidArgument(format!("{name}: {what}"))
 }
 
+/// Makes sure that a pointer is not NULL.
+pub(super) fn not_null<T>(pointer: *const T, name: &str) -> Result<()> {
+    if pointer.is_null() { Err(null(name)) } else { Ok(()) }
+}
+
 fn null(name: &str) -> Error {
     invalid(name, "is NULL, expected a pointer")
 }
@@ -47,9 +52,7 @@ pub(super) unsafe fn array<'a, T>(pointer: *const T, count: usize, name: &str) -
     if count == 0 {
         return Ok(&[]);
     }
-    if pointer.is_null() {
-        return Err(null(name));
-    }
+    not_null(pointer, name)?;
     if !pointer.is_aligned() || count.checked_mul(size_of::<T>()).is_none_or(|bytes| isize::try_from(bytes).is_err()) {
         return Err(invalid(name, format_args!("{count} values at {pointer:p} cannot be an array")));
     }

@@ -3,7 +3,7 @@
 //! Fields are only ever appended. An older caller's struct is shorter, and the missing fields keep their defaults; a newer
 //! caller's is longer, and the fields that this library does not know must be zero, which means "not used".
 
-use super::arguments::invalid;
+use super::arguments::not_null;
 use crate::error::{Error, Result};
 
 /// No struct of this interface will ever be this large: a larger size is memory that was never initialised.
@@ -82,9 +82,7 @@ pub(super) unsafe fn write_output<T: Extensible>(pointer: *mut T, size: usize, v
 
 /// Finds out before long work whether [`write_output`] could write.
 pub(super) fn check_output<T: Extensible>(pointer: *mut T, size: usize, name: &str) -> Result<()> {
-    if pointer.is_null() {
-        return Err(invalid(name, "is NULL, expected a pointer"));
-    }
+    not_null(pointer, name)?;
     T::check_size(size)
 }
 

@@ -4,7 +4,7 @@ use std::ffi::c_char;
 use std::sync::{Mutex, OnceLock, TryLockError};
 use std::time::Duration;
 
-use super::arguments::{Out, free, handle, text};
+use super::arguments::{Out, free, handle, not_null, text};
 use super::boundary::{boundary, quietly};
 use super::buffer::TextBuffer;
 use super::extensible::{extensible, write_output};
@@ -272,6 +272,7 @@ pub unsafe extern "C" fn qm_stream_next(
         // SAFETY: as the caller promises.
         let (len, buffer, stream) =
             unsafe { (Out::new(len, "len", 0)?, TextBuffer::checked(buf, cap, "buf")?, handle(s, "s")?) };
+        not_null(buf, "buf")?;
         stream.next(&buffer, &len, u64::try_from(timeout_us).ok().map(Duration::from_micros))
     })
 }

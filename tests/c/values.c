@@ -91,7 +91,7 @@ static void check_text(qm_model *model) {
     CHECK_STATUS(qm_detokenize(model, ids, n, 0, NULL, 0, &len), QM_OK);
     CHECK(len == strlen(back) + 1);
     CHECK_STATUS(qm_detokenize(model, ids, n, 0, back, 10, &len), QM_ERR_BUFFER_TOO_SMALL);
-    CHECK(len == 17 && strcmp(back, "Hello, w") == 0); /* the two bytes of o-umlaut do not fit beside the NUL */
+    CHECK(len == 15 && strcmp(back, "Hello, w") == 0); /* the two bytes of o-umlaut do not fit beside the NUL */
     CHECK_STATUS(qm_tokenize(model, NULL, 0, 0, ids, 64, &n), QM_OK);
     CHECK(n == 0);
     CHECK_STATUS(qm_detokenize(model, NULL, 0, 0, back, sizeof back, &len), QM_OK);
