@@ -82,7 +82,7 @@ pub fn to_text(fit: &Fit) -> String {
         HumanBytes(fit.kv_per_1000_tokens),
         HumanBytes(fit.state_per_stream),
     );
-    if !fit.advice.is_empty() {
+    if !fit.fits {
         text += &format!("advice        {}\n", fit.advice);
     }
     text

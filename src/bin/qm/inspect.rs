@@ -33,7 +33,8 @@ pub fn run(arguments: &Arguments) -> Outcome {
     let checkpoint = Checkpoint::open(&source)?;
     let ConfigReport { spec, unrecognised } = read_config(&checkpoint)?;
     let fit = qwen3moe::fit(&source, &LoadOptions { streams: 1, ..LoadOptions::default() })?;
-    let report = Report { checkpoint: &checkpoint, spec: &spec, unrecognised: &unrecognised };
+    let path = arguments.model.as_ref().map_or_else(|| "bundled".into(), |path| path.display().to_string());
+    let report = Report { path, checkpoint: &checkpoint, spec: &spec, unrecognised: &unrecognised };
     let mut out = io::stdout().lock();
     if arguments.json {
         let mut value = report.json(arguments.tensors);
@@ -124,6 +125,7 @@ impl Sum {
 }
 
 struct Report<'a> {
+    path: String,
     checkpoint: &'a Checkpoint,
     spec: &'a ModelSpec,
     unrecognised: &'a [String],
@@ -174,7 +176,7 @@ impl Report<'_> {
     fn text(&self, out: &mut impl Write) -> io::Result<()> {
         let spec = self.spec;
         let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-        writeln!(out, "model         {}", self.checkpoint.path().display())?;
+        writeln!(out, "model         {}", self.path)?;
         writeln!(out, "format        {}, {}", self.format(), plural(self.files(), "file"))?;
         writeln!(out, "family        {}", spec.family.name())?;
         let billions = |n: u64| {
@@ -255,7 +257,7 @@ impl Report<'_> {
         let unused = self.unused();
         let unused_sum = |reason| unused.get(unused_name(reason)).map(sum);
         let mut value = json!({
-            "path": self.checkpoint.path().display().to_string(),
+            "path": self.path,
             "format": self.format(),
             "files": self.files(),
             "family": spec.family.name(),
