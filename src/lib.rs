@@ -36,4 +36,4 @@ pub use engine::{
     StreamStats, fit,
 };
 pub use error::{Error, Result};
-pub use model::{ConfigReport, FeedForward, LoadProgress, Mixer, ModelSpec, Source, read_config};
+pub use model::{ConfigReport, Family, FeedForward, LoadProgress, Mixer, ModelSpec, Source, read_config};

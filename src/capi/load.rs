@@ -14,7 +14,7 @@ use super::options::{ProgressCallback, load_options, qm_load_options_t};
 use super::status::{QM_OK, QM_PENDING, qm_status};
 use crate::engine::{LoadOptions, Model};
 use crate::error::{Error, Result};
-use crate::model::{LoadProgress, Source};
+use crate::{LoadProgress, Source};
 
 /// How often qm_load reports progress.
 const REPORT_EVERY: Duration = Duration::from_millis(50);

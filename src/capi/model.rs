@@ -4,8 +4,8 @@ use super::arguments::{free, handle};
 use super::boundary::{boundary, quietly};
 use super::extensible::{extensible, write_output};
 use super::status::{QM_OK, qm_status};
+use crate::Family;
 use crate::engine::{Model, ModelInfo};
-use crate::model::Family;
 
 /// A loaded model. Owned by the caller: free it with qm_model_free. Every function on a model may be called from any
 /// threads at the same time, except qm_model_free.
