@@ -25,10 +25,10 @@ pub(super) fn open(folder: Folder, name: &str) -> Result<Checkpoint> {
         return Err(Error::Io { path, what: "cannot open".into(), cause: "no such file".into() });
     };
     let header = header::read(&first)?;
+    let parts = parts_of(&first, &header.metadata, name)?;
     let trunk = trunk_blocks(&header.metadata)?;
     let mut list = TensorList::default();
     let mut tensors = header.tensors.len() as u64;
-    let parts = parts_of(&first, &header.metadata, name)?;
     let metadata = header.metadata;
     add(&mut list, &first, 0, header.tensors, trunk)?;
     let mut files = vec![first];

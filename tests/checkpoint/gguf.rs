@@ -1,0 +1,209 @@
+//! GGUF files that are broken in one place.
+
+use crate::build::{Gguf, array, get, golden, put, read_all, refused, string, u32_value, value};
+
+#[track_caller]
+fn refuse(change: impl Fn(&mut Gguf), words: &[&str]) {
+    let mut file = Gguf::new();
+    change(&mut file);
+    refused(file.write(), words);
+}
+
+#[test]
+fn the_unbroken_file_is_only_incomplete() {
+    refuse(|_| {}, &["qwen3moe.embedding_length is missing"]);
+}
+
+#[test]
+fn a_file_cut_anywhere_is_an_error() {
+    for case in ["qwen3moe_gguf_mixed", "qwen3next_gguf_kquants"] {
+        let mut files = golden(case);
+        let whole = get(&files, "model.gguf");
+        read_all(files.clone()).unwrap();
+        // Everything up to the data at every 8th byte, then the data in larger steps.
+        let header = 24_000.min(whole.len());
+        let cuts = (0..header).step_by(8).chain((header..whole.len()).step_by(4096)).chain([whole.len() - 1]);
+        for cut in cuts {
+            put(&mut files, "model.gguf", whole[..cut].to_vec());
+            assert!(read_all(files.clone()).is_err(), "{case} cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_changed_byte_never_harms() {
+    let mut files = golden("qwen35moe_gguf_q8");
+    let whole = get(&files, "model.gguf");
+    for at in 0..6000 {
+        for byte in [0x00, 0xff, whole[at] ^ 1, whole[at] ^ 0x80] {
+            let mut changed = whole.clone();
+            changed[at] = byte;
+            put(&mut files, "model.gguf", changed);
+            // Names, numbers and texts may come out different and valid; the point is that nothing panics.
+            let _ = read_all(files.clone());
+        }
+    }
+}
+
+#[test]
+fn counts_beyond_the_file_are_refused_before_anything_is_allocated() {
+    refuse(|f| f.tensor_count = Some(1 << 60), &["tensor count is 1152921504606846976"]);
+    refuse(|f| f.tensor_count = Some(1 << 20), &["axes"]);
+    refuse(|f| f.pair_count = Some(u64::MAX), &["metadata count is 18446744073709551615"]);
+    refuse(|f| drop(f.pair("x", value(8, &(1u64 << 63).to_le_bytes()))), &["x at byte", "truncated"]);
+    refuse(|f| drop(f.pair("x", array(8, 1 << 61, b""))), &["x is 2305843009213693952", "bytes are left"]);
+    refuse(|f| drop(f.pair("x", array(0, 1 << 40, b""))), &["x is 1099511627776", "bytes are left"]);
+}
+
+#[test]
+fn values_that_gguf_does_not_have_are_refused() {
+    refuse(|f| drop(f.pair("x", value(13, b""))), &["metadata x has the type 13"]);
+    refuse(|f| drop(f.pair("x", array(13, 0, b""))), &["metadata x has items of type 13"]);
+    refuse(|f| drop(f.pair("x", array(9, 1, b""))), &["not supported", "array of arrays"]);
+    refuse(|f| drop(f.pair("x", value(7, &[2]))), &["metadata x is the boolean 2"]);
+    refuse(|f| drop(f.pair("general.architecture", string("a"))), &["general.architecture is there twice"]);
+    refuse(|f| f.pairs.push((vec![0xff, 0xfe], u32_value(1))), &["no UTF-8"]);
+    for alignment in [0, 3, 4, 1 << 21] {
+        let change = |f: &mut Gguf| drop(f.pair("general.alignment", u32_value(alignment)));
+        refuse(change, &["general.alignment is", "power of two"]);
+    }
+}
+
+#[test]
+fn other_versions_and_byte_orders_are_refused_by_name() {
+    refuse(|f| f.version = 1, &["not supported", "version 1"]);
+    refuse(|f| f.version = 4, &["not supported", "version 4"]);
+    refuse(|f| f.version = 3u32.swap_bytes(), &["not supported", "big-endian"]);
+    refused(vec![("model.gguf".into(), b"GGML....".to_vec())], &["does not begin with GGUF"]);
+    refused(vec![("model.gguf".into(), vec![])], &["truncated"]);
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_refused_by_name() {
+    let tensor = |f: &mut Gguf, sizes: &[u64], kind: u32, offset: u64| {
+        f.tensors.push(("output.weight".into(), sizes.to_vec(), kind, offset));
+        f.data = 4096;
+    };
+    refuse(|f| tensor(f, &[1 << 32, 1 << 32], 0, 64), &["output.weight", "must be positive"]);
+    refuse(|f| tensor(f, &[4, 0], 0, 64), &["output.weight", "must be positive"]);
+    refuse(|f| tensor(f, &[], 0, 64), &["output.weight has 0 axes"]);
+    refuse(|f| tensor(f, &[1, 1, 1, 1, 1], 0, 64), &["output.weight has 5 axes"]);
+    refuse(|f| tensor(f, &[48, 2], 8, 64), &["output.weight of type Q8_0", "[48, 2]", "a multiple of 32"]);
+    refuse(|f| tensor(f, &[4, 4], 0, 60), &["output.weight lies at offset 60", "multiple of 32"]);
+    refuse(|f| tensor(f, &[4, 4], 0, 32), &["output.weight overlaps"]);
+    refuse(|f| tensor(f, &[4, 4], 0, 1 << 20), &["output.weight", "reaches past the end", "truncated"]);
+    refuse(|f| tensor(f, &[4, 4], 0, u64::MAX - 31), &["output.weight", "reaches past the end"]);
+    refuse(|f| tensor(f, &[256, 1], 13, 64), &["not supported", "output.weight of type Q5_K", "Q4_K, Q6_K"]);
+    refuse(|f| tensor(f, &[256, 1], 99, 64), &["not supported", "output.weight of ggml type 99"]);
+    refuse(|f| f.tensors.push(f.tensors[0].clone()), &["token_embd.weight is listed twice"]);
+    let unknown = |f: &mut Gguf| f.tensors[0].0 = "blk.0.attn_sinks.weight".into();
+    refuse(unknown, &["not supported", "tensor blk.0.attn_sinks.weight"]);
+}
+
+#[test]
+fn blocks_of_the_mtp_head_need_their_key() {
+    let nextn = |f: &mut Gguf| f.tensors[0].0 = "blk.0.nextn.eh_proj.weight".into();
+    refuse(nextn, &["tensor blk.0.nextn.eh_proj.weight"]);
+    refuse(
+        |f| drop(f.pair("qwen3moe.nextn_predict_layers", u32_value(1))),
+        &["qwen3moe.nextn_predict_layers is 1", "less than 1"],
+    );
+    refuse(|f| f.pairs.truncate(1), &["qwen3moe.block_count is missing"]);
+    refuse(|f| f.pairs.clear(), &["general.architecture is missing"]);
+}
+
+#[test]
+fn parts_of_a_split_file_must_belong_together() {
+    let parts = golden("qwen3next_gguf_split_ssm_in");
+    let name = |i: usize| format!("model-0000{i}-of-00003.gguf");
+    read_all(parts.clone()).unwrap();
+
+    let mut missing = parts.clone();
+    missing.retain(|f| f.0 != name(3));
+    refused(missing, &["split into 3 files", &name(3), "not there"]);
+
+    let mut twice = parts.clone();
+    put(&mut twice, &name(3), get(&parts, &name(2)));
+    refused(twice, &[&name(3), "split.no is 1; expected 2"]);
+
+    let second_first = vec![parts[1].clone(), parts[0].clone(), parts[2].clone()];
+    refused(second_first, &["not the first part", &name(1)]);
+
+    refused(vec![("renamed.gguf".into(), get(&parts, &name(1)))], &["its name must end with -00001-of-00003.gguf"]);
+}
+
+#[test]
+fn metadata_must_be_sane_and_supported() {
+    let refuse = |key: &str, new: Vec<u8>, words: &[&str]| {
+        let mut files = golden("qwen35moe_gguf_q8");
+        let file = get(&files, "model.gguf");
+        put(&mut files, "model.gguf", with_value(&file, key, new));
+        refused(files, words);
+    };
+    let arch = |key: &str| format!("qwen35moe.{key}");
+    let f32_value = |v: f32| value(6, &v.to_le_bytes());
+    refuse(&arch("embedding_length"), u32_value(0), &["embedding_length is 0; expected an integer from 1"]);
+    refuse(&arch("embedding_length"), u32_value(u32::MAX), &["embedding_length is 4294967295"]);
+    refuse(&arch("embedding_length"), string("big"), &["embedding_length is \"big\""]);
+    refuse(&arch("attention.head_count_kv"), u32_value(3), &["attention.head_count_kv is 3", "attention.head_count"]);
+    refuse(&arch("expert_used_count"), u32_value(1000), &["expert_used_count is 1000"]);
+    refuse(&arch("attention.layer_norm_rms_epsilon"), f32_value(f32::NAN), &["layer_norm_rms_epsilon is NaN"]);
+    refuse(&arch("rope.freq_base"), f32_value(-1.0), &["rope.freq_base is -1"]);
+    refuse(&arch("rope.dimension_count"), u32_value(7), &["rope.dimension_sections"]);
+    refuse(&arch("nextn_predict_layers"), u32_value(200), &["nextn_predict_layers is 200"]);
+    refuse(&arch("ssm.inner_size"), u32_value(7), &["ssm.inner_size is 7", "multiple of ssm.time_step_rank"]);
+    refuse("general.architecture", string("llama"), &["block_count is missing"]);
+    refuse(&arch("ssm.conv_kernel"), u32_value(5), &["ssm_conv1d.weight", "ssm.conv_kernel"]);
+}
+
+/// `file` with the value of `key` replaced, its data moved to where the header now ends.
+fn with_value(file: &[u8], key: &str, new: Vec<u8>) -> Vec<u8> {
+    let (start, old) = find_value(file, key);
+    let end = start + old;
+    // The replacement keeps the header's length, so that the data stays in place: a filler key takes up the difference.
+    assert!(new.len() >= 8 && old >= 8);
+    let mut out = file[..start].to_vec();
+    out.extend(&new);
+    out.extend(&file[end..]);
+    match new.len().cmp(&old) {
+        std::cmp::Ordering::Equal => out,
+        _ => realign(file, out, new.len() as i64 - old as i64),
+    }
+}
+
+/// Offset and length of the value of `key`, type included; numbers and strings only.
+fn find_value(file: &[u8], key: &str) -> (usize, usize) {
+    let needle = [&(key.len() as u64).to_le_bytes(), key.as_bytes()].concat();
+    let start = file.windows(needle.len()).position(|w| w == needle).unwrap() + needle.len();
+    let len = match u32::from_le_bytes(file[start..start + 4].try_into().unwrap()) {
+        8 => 12 + u64::from_le_bytes(file[start + 4..start + 12].try_into().unwrap()) as usize,
+        _ => 8,
+    };
+    (start, len)
+}
+
+/// Moves the data of a file whose header grew by `by` bytes to the next multiple of 32.
+fn realign(before: &[u8], mut after: Vec<u8>, by: i64) -> Vec<u8> {
+    // The last tensor's offset field ends the header; the data began at the next multiple of 32 behind it.
+    let name = last_tensor_end(before);
+    let old_data = name.next_multiple_of(32);
+    let header = (name as i64 + by) as usize;
+    let data = before[old_data..].to_vec();
+    after.truncate(header);
+    after.resize(header.next_multiple_of(32), 0);
+    after.extend(data);
+    after
+}
+
+/// Where the header of a golden file ends: behind its last tensor.
+fn last_tensor_end(file: &[u8]) -> usize {
+    let count = u64::from_le_bytes(file[8..16].try_into().unwrap()) as usize;
+    let first = b"token_embd.weight";
+    let mut at = file.windows(first.len()).position(|w| w == first).unwrap() - 8;
+    for _ in 0..count {
+        let name = u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize;
+        let axes = u32::from_le_bytes(file[at + 8 + name..at + 12 + name].try_into().unwrap()) as usize;
+        at += 12 + name + 8 * axes + 4 + 8;
+    }
+    at
+}

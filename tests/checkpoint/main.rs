@@ -1,0 +1,8 @@
+//! Checkpoints: the goldens open and say what they should; broken and hostile files are refused with the right words.
+
+mod build;
+mod config_json;
+mod four_bit;
+mod gguf;
+mod goldens;
+mod safetensors;
