@@ -1,0 +1,7 @@
+//! What several integration tests share.
+
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+
+pub mod fake;
+pub mod goldens;
+pub mod npy;
