@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use qwen3moe::model::LoadProgress;
 use qwen3moe::{GenerateOptions, LoadOptions, Model, Prompt};
 use support::goldens::cases;
@@ -29,7 +31,12 @@ fn no_thread_is_left_behind_after_the_last_free() {
                 drop(model);
                 drop(stream);
             }
-            assert_eq!(threads(), before, "{}", case.name);
+            // A joined thread stays in /proc until the kernel has cleaned up after it.
+            let ended = (0..1000).any(|_| {
+                std::thread::sleep(Duration::from_millis(1));
+                threads() == before
+            });
+            assert!(ended, "{}: {} threads, {before} before", case.name, threads());
         }
     }
 }

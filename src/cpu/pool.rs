@@ -2,13 +2,29 @@
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use crate::error::{Error, Result};
 
 /// Worker threads that share out numbered tasks. Idle threads sleep.
 pub struct Pool {
     workers: rayon::ThreadPool,
+    /// Behind `workers`: its drop tells the threads to end, this one's waits until they have.
+    _threads: Joined,
     scratch: Vec<Mutex<Scratch>>,
+}
+
+/// Threads that are waited for when this goes.
+#[derive(Default)]
+struct Joined(Vec<JoinHandle<()>>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        for thread in self.0.drain(..) {
+            // A worker that panicked has told the step that it worked for.
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Memory that a thread keeps from task to task.
@@ -34,12 +50,17 @@ impl Pool {
     /// # Errors
     /// [`Error::Internal`] when the operating system starts no thread.
     pub fn new(threads: usize) -> Result<Self> {
+        let mut joined = Joined::default();
         let workers = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
-            .thread_name(|i| format!("qm-worker-{i}"))
+            .spawn_handler(|worker| {
+                let name = format!("qm-worker-{}", worker.index());
+                joined.0.push(std::thread::Builder::new().name(name).spawn(|| worker.run())?);
+                Ok(())
+            })
             .build()
             .map_err(|e| Error::Internal(format!("cannot start {threads} worker threads: {e}")))?;
-        Ok(Self { workers, scratch: (0..threads).map(|_| Mutex::default()).collect() })
+        Ok(Self { workers, _threads: joined, scratch: (0..threads).map(|_| Mutex::default()).collect() })
     }
 
     /// Number of workers.

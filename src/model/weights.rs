@@ -163,12 +163,15 @@ impl Weights {
         let embedding = reader.matrix(Role::Embedding)?;
         let head = if spec.tied_head { embedding.clone() } else { reader.matrix(Role::Head)? };
         let final_norm = reader.norm(Role::FinalNorm)?;
-        let readers =
-            rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("qm-load-{i}")).build();
-        let readers = readers.map_err(|e| Error::Internal(format!("cannot start {threads} threads: {e}")))?;
-        let layers = (0..spec.layers.len()).into_par_iter().map(|i| reader.layer(i));
-        let layers = readers.install(|| layers.collect::<Result<_>>())?;
-        Ok(Self { embedding, final_norm, head, layers })
+        let layers: Result<_> = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("qm-load-{i}"))
+            .build_scoped(
+                |thread| thread.run(),
+                |pool| pool.install(|| (0..spec.layers.len()).into_par_iter().map(|i| reader.layer(i)).collect()),
+            )
+            .map_err(|e| Error::Internal(format!("cannot start {threads} threads: {e}")))?;
+        Ok(Self { embedding, final_norm, head, layers: layers? })
     }
 }
 
