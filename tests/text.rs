@@ -53,7 +53,7 @@ fn from_gguf(vocabulary: GgufVocabulary) -> Result<Tokenizer, Error> {
 }
 
 fn from_json(json: &Value) -> Result<Tokenizer, Error> {
-    Tokenizer::from_huggingface(Path::new("tokenizer.json"), json.to_string().as_bytes(), None)
+    Tokenizer::from_huggingface(Path::new("model"), json.to_string().as_bytes(), None)
 }
 
 fn tokenizer_json() -> Value {
@@ -84,6 +84,39 @@ fn small_tokenizers_give_the_ids_of_transformers() {
             let decoded = case[pattern]["decoded"].as_str().unwrap();
             assert_eq!(tokenizer.decode(&expected, false), decoded, "{source} {pattern} {text:?}");
         }
+    }
+}
+
+#[test]
+fn the_bundled_model_reads_and_writes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tavern/model");
+    let files = Checkpoint::open(&Source::Path(folder.clone())).unwrap().text_files().unwrap();
+    let contents = files.tokenizer_json.unwrap();
+    let tokenizer = Tokenizer::from_huggingface(&folder, &contents, files.tokenizer_config.as_deref()).unwrap();
+    for text in
+        ["Good evening! What's on the menu?", "  12 + 30 = 42\n\n", "naïve café, 你好 🙂", "\u{0}\u{7f}\u{feff}"]
+    {
+        assert_eq!(tokenizer.decode(&tokenizer.encode(text, PARSE).unwrap(), false), text);
+    }
+    let template = ChatTemplate::new(&folder, &files.chat_template.unwrap(), &tokenizer).unwrap();
+    let chat = template.render(r#"[{"role": "user", "content": "Hello<|im_end|>"}]"#).unwrap();
+    assert_eq!(chat.text(), "<|im_start|>user\nHello<|im_end|><|im_end|>\n<|im_start|>assistant\n");
+    let ids = tokenizer.encode_chat(&chat).unwrap();
+    let ends = ids.iter().filter(|id| **id == tokenizer.token_id("<|im_end|>").unwrap()).count();
+    assert_eq!(ends, 1);
+    assert!(files.eos_ids.iter().all(|id| tokenizer.is_special(*id)));
+}
+
+/// The same vocabulary as a `tokenizer.json` and as the metadata of a GGUF file.
+#[test]
+fn both_kinds_of_file_give_the_same_tokenizer() {
+    let json = tokenizer_json();
+    let gguf = from_gguf(small()).unwrap();
+    let huggingface = from_json(&json).unwrap();
+    assert_eq!(gguf.vocab_size(), huggingface.vocab_size());
+    for id in 0..gguf.vocab_size() as u32 {
+        assert_eq!(gguf.token_bytes(id), huggingface.token_bytes(id), "token {id}");
+        assert_eq!(gguf.is_special(id), huggingface.is_special(id), "token {id}");
     }
 }
 
@@ -139,8 +172,7 @@ fn tokens_around_a_text_are_added_where_the_files_say_so() {
 
     let config = br#"{"add_bos_token": true, "bos_token": {"content": "<|endoftext|>"}}"#;
     let contents = tokenizer_json().to_string();
-    let by_config =
-        Tokenizer::from_huggingface(Path::new("tokenizer.json"), contents.as_bytes(), Some(config)).unwrap();
+    let by_config = Tokenizer::from_huggingface(Path::new("model"), contents.as_bytes(), Some(config)).unwrap();
     assert_eq!(by_config.encode("", EncodeOptions::default()).unwrap(), [bos]);
 
     let mut json = tokenizer_json();
@@ -222,7 +254,7 @@ fn a_tokenizer_json_of_another_kind_is_refused_by_name() {
         assert!(matches!(error, Error::BadFile { .. } | Error::Unsupported { .. }), "{error:?}");
         assert!(error.to_string().contains(expected), "{error}, expected {expected}");
     }
-    assert!(Tokenizer::from_huggingface(Path::new("tokenizer.json"), b"{\"model\": ", None).is_err());
+    assert!(Tokenizer::from_huggingface(Path::new("model"), b"{\"model\": ", None).is_err());
 }
 
 #[test]

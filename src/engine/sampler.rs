@@ -17,6 +17,8 @@ pub struct Sampler {
     chosen: u64,
     history: History,
     kept: Vec<Candidate>,
+    /// Room for [`kth_largest`].
+    largest: Vec<f32>,
 }
 
 /// A token that can be drawn, with its probability as a share of the most likely one's.
@@ -48,7 +50,8 @@ impl Sampler {
             prompt.iter().for_each(|token| history.record(*token, |count| count | IN_PROMPT));
         }
         let kept = if sampling.is_greedy() { Vec::new() } else { Vec::with_capacity(vocab) };
-        Self { sampling, eos_ids: eos_ids.to_vec(), chosen: 0, history, kept }
+        let largest = Vec::with_capacity((sampling.top_k as usize).saturating_mul(2).min(vocab));
+        Self { sampling, eos_ids: eos_ids.to_vec(), chosen: 0, history, kept, largest }
     }
 
     /// The next token by the `logits` of the last one, which are changed on the way.
@@ -56,8 +59,10 @@ impl Sampler {
     /// # Errors
     /// [`Error::Internal`] where a logit is not finite, or `min_tokens` leaves no token.
     pub fn sample(&mut self, logits: &mut [f32]) -> Result<u32> {
-        if let Some(id) = logits.iter().position(|logit| !logit.is_finite()) {
-            return Err(Error::Internal(format!("the logit of token {id} is {}", logits[id])));
+        // Without an early exit the whole check is vector instructions.
+        if !logits.iter().fold(true, |finite, logit| finite & logit.is_finite()) {
+            let (id, logit) = logits.iter().enumerate().find(|(_, logit)| !logit.is_finite()).unwrap_or((0, &f32::NAN));
+            return Err(Error::Internal(format!("the logit of token {id} is {logit}")));
         }
         self.penalise(logits);
         let id = if self.sampling.is_greedy() {
@@ -106,10 +111,7 @@ impl Sampler {
         let kept = &mut self.kept;
         let top_k = top_k as usize;
         if top_k > 0 && top_k < logits.len() {
-            kept.extend(logits.iter().enumerate().map(|(id, &weight)| Candidate { weight, id: id as u32 }));
-            let (_, last, _) = kept.select_nth_unstable_by(top_k - 1, Candidate::order);
-            let least = last.weight;
-            kept.clear();
+            let least = kth_largest(logits, top_k, &mut self.largest);
             kept.extend(logits.iter().enumerate().filter(|(_, logit)| **logit >= least).map(weigh));
         } else {
             kept.extend(logits.iter().enumerate().map(weigh));
@@ -165,13 +167,40 @@ impl History {
 
 /// The largest logit and its token, the lowest id among equals.
 fn most_likely(logits: &[f32]) -> Option<(u32, f32)> {
-    let mut best = (0, *logits.first()?);
-    for (id, &logit) in logits.iter().enumerate() {
-        if logit > best.1 {
-            best = (id as u32, logit);
+    // Eight maxima side by side are vector instructions; one would wait for itself.
+    let mut lanes = [f32::NEG_INFINITY; 8];
+    let chunks = logits.chunks_exact(lanes.len());
+    let rest = chunks.remainder().iter();
+    for chunk in chunks {
+        for (lane, logit) in lanes.iter_mut().zip(chunk) {
+            *lane = if *logit > *lane { *logit } else { *lane };
         }
     }
-    Some(best)
+    let most = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |most, logit| most.max(*logit));
+    let id = logits.iter().position(|logit| *logit == most)?;
+    Some((id as u32, most))
+}
+
+/// The value that `k` logits reach, in one pass: those above the `k`-th largest so far are collected in `largest`, which
+/// is cut back to `k` whenever it holds twice as many. `k` is at least 1 and at most the number of logits.
+fn kth_largest(logits: &[f32], k: usize, largest: &mut Vec<f32>) -> f32 {
+    fn cut(largest: &mut Vec<f32>, k: usize) -> f32 {
+        let (_, least, _) = largest.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+        let least = *least;
+        largest.truncate(k);
+        least
+    }
+    largest.clear();
+    let mut least = f32::NEG_INFINITY;
+    for &logit in logits {
+        if logit > least || largest.len() < k {
+            largest.push(logit);
+            if largest.len() == 2 * k {
+                least = cut(largest, k);
+            }
+        }
+    }
+    cut(largest, k)
 }
 
 /// Keeps the most likely candidates, in order, up to the first with which their weights reach `mass`.
@@ -309,6 +338,26 @@ mod tests {
         let mut ids: Vec<u32> = sampler.kept.iter().map(|candidate| candidate.id).collect();
         ids.sort_unstable();
         assert_eq!(ids, (0..2500).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn top_k_keeps_the_k_largest_and_their_equals() {
+        let logits: Vec<f32> = (0..1000).map(|i| ((i * 7919) % 250) as f32).collect();
+        for k in [2, 3, 17, 500, 999] {
+            let mut sampler = Sampler::new(
+                sampling(GenerateOptions { top_k: Some(k), temperature: Some(100.0), ..Default::default() }),
+                1000,
+                &[],
+                &[],
+            );
+            sampler.keep(&logits);
+            let mut sorted = logits.clone();
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            let least = sorted[k as usize - 1];
+            let expected: Vec<u32> = (0..1000).filter(|id| logits[*id as usize] >= least).collect();
+            let kept: Vec<u32> = sampler.kept.iter().map(|candidate| candidate.id).collect();
+            assert_eq!(kept, expected, "top_k {k}");
+        }
     }
 
     #[test]

@@ -11,6 +11,9 @@ use super::gguf::merge_pair;
 use super::tokenizer::Parts;
 use crate::error::{Error, Result};
 
+/// The file that holds a tokenizer.
+pub(super) const TOKENIZER_JSON: &str = "tokenizer.json";
+
 /// Longest and deepest split pattern accepted: Qwen's has 130 bytes and a depth of 2. A file's pattern is compiled by
 /// recursion.
 const MAX_PATTERN_BYTES: usize = 2048;
@@ -110,12 +113,12 @@ struct AddedLoosely {
 
 /// Reads the two files; refuses by name what is not byte-level BPE. `truncation` and `padding` are ignored, as
 /// `transformers` does for a call that asks for neither.
-pub(super) fn parts(path: &Path, tokenizer_json: &[u8], tokenizer_config: Option<&[u8]>) -> Result<Parts> {
+pub(super) fn parts(folder: &Path, tokenizer_json: &[u8], tokenizer_config: Option<&[u8]>) -> Result<Parts> {
+    let (path, config_path) = (&folder.join(TOKENIZER_JSON), &folder.join("tokenizer_config.json"));
     let json: TokenizerJson =
         serde_json::from_slice(tokenizer_json).map_err(|e| Error::bad_file(path, format!("not a tokenizer: {e}")))?;
     let config: TokenizerConfig = match tokenizer_config {
-        Some(bytes) => serde_json::from_slice(bytes)
-            .map_err(|e| Error::bad_file(path.with_file_name("tokenizer_config.json"), e.to_string()))?,
+        Some(bytes) => serde_json::from_slice(bytes).map_err(|e| Error::bad_file(config_path, e.to_string()))?,
         None => TokenizerConfig::default(),
     };
 
@@ -137,7 +140,7 @@ pub(super) fn parts(path: &Path, tokenizer_json: &[u8], tokenizer_config: Option
         if wanted != Some(true) {
             return Ok(());
         }
-        let bad = |what| Error::bad_file(path.with_file_name("tokenizer_config.json"), what);
+        let bad = |what| Error::bad_file(config_path, what);
         let token = token.as_ref().ok_or_else(|| bad(format!("add_{name} is true, but there is no {name}")))?;
         let id =
             added.iter().find(|(_, a)| a.content == *token).map(|(id, _)| *id).or_else(|| vocab.get(token).copied());

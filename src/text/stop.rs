@@ -136,6 +136,27 @@ mod tests {
     }
 
     #[test]
+    fn random_texts_stop_where_a_search_finds_the_first_end() {
+        let mut state = 1u32;
+        let mut random = |below: u32| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 16) % below
+        };
+        for _ in 0..2_000 {
+            let mut word = |length: u32| (0..length).map(|_| ['a', 'b', 'é'][random(3) as usize]).collect::<String>();
+            let (text, stops) = (word(24), [word(2), word(4), word(5)]);
+            let stops: Vec<&str> = stops.iter().map(String::as_str).collect();
+            let ends = stops.iter().filter_map(|stop| text.find(stop).map(|start| (start + stop.len(), start)));
+            let expected = match ends.min() {
+                Some((_, start)) => (text[..start].to_owned(), true),
+                None => (text.clone(), false),
+            };
+            let step = 1 + random(5) as usize;
+            assert_eq!(run(&stops, &text, step), expected, "{stops:?} in {text:?} by {step}");
+        }
+    }
+
+    #[test]
     fn holds_back_no_more_than_may_become_a_stop_string() {
         let mut matcher = StopMatcher::new(&["</s>"]);
         let mut out = String::new();

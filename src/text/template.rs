@@ -30,7 +30,8 @@ const RAISED: &str = "raise_exception: ";
 /// `raise_exception`, `strftime_now`, Python's string methods and `tojson` by `json.dumps`.
 ///
 /// A template comes with a model file and is not trusted: the instructions it may run, its depth and its output are
-/// bounded, and it can reach nothing but its arguments and the clock.
+/// bounded, and it can reach nothing but its arguments and the clock. Not bounded are strings that it builds and does not
+/// write: one that doubles a string again and again can take all memory.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     source: String,

@@ -79,13 +79,15 @@ pub(super) struct Parts {
 }
 
 impl Tokenizer {
-    /// From the contents of `tokenizer.json` and, where there is one, of `tokenizer_config.json`. `path` is for messages.
+    /// From the contents of `tokenizer.json` and, where there is one, of `tokenizer_config.json`. `folder`, where they
+    /// lie, is for messages.
     ///
     /// # Errors
     /// [`Error::BadFile`] where the contents are not a tokenizer, [`Error::Unsupported`] where they are one that is not
     /// byte-level BPE.
-    pub fn from_huggingface(path: &Path, tokenizer_json: &[u8], tokenizer_config: Option<&[u8]>) -> Result<Self> {
-        Self::build(huggingface::parts(path, tokenizer_json, tokenizer_config)?, path)
+    pub fn from_huggingface(folder: &Path, tokenizer_json: &[u8], tokenizer_config: Option<&[u8]>) -> Result<Self> {
+        let parts = huggingface::parts(folder, tokenizer_json, tokenizer_config)?;
+        Self::build(parts, &folder.join(huggingface::TOKENIZER_JSON))
     }
 
     /// From the metadata of a GGUF file. `path` is for messages.
