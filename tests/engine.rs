@@ -1,5 +1,7 @@
 //! The engine over a backend that remembers like a network and computes nothing: see `support/fake.rs`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
+
 mod support;
 
 use std::sync::atomic::Ordering;

@@ -1,10 +1,15 @@
 //! Every golden checkpoint against the logits of its reference: transformers in float32, after the file format's own
 //! decoder.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
+
 mod support;
 
-use qwen3moe::engine::fit;
-use qwen3moe::model::LoadProgress;
+use qwen3moe::engine::{MemoryUse, fit};
+use qwen3moe::model::{
+    Checkpoint, DeltaGates, DeltaInputs, FeedForwardWeights, Linear, LoadProgress, MixerWeights, SwiGlu, Weights,
+};
+use qwen3moe::quant::Matrix;
 use qwen3moe::{Event, GenerateOptions, LoadOptions, Model, Prompt};
 use support::goldens::{Case, cases, difference};
 
@@ -81,6 +86,32 @@ fn sequences_that_share_their_steps_have_the_logits_they_have_alone() {
 }
 
 #[test]
+fn a_seeded_stream_draws_the_same_alone_and_beside_others() {
+    let drawn = |model: &Model, ids: &[u32], seed: u64| {
+        let options = GenerateOptions {
+            max_tokens: 30,
+            temperature: Some(1.0),
+            ignore_eos: true,
+            seed,
+            ..GenerateOptions::default()
+        };
+        model.stream(&Prompt::Tokens(ids.to_vec()), &options).unwrap()
+    };
+    let tokens = |stream: qwen3moe::Stream| {
+        while !matches!(stream.next(None).unwrap(), Event::Done(_)) {}
+        stream.tokens()
+    };
+    for case in cases() {
+        let options = LoadOptions { exact: false, ..options(16) };
+        let alone = tokens(drawn(&load(&case, &options), &case.ids[..9], 5));
+        let model = load(&case, &options);
+        let others = [3, 20, 30].map(|len| drawn(&model, &case.ids[..len], len as u64));
+        assert_eq!(tokens(drawn(&model, &case.ids[..9], 5)), alone, "{}", case.name);
+        drop(others);
+    }
+}
+
+#[test]
 fn tokens_generated_one_by_one_are_those_of_the_logits_of_the_whole() {
     for case in cases() {
         let model = load(&case, &options(256));
@@ -122,6 +153,63 @@ fn what_fit_foretells_is_what_a_load_takes() {
         let enough = LoadOptions { ram_budget: fit.ram_required, ..options };
         assert!(Model::load(&case.source(), &enough, &progress).is_ok());
     }
+}
+
+#[test]
+fn memory_by_component_is_what_the_weights_hold() {
+    for case in cases() {
+        let model = load(&case, &options(64));
+        let checkpoint = Checkpoint::open(&case.source()).unwrap();
+        let weights = Weights::load(&checkpoint, &model.info().spec, &LoadProgress::default(), 1).unwrap();
+        assert_eq!(model.memory().ram.weights(), held(&weights).weights(), "{}", case.name);
+        let ram = MemoryUse { kv: 0, states: 0, workspace: 0, ..model.memory().ram };
+        assert_eq!(ram, held(&weights), "{}", case.name);
+    }
+}
+
+/// Bytes of every buffer of `weights`, by component.
+fn held(weights: &Weights) -> MemoryUse {
+    let matrix = |m: &Matrix| m.bytes() as u64;
+    let vector = |v: &[f32]| size_of_val(v) as u64;
+    let linear = |l: &Linear| matrix(&l.matrix) + l.bias.as_deref().map_or(0, vector);
+    let swiglu = |s: &SwiGlu| matrix(&s.gate) + matrix(&s.up) + matrix(&s.down);
+    let mut held = MemoryUse { embeddings: matrix(&weights.embedding), ..MemoryUse::default() };
+    // A tied head is a view of the embedding.
+    let shared = weights.head.row_bytes(0).map(<[u8]>::as_ptr) == weights.embedding.row_bytes(0).map(<[u8]>::as_ptr);
+    if !shared || weights.head.row_bytes(0).is_none() {
+        held.embeddings += matrix(&weights.head);
+    }
+    held.other += vector(&weights.final_norm);
+    for layer in &weights.layers {
+        held.other += vector(&layer.input_norm) + vector(&layer.feed_forward_norm);
+        match &layer.mixer {
+            MixerWeights::Attention(a) => {
+                held.attention += [&a.query, &a.key, &a.value, &a.output].map(linear).iter().sum::<u64>();
+                held.attention += vector(&a.query_norm) + vector(&a.key_norm);
+            }
+            MixerWeights::DeltaNet(d) => {
+                held.delta_net += match &d.inputs {
+                    DeltaInputs::Interleaved(m) => matrix(m),
+                    DeltaInputs::Split { qkv, z } => matrix(qkv) + matrix(z),
+                };
+                held.delta_net += match &d.gates {
+                    DeltaGates::Interleaved(m) => matrix(m),
+                    DeltaGates::Split { b, a } => matrix(b) + matrix(a),
+                };
+                held.delta_net += [&d.conv, &d.decay, &d.dt_bias, &d.norm].map(|v| vector(v)).iter().sum::<u64>();
+                held.delta_net += matrix(&d.output);
+            }
+        }
+        match &layer.feed_forward {
+            FeedForwardWeights::Dense(dense) => held.other += swiglu(dense),
+            FeedForwardWeights::Moe(moe) => {
+                held.experts += moe.experts.iter().map(swiglu).sum::<u64>();
+                held.other += matrix(&moe.router);
+                held.other += moe.shared.as_ref().map_or(0, |(shared, gate)| swiglu(shared) + matrix(gate));
+            }
+        }
+    }
+    held
 }
 
 #[test]

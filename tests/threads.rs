@@ -1,5 +1,7 @@
 //! A model ends its threads. Alone in its process, so that nobody else's threads are counted.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
+
 mod support;
 
 use std::time::Duration;
