@@ -9,5 +9,7 @@ fn main() {
     // which has another number, is never loaded by mistake. The number is QM_ABI_VERSION.
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
         println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libqwen3moe.so.0");
+        // A plugin that closes the library right after the last free must not unmap code that ending threads still run.
+        println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
     }
 }

@@ -121,8 +121,8 @@ pub(super) fn count(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
-/// Frees a model. Streams that it still has go on and keep what they need; the last of them to be freed ends the model's
-/// threads and gives its memory back. NULL does nothing.
+/// Frees a model. Streams that it still has go on and keep what they need; the last of them to be freed waits for the step
+/// in progress, ends the model's threads and gives its memory back. NULL does nothing.
 ///
 /// # Safety
 /// `m` is NULL or live, and not used again.

@@ -28,9 +28,8 @@ pub const QM_LOG_INFO: i32 = 3;
 pub const QM_LOG_DEBUG: i32 = 4;
 
 /// Receives log lines. `level` is one of QM_LOG_*; `text` is one line of UTF-8, valid during the call only.
-/// Called on the thread that loads or on the thread that runs the model, one call at a time for each model; may still be
-/// called until the model and all of its streams are freed. It must return soon, must not throw or jump out, and must not
-/// call functions of this library.
+/// Called on the thread that loads or on the thread that runs the model, and not after the model and all of its streams
+/// are freed. It must return soon, must not throw or jump out, and must not call functions of this library.
 pub type qm_log_fn = Option<unsafe extern "C" fn(level: i32, text: *const c_char, user_data: *mut c_void)>;
 
 /// Receives the progress of a load, on the thread that called qm_load or qm_load_poll. `progress` is valid during the call

@@ -321,7 +321,8 @@ pub unsafe extern "C" fn qm_stream_error(s: *const qm_stream, buf: *mut c_char, 
     })
 }
 
-/// Frees a stream, and cancels it if it is running; does not wait for its end. NULL does nothing.
+/// Frees a stream, and cancels it if it is running; does not wait for its end, unless the model was freed before and this
+/// is the last of its streams. NULL does nothing.
 ///
 /// # Safety
 /// `s` is NULL or live, and not used again.

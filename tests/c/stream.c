@@ -15,7 +15,9 @@ static int is_utf8_start(char c) { return ((unsigned char)c & 0xc0) != 0x80; }
 static void poll_without_blocking(qm_model *model) {
     qm_stream *stream = open_stream(model, 64);
     char piece[64];
-    size_t len, frames = 0, pieces = 0;
+    size_t len;
+    CHECK_STATUS(qm_stream_next(stream, piece, sizeof piece, &len, INT64_MAX), QM_OK);
+    size_t frames = 0, pieces = 0;
     int64_t longest = 0;
     qm_status status;
     do {
@@ -70,7 +72,10 @@ static void small_buffers(qm_model *model) {
         at += len;
     }
     CHECK(last == QM_DONE && at == whole_length);
-    CHECK_STATUS(qm_stream_next(stream, piece, sizeof piece, &len, -1), QM_DONE);
+    int64_t timeouts[] = {0, -1, INT64_MIN, INT64_MAX};
+    for (int i = 0; i < 4; i++) {
+        CHECK_STATUS(qm_stream_next(stream, piece, sizeof piece, &len, timeouts[i]), QM_DONE);
+    }
     CHECK(qm_stream_error(stream, NULL, 0) == 1);
     qm_stream_free(stream);
 
