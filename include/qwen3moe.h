@@ -122,9 +122,8 @@ typedef int32_t qm_status;
 
 /**
  * Receives log lines. `level` is one of QM_LOG_*; `text` is one line of UTF-8, valid during the call only.
- * Called on the thread that loads or on the thread that runs the model, one call at a time for each model; may still be
- * called until the model and all of its streams are freed. It must return soon, must not throw or jump out, and must not
- * call functions of this library.
+ * Called on the thread that loads or on the thread that runs the model, and not after the model and all of its streams
+ * are freed. It must return soon, must not throw or jump out, and must not call functions of this library.
  */
 typedef void (*qm_log_fn)(int32_t level, const char *text, void *user_data);
 
@@ -614,8 +613,8 @@ qm_status qm_load_cancel(struct qm_load_op *op);
 void qm_load_free(struct qm_load_op *op);
 
 /**
- * Frees a model. Streams that it still has go on and keep what they need; the last of them to be freed ends the model's
- * threads and gives its memory back. NULL does nothing.
+ * Frees a model. Streams that it still has go on and keep what they need; the last of them to be freed waits for the step
+ * in progress, ends the model's threads and gives its memory back. NULL does nothing.
  *
  * The caller promises:
  * `m` is NULL or live, and not used again.
@@ -739,7 +738,8 @@ qm_status qm_stream_stats(const struct qm_stream *s, struct qm_stream_stats_t *o
 size_t qm_stream_error(const struct qm_stream *s, char *buf, size_t cap);
 
 /**
- * Frees a stream, and cancels it if it is running; does not wait for its end. NULL does nothing.
+ * Frees a stream, and cancels it if it is running; does not wait for its end, unless the model was freed before and this
+ * is the last of its streams. NULL does nothing.
  *
  * The caller promises:
  * `s` is NULL or live, and not used again.
