@@ -5,11 +5,17 @@
 
 mod support;
 
+use std::sync::Arc;
+
+use qwen3moe::cpu::{CpuBackend, CpuOptions};
 use qwen3moe::engine::{MemoryUse, fit};
+use qwen3moe::experts::ExpertCounters;
 use qwen3moe::model::{
-    Checkpoint, DeltaGates, DeltaInputs, FeedForwardWeights, Linear, LoadProgress, MixerWeights, SwiGlu, Weights,
+    Batch, Checkpoint, DeltaGates, DeltaInputs, FeedForward, FeedForwardWeights, Linear, LoadProgress, LogitRows,
+    MixerWeights, SwiGlu, Weights, forward, read_spec,
 };
 use qwen3moe::quant::Matrix;
+use qwen3moe::state::{Pools, StateLayout};
 use qwen3moe::{Event, GenerateOptions, LoadOptions, Model, Prompt};
 use support::goldens::{Case, cases, difference};
 
@@ -82,6 +88,57 @@ fn sequences_that_share_their_steps_have_the_logits_they_have_alone() {
             }
         });
         drop(stream);
+    }
+}
+
+/// Runs three sequences through one backend, `rows[i]` rows of sequence `i` in each step, and returns their logits.
+fn interleaved(case: &Case, sequences: [&[u32]; 3], rows: [usize; 3]) -> [Vec<f32>; 3] {
+    let checkpoint = Checkpoint::open(&case.source()).unwrap();
+    let spec = Arc::new(read_spec(&checkpoint).unwrap());
+    let weights = Weights::load(&checkpoint, &spec, &LoadProgress::default(), 2).unwrap();
+    let layout = StateLayout::new(3, 3 * 256);
+    let is_moe = spec.layers.iter().map(|layer| layer.feed_forward == FeedForward::Moe);
+    let counters = Arc::new(ExpertCounters::new(spec.moe.as_ref().map_or(0, |moe| moe.experts), is_moe));
+    let options = CpuOptions { threads: 2, exact: true, max_rows: rows.iter().sum() };
+    let mut backend = CpuBackend::new(spec.clone(), weights, layout, counters, &options).unwrap();
+    let mut pools = Pools::new(layout);
+    let mut memory = [(); 3].map(|()| pools.open().unwrap());
+    let mut position = [0; 3];
+    let mut logits = [(); 3].map(|()| Vec::new());
+    while (0..3).any(|i| position[i] < sequences[i].len()) {
+        let ends: [usize; 3] = std::array::from_fn(|i| (position[i] + rows[i]).min(sequences[i].len()));
+        for i in 0..3 {
+            assert!(pools.reserve(&mut memory[i], ends[i]));
+        }
+        let mut batch = Batch::default();
+        for i in (0..3).filter(|&i| position[i] < ends[i]) {
+            batch.push(&memory[i], position[i], &sequences[i][position[i]..ends[i]], LogitRows::All);
+        }
+        let mut out = vec![0.0; batch.tokens.len() * case.vocab];
+        forward(&spec, &mut backend, &batch, &mut out).unwrap();
+        let mut out = out.as_slice();
+        for i in 0..3 {
+            let (own, rest) = out.split_at((ends[i] - position[i]) * case.vocab);
+            logits[i].extend_from_slice(own);
+            out = rest;
+        }
+        position = ends;
+    }
+    logits
+}
+
+#[test]
+fn rows_of_several_sequences_in_one_batch_do_not_mix() {
+    for case in cases() {
+        let backwards: Vec<u32> = case.ids.iter().rev().copied().collect();
+        let sequences = [case.ids.as_slice(), &backwards, &case.ids[..case.ids.len() / 2]];
+        let model = load(&case, &options(256));
+        let alone = sequences.map(|ids| model.eval(ids).unwrap());
+        for rows in [[1, 1, 1], [1, 7, 64], [5, 1, 3]] {
+            for (i, logits) in interleaved(&case, sequences, rows).iter().enumerate() {
+                assert_near(&case, &format!("sequence {i} of {rows:?}"), logits, &alone[i], SELF);
+            }
+        }
     }
 }
 

@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Prompt;
 use super::log::Log;
-use crate::engine::LogLevel;
+use super::{LogLevel, Prompt};
 use crate::error::{Error, Result};
 use crate::model::TextFiles;
 use crate::text::{ChatTemplate, EncodeOptions, GgufVocabulary, StopMatcher, TextDecoder, Tokenizer};
