@@ -279,12 +279,12 @@ fn prompts_that_can_never_run_are_refused_at_once_with_numbers() {
 fn a_deadline_ends_a_stream_in_line_and_a_running_one() {
     let (model, control) = fake::model(&Sizes { streams: 1, ..Sizes::default() });
     control.close();
-    let soon = Some(Duration::from_millis(30));
+    let soon = Some(Duration::from_secs(1));
     let running = open(&model, &prompt(4, 0), &GenerateOptions { deadline: soon, ..greedy(50) });
     control.wait_for_steps(1);
     let waiting = open(&model, &prompt(4, 1), &GenerateOptions { deadline: soon, ..greedy(50) });
     let patient = open(&model, &prompt(4, 2), &GenerateOptions { deadline: Some(Duration::MAX), ..greedy(5) });
-    std::thread::sleep(Duration::from_millis(40));
+    std::thread::sleep(Duration::from_millis(1010));
     control.open();
     assert_eq!(finish(&running).1, Ok(FinishReason::Deadline));
     assert_eq!(running.stats().generated_tokens, 1, "the step in progress was completed");
