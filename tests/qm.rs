@@ -3,8 +3,10 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::ptr::{null, null_mut};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -236,6 +238,49 @@ fn ctrl_c_ends_an_answer_at_once() {
     interrupt(&child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(pressed.elapsed() < Duration::from_secs(5), "{:?}", pressed.elapsed());
+}
+
+/// The two ends of a new terminal: the user's and the program's.
+fn terminal() -> (fs::File, OwnedFd) {
+    let (mut user, mut program) = (0, 0);
+    // SAFETY: the two numbers are written to; the other arguments may be null.
+    let status = unsafe { libc::openpty(&mut user, &mut program, null_mut(), null(), null()) };
+    assert_eq!(status, 0);
+    // SAFETY: both descriptors are new and nobody else's.
+    unsafe { (fs::File::from_raw_fd(user), OwnedFd::from_raw_fd(program)) }
+}
+
+/// Reads until `wanted` was seen, and returns all of it.
+fn read_until(user: &mut fs::File, wanted: &str) -> String {
+    let (mut seen, mut buffer) = (Vec::new(), [0u8; 4096]);
+    while !String::from_utf8_lossy(&seen).contains(wanted) {
+        let n = user.read(&mut buffer).unwrap();
+        assert!(n > 0, "ended before {wanted:?}: {}", String::from_utf8_lossy(&seen));
+        seen.extend(&buffer[..n]);
+    }
+    String::from_utf8_lossy(&seen).into_owned()
+}
+
+#[test]
+fn ctrl_c_in_a_chat_stops_the_answer_and_not_the_program() {
+    let (mut user, program) = terminal();
+    let end = || Stdio::from(program.try_clone().unwrap());
+    let mut child = qm()
+        .args(["chat", "--seed", "1", "--ignore-eos", "--max-tokens", "1900"])
+        .env("TERM", "xterm")
+        .stdin(end())
+        .stdout(end())
+        .stderr(end())
+        .spawn()
+        .unwrap();
+    read_until(&mut user, "> ");
+    user.write_all(b"Tell me a story.\r").unwrap();
+    read_until(&mut user, "the ");
+    interrupt(&child);
+    read_until(&mut user, ", stopped]");
+    read_until(&mut user, "> ");
+    user.write_all(b"/quit\r").unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

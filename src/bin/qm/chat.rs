@@ -156,6 +156,8 @@ impl Input {
             return Ok(Input::Plain(io::stdin().lock()));
         }
         let editor = rustyline::DefaultEditor::new();
+        // The editor brings a handler of its own. It reads Ctrl-C as a key, so ours can have the signal.
+        interrupt::install();
         editor.map(|e| Input::Terminal(Box::new(e))).map_err(|e| Failure::new(format!("cannot use the terminal: {e}")))
     }
 
