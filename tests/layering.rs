@@ -1,5 +1,7 @@
 //! Who may know whom. The arrows of the design are a table here; every path in the sources is held against it.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
