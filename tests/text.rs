@@ -12,6 +12,9 @@ use serde_json::Value;
 const PARSE: EncodeOptions = EncodeOptions { add_special: false, parse_special: true };
 const PLAIN: EncodeOptions = EncodeOptions { add_special: false, parse_special: false };
 
+/// Makes a sound file unsound.
+type Change<T> = fn(&mut T);
+
 fn goldens(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(file)
 }
@@ -187,7 +190,7 @@ fn tokens_around_a_text_are_added_where_the_files_say_so() {
 
 #[test]
 fn gguf_metadata_that_contradicts_itself_is_an_error() {
-    let bad: [(&str, fn(&mut GgufVocabulary)); 14] = [
+    let bad: [(&str, Change<GgufVocabulary>); 14] = [
         ("no tokens", |v| *v = GgufVocabulary { model: v.model.clone(), pre: v.pre.clone(), ..Default::default() }),
         ("model is \"llama\"", |v| v.model = "llama".into()),
         ("pre is \"default\"", |v| v.pre = "default".into()),
@@ -228,7 +231,7 @@ fn gguf_metadata_that_is_odd_but_sound_is_accepted() {
 
 #[test]
 fn a_tokenizer_json_of_another_kind_is_refused_by_name() {
-    let bad: [(&str, fn(&mut Value)); 15] = [
+    let bad: [(&str, Change<Value>); 15] = [
         ("model.type is \"Unigram\"", |v| v["model"]["type"] = "Unigram".into()),
         ("dropout", |v| v["model"]["dropout"] = 0.1.into()),
         ("byte_fallback", |v| v["model"]["byte_fallback"] = true.into()),
