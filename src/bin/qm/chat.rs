@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::answer::{self, Ended};
 use crate::arguments::{GenerateArguments, ModelArguments};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, tell};
 use crate::{interrupt, load};
 
 const HELP: &str = "\
@@ -37,17 +37,17 @@ pub fn run(arguments: &Arguments) -> Outcome {
     }
     let mut input = Input::open()?;
     if let Input::Terminal(_) = input {
-        eprintln!("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.");
+        tell("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.");
     }
     let mut chat = Conversation::new(arguments.system.clone());
     while let Some(line) = input.next()? {
         match command(line.trim()) {
             Command::Nothing => {}
             Command::Quit => break,
-            Command::Help => eprintln!("{HELP}"),
+            Command::Help => tell(HELP),
             Command::Reset => chat = Conversation::new(chat.system),
             Command::System(text) => chat = Conversation::new(text),
-            Command::Unknown(name) => eprintln!("unknown command {name}; /help lists them"),
+            Command::Unknown(name) => tell(format_args!("unknown command {name}; /help lists them")),
             Command::Say(text) => chat.turn(&model, text, &arguments.generate)?,
         }
     }
@@ -124,7 +124,7 @@ impl Conversation {
                 // The last message alone may fill the context, and then there is nothing left to forget.
                 Err(Error::ContextFull(_)) if self.turns.len() > 2 => {
                     self.turns.drain(..2);
-                    eprintln!("[the context is full: the oldest message and its answer are forgotten]");
+                    tell("[the context is full: the oldest message and its answer are forgotten]");
                 }
                 other => break other?,
             }
@@ -137,7 +137,7 @@ impl Conversation {
         let speed = answer::rate(answer::decoded(&stats), stats.decode);
         let speed = speed.map_or(String::new(), |r| format!(", {r:.1} tok/s"));
         let stopped = if ended == Ended::Interrupted { ", stopped" } else { "" };
-        eprintln!("[{} tokens{speed}{stopped}]", stats.generated_tokens);
+        tell(format_args!("[{} tokens{speed}{stopped}]", stats.generated_tokens));
         Ok(())
     }
 }
@@ -172,7 +172,7 @@ impl Input {
                         let _ = editor.add_history_entry(&line);
                         return Ok(Some(line));
                     }
-                    Err(ReadlineError::Interrupted) => eprintln!("(/quit or Ctrl-D leaves)"),
+                    Err(ReadlineError::Interrupted) => tell("(/quit or Ctrl-D leaves)"),
                     Err(ReadlineError::Eof) => return Ok(None),
                     Err(error) => return Err(failed(&error)),
                 }

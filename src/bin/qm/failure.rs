@@ -1,6 +1,7 @@
 //! How a command ends without success.
 
-use std::io;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// Why a command stopped.
@@ -17,6 +18,11 @@ pub enum Failure {
 /// Result of a command.
 pub type Outcome<T = ()> = Result<T, Failure>;
 
+/// Writes a line to the standard error. Where that is closed there is nobody to tell, and nothing to do about it.
+pub fn tell(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 impl Failure {
     /// A message.
     pub fn new(message: impl Into<String>) -> Self {
@@ -27,7 +33,8 @@ impl Failure {
     pub fn report(&self) -> ExitCode {
         match self {
             Failure::Message(message) => {
-                eprintln!("error: {}", message.split_whitespace().collect::<Vec<_>>().join(" "));
+                let lines: Vec<&str> = message.lines().map(str::trim).collect();
+                tell(format_args!("error: {}", lines.join(" ")));
                 ExitCode::FAILURE
             }
             Failure::BrokenPipe => ExitCode::SUCCESS,

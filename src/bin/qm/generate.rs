@@ -7,7 +7,7 @@ use qwen3moe::{Model, Prompt};
 
 use crate::answer::{self, Ended};
 use crate::arguments::{GenerateArguments, ModelArguments};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, tell};
 use crate::load;
 
 /// Arguments of `qm generate`.
@@ -45,7 +45,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
     }
     let ended = copied?;
     if arguments.stats {
-        eprintln!("[{}]", answer::summary(&stream.stats()));
+        tell(format_args!("[{}]", answer::summary(&stream.stats())));
     }
     match ended {
         Ended::Finished => Ok(()),

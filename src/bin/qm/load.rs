@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use qwen3moe::{LoadOptions, LoadProgress, LogLevel, Model, Source};
 
 use crate::arguments::ModelArguments;
-use crate::failure::Outcome;
+use crate::failure::{Outcome, tell};
 use crate::{bundled, interrupt, progress};
 
 /// Loads faster than this show no bar.
@@ -27,7 +27,7 @@ pub fn load(arguments: &ModelArguments, mut options: LoadOptions) -> Outcome<Mod
     let (log_bar, least) = (bar.clone(), if arguments.verbose { LogLevel::Debug } else { LogLevel::Warning });
     options.log = Some(Arc::new(move |level, line| {
         if level <= least {
-            log_bar.suspend(|| eprintln!("{}: {line}", level_name(level)));
+            log_bar.suspend(|| tell(format_args!("{}: {line}", level_name(level))));
         }
     }));
     let shared = LoadProgress::default();
