@@ -1,5 +1,7 @@
 //! The bundled model is as good as its training left it: a format or kernel that damages it fails here.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
+
 use std::path::{Path, PathBuf};
 
 use qwen3moe::{FinishReason, GenerateOptions, LoadOptions, LoadProgress, Model, Prompt, Source};

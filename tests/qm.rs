@@ -1,5 +1,7 @@
 //! The program `qm`, run as users run it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};

@@ -148,7 +148,7 @@ fn yarn_takes_the_reference_defaults_and_attention_factor() {
         truncate: true,
     };
     // 0.1 ln 4 + 1 and its variants, by _compute_yarn_parameters of transformers 5.17.
-    let plain = 1.138_629_436_111_989_1;
+    let plain = 1.138_629_436_111_989;
     let fields = json!({"rope_type": "yarn", "factor": 4.0});
     assert_eq!(scaling(fields), yarn(4.0, 32.0, 1.0, plain, context));
     let fields = json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256, "beta_fast": 16});

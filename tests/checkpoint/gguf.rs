@@ -50,18 +50,58 @@ fn counts_beyond_the_file_are_refused_before_anything_is_allocated() {
     refuse(|f| f.tensor_count = Some(1 << 60), &["tensor count is 1152921504606846976"]);
     refuse(|f| f.tensor_count = Some(1 << 20), &["axes"]);
     refuse(|f| f.pair_count = Some(u64::MAX), &["metadata count is 18446744073709551615"]);
-    refuse(|f| drop(f.pair("x", value(8, &(1u64 << 63).to_le_bytes()))), &["x at byte", "truncated"]);
-    refuse(|f| drop(f.pair("x", array(8, 1 << 61, b""))), &["x is 2305843009213693952", "bytes are left"]);
-    refuse(|f| drop(f.pair("x", array(0, 1 << 40, b""))), &["x is 1099511627776", "bytes are left"]);
+    refuse(
+        |f| {
+            f.pair("x", value(8, &(1u64 << 63).to_le_bytes()));
+        },
+        &["x at byte", "truncated"],
+    );
+    refuse(
+        |f| {
+            f.pair("x", array(8, 1 << 61, b""));
+        },
+        &["x is 2305843009213693952", "bytes are left"],
+    );
+    refuse(
+        |f| {
+            f.pair("x", array(0, 1 << 40, b""));
+        },
+        &["x is 1099511627776", "bytes are left"],
+    );
 }
 
 #[test]
 fn values_that_gguf_does_not_have_are_refused() {
-    refuse(|f| drop(f.pair("x", value(13, b""))), &["metadata x has the type 13"]);
-    refuse(|f| drop(f.pair("x", array(13, 0, b""))), &["metadata x has items of type 13"]);
-    refuse(|f| drop(f.pair("x", array(9, 1, b""))), &["not supported", "array of arrays"]);
-    refuse(|f| drop(f.pair("x", value(7, &[2]))), &["metadata x is the boolean 2"]);
-    refuse(|f| drop(f.pair("general.architecture", string("a"))), &["general.architecture is there twice"]);
+    refuse(
+        |f| {
+            f.pair("x", value(13, b""));
+        },
+        &["metadata x has the type 13"],
+    );
+    refuse(
+        |f| {
+            f.pair("x", array(13, 0, b""));
+        },
+        &["metadata x has items of type 13"],
+    );
+    refuse(
+        |f| {
+            f.pair("x", array(9, 1, b""));
+        },
+        &["not supported", "array of arrays"],
+    );
+    refuse(
+        |f| {
+            f.pair("x", value(7, &[2]));
+        },
+        &["metadata x is the boolean 2"],
+    );
+    refuse(
+        |f| {
+            f.pair("general.architecture", string("a"));
+        },
+        &["general.architecture is there twice"],
+    );
     refuse(|f| f.pairs.push((vec![0xff, 0xfe], u32_value(1))), &["no UTF-8"]);
     for alignment in [0, 3, 4, 1 << 21] {
         let change = |f: &mut Gguf| drop(f.pair("general.alignment", u32_value(alignment)));
@@ -105,7 +145,9 @@ fn blocks_of_the_mtp_head_need_their_key() {
     let nextn = |f: &mut Gguf| f.tensors[0].0 = "blk.0.nextn.eh_proj.weight".into();
     refuse(nextn, &["tensor blk.0.nextn.eh_proj.weight"]);
     refuse(
-        |f| drop(f.pair("qwen3moe.nextn_predict_layers", u32_value(1))),
+        |f| {
+            f.pair("qwen3moe.nextn_predict_layers", u32_value(1));
+        },
         &["qwen3moe.nextn_predict_layers is 1", "less than 1"],
     );
     refuse(|f| f.pairs.truncate(1), &["qwen3moe.block_count is missing"]);
