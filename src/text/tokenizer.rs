@@ -17,9 +17,9 @@ use super::quoting::{find_unquoted, longest_first};
 use super::template::RenderedChat;
 use crate::error::{Error, Result};
 
-/// One more than the largest token id accepted: more than 60 times the largest vocabulary of the Qwen family, and small
-/// enough for tables by id.
-const MAX_VOCABULARY: u32 = 1 << 24;
+/// One more than the largest token id accepted: eight times the largest vocabulary of the Qwen family. Tables by id take
+/// 50 MB at most.
+const MAX_VOCABULARY: u32 = 1 << 21;
 
 /// How to read a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
