@@ -180,6 +180,7 @@ impl Checkpoint {
         if path.is_dir() {
             return hf::open(Folder::Disk(path.clone()));
         }
+        std::fs::metadata(path).map_err(|e| Error::io(path, "cannot open", &e))?;
         let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
             return Err(Error::bad_file(path, "has no UTF-8 file name"));
         };
@@ -190,10 +191,7 @@ impl Checkpoint {
         if path.is_file() && (name.ends_with(".json") || name.ends_with(".safetensors")) {
             return hf::open(Folder::Disk(parent));
         }
-        match std::fs::metadata(path) {
-            Err(e) => Err(Error::io(path, "cannot open", &e)),
-            Ok(_) => Err(Error::bad_file(path, "is neither a Hugging Face directory nor a GGUF file")),
-        }
+        Err(Error::bad_file(path, "is neither a Hugging Face directory nor a GGUF file"))
     }
 
     /// How the files are made.

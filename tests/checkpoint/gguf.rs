@@ -145,7 +145,7 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
 #[test]
 fn blocks_of_the_mtp_head_need_their_key() {
     let nextn = |f: &mut Gguf| f.tensors[0].0 = "blk.0.nextn.eh_proj.weight".into();
-    refuse(nextn, &["tensor blk.0.nextn.eh_proj.weight"]);
+    refuse(nextn, &["tensor blk.0.nextn.eh_proj.weight", "nextn_predict_layers"]);
     refuse(
         |f| {
             f.pair("qwen3moe.nextn_predict_layers", u32_value(1));

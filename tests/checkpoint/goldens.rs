@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use qwen3moe::checkpoint::{Checkpoint, Source};
-use qwen3moe::model::{check_shapes, read_config};
+use qwen3moe::checkpoint::{Checkpoint, Kind, LayerTensor, Role, Source, Unused};
+use qwen3moe::error::Error;
+use qwen3moe::model::{HeadOrder, ModelSpec, check_shapes, read_config};
+use qwen3moe::quant::Format;
 
 fn goldens() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
@@ -32,4 +34,85 @@ fn every_golden_opens_with_all_its_fields_known_and_its_shapes_right() {
         }
         checkpoint.text_files().unwrap_or_else(|e| panic!("{name}: {e}"));
     }
+}
+
+fn open(case: &str) -> (Checkpoint, ModelSpec) {
+    let checkpoint = Checkpoint::open(&Source::Path(goldens().join(case))).unwrap();
+    let spec = read_config(&checkpoint).unwrap().spec;
+    (checkpoint, spec)
+}
+
+fn unused(checkpoint: &Checkpoint, reason: Unused) -> usize {
+    checkpoint.unused().iter().filter(|t| t.reason == reason).count()
+}
+
+#[test]
+fn sizes_are_those_of_the_config() {
+    // The values of tests/goldens/configs.py and of llama.cpp's conversion rules.
+    let (checkpoint, next) = open("qwen3_next_bf16");
+    assert_eq!(checkpoint.kind(), Kind::HuggingFace);
+    assert_eq!((next.attention.head_dim, next.attention.rope.dim, next.attention.rope.theta), (32, 8, 1e7));
+    assert!(next.attention.gated && !next.attention.bias && !next.tied_head);
+    let delta = next.delta.unwrap();
+    assert_eq!((delta.key_heads, delta.value_heads, delta.conv_kernel), (2, 4, 4));
+    assert_eq!(delta.head_order, HeadOrder::Grouped);
+    assert_eq!(next.mtp_layers, 1);
+    assert!(unused(&checkpoint, Unused::Mtp) > 0);
+
+    let (checkpoint, q8) = open("qwen35moe_gguf_q8/model.gguf");
+    assert_eq!(checkpoint.kind(), Kind::Gguf);
+    assert_eq!(q8.delta.unwrap().head_order, HeadOrder::Tiled);
+    assert_eq!(q8.mtp_layers, 1);
+    assert!(unused(&checkpoint, Unused::Mtp) > 0, "the block behind the trunk");
+
+    let (checkpoint, _) = open("qwen3_5_moe_bf16_wrapper");
+    assert!(unused(&checkpoint, Unused::Vision) > 0 && unused(&checkpoint, Unused::Mtp) > 0);
+}
+
+#[test]
+fn a_file_in_the_directory_stands_for_the_directory() {
+    for file in ["", "config.json", "model.safetensors"] {
+        open(&format!("qwen3_moe_bf16/{file}"));
+    }
+}
+
+#[test]
+fn paths_that_lead_nowhere_are_input_output_errors() {
+    for path in ["", "no/such/directory", "no/such/model.gguf", "tests/goldens"] {
+        let error = Checkpoint::open(&Source::Path(path.into())).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{path}: {error}");
+    }
+    let error = Checkpoint::open(&Source::Path(goldens().join("weights.py"))).unwrap_err();
+    assert!(matches!(error, Error::BadFile { .. }), "{error}");
+    #[cfg(unix)]
+    {
+        let error = Checkpoint::open(&Source::Path("/dev/zero".into())).unwrap_err();
+        assert!(matches!(error, Error::BadFile { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_shrinks_after_it_was_opened_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, contents) in crate::build::golden("qwen3_moe_bf16") {
+        std::fs::write(folder.path().join(name), contents).unwrap();
+    }
+    let checkpoint = Checkpoint::open(&Source::Path(folder.path().to_path_buf())).unwrap();
+    let last = checkpoint.tensors().last().unwrap();
+    let mut bytes = vec![0; last.bytes as usize];
+    checkpoint.read(last, 0, &mut bytes).unwrap();
+    let weights = folder.path().join("model.safetensors");
+    let file = std::fs::File::options().write(true).open(weights).unwrap();
+    file.set_len(last.offset + 1).unwrap();
+    let error = checkpoint.read(last, 0, &mut bytes).unwrap_err();
+    assert!(error.to_string().contains("model.safetensors: ends before byte"), "{error}");
+}
+
+#[test]
+fn four_bit_tensors_have_their_logical_shape() {
+    let (checkpoint, spec) = open("qwen3_next_nf4");
+    let output = checkpoint.require(Role::Layer(1, LayerTensor::Output)).unwrap();
+    assert_eq!(output.format, Format::Bnb4);
+    assert_eq!(output.shape, [spec.hidden, spec.attention.heads * spec.attention.head_dim]);
+    assert_eq!(output.bytes, output.elements() / 2);
 }

@@ -105,7 +105,14 @@ fn parts_of(file: &DataFile, metadata: &Metadata, name: &str) -> Result<Vec<Stri
 
 fn add(list: &mut TensorList, file: &DataFile, number: usize, entries: Vec<header::Entry>, trunk: u32) -> Result<()> {
     for header::Entry { name, shape, kind, offset, bytes } in entries {
-        match known(file, &name, classify(&name, trunk))? {
+        let named = classify(&name, trunk);
+        if named.is_none() && name.contains(".nextn.") {
+            return Err(file.bad(format!(
+                "tensor {name} belongs to a multi-token-prediction block, but the trunk has {trunk} blocks by \
+                 block_count and nextn_predict_layers"
+            )));
+        }
+        match known(file, &name, named)? {
             Named::Unused(reason) => {
                 list.unused.push(UnusedTensor { name, reason, shape, type_name: kind.name.to_string(), bytes });
             }
