@@ -14,7 +14,7 @@ use qwen3moe::model::{
     Batch, Checkpoint, DeltaGates, DeltaInputs, FeedForward, FeedForwardWeights, Linear, LoadProgress, LogitRows,
     MixerWeights, SwiGlu, Weights, forward, read_spec,
 };
-use qwen3moe::quant::Matrix;
+use qwen3moe::quant::Weight;
 use qwen3moe::state::{Pools, StateLayout};
 use qwen3moe::{Event, GenerateOptions, LoadOptions, Model, Prompt};
 use support::goldens::{Case, cases, difference};
@@ -101,7 +101,7 @@ fn interleaved(case: &Case, sequences: [&[u32]; 3], rows: [usize; 3]) -> [Vec<f3
     let counters = Arc::new(ExpertCounters::new(spec.moe.as_ref().map_or(0, |moe| moe.experts), is_moe));
     let options = CpuOptions { threads: 2, exact: true, max_rows: rows.iter().sum() };
     let mut backend = CpuBackend::new(spec.clone(), weights, layout, counters, &options).unwrap();
-    let mut pools = Pools::new(layout);
+    let mut pools = Pools::new(layout).unwrap();
     let mut memory = [(); 3].map(|()| pools.open().unwrap());
     let mut position = [0; 3];
     let mut logits = [(); 3].map(|()| Vec::new());
@@ -226,14 +226,12 @@ fn memory_by_component_is_what_the_weights_hold() {
 
 /// Bytes of every buffer of `weights`, by component.
 fn held(weights: &Weights) -> MemoryUse {
-    let matrix = |m: &Matrix| m.bytes() as u64;
+    let matrix = |m: &Weight| m.bytes() as u64;
     let vector = |v: &[f32]| size_of_val(v) as u64;
     let linear = |l: &Linear| matrix(&l.matrix) + l.bias.as_deref().map_or(0, vector);
     let swiglu = |s: &SwiGlu| matrix(&s.gate) + matrix(&s.up) + matrix(&s.down);
     let mut held = MemoryUse { embeddings: matrix(&weights.embedding), ..MemoryUse::default() };
-    // A tied head is a view of the embedding.
-    let shared = weights.head.row_bytes(0).map(<[u8]>::as_ptr) == weights.embedding.row_bytes(0).map(<[u8]>::as_ptr);
-    if !shared || weights.head.row_bytes(0).is_none() {
+    if !weights.head.shares_memory(&weights.embedding) {
         held.embeddings += matrix(&weights.head);
     }
     held.other += vector(&weights.final_norm);

@@ -7,10 +7,10 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::Workspace;
-use super::kernels::{Isa, sigmoid};
-use super::matmul::{Inputs, matmul};
+use super::kernels::sigmoid;
+use super::matmul::Processor;
 use super::memory::zeroed;
-use super::pool::{Pool, SharedOutput, at_least};
+use super::pool::{SharedOutput, at_least};
 use super::rope::{Angles, Rope};
 use crate::error::{Error, Result};
 use crate::model::{AttentionWeights, Batch, BatchSequence, Mixer, ModelSpec};
@@ -67,7 +67,9 @@ impl KvCache {
     /// # Errors
     /// [`Error::OutOfHostMemory`].
     pub fn new(spec: &ModelSpec, layout: &StateLayout, exact: bool) -> Result<Self> {
-        let len = layout.pages * layout.page_tokens * spec.attention.kv_heads * spec.attention.head_dim;
+        let sizes = [layout.page_tokens, spec.attention.kv_heads, spec.attention.head_dim];
+        let len = sizes.iter().try_fold(layout.pages, |len, size| len.checked_mul(*size));
+        let len = len.ok_or_else(|| Error::OutOfHostMemory { what: "KV cache".into(), bytes: u64::MAX })?;
         let layer = || -> Result<KvLayer> {
             let (keys, values) = (Store::new(len, exact)?, Store::new(len, exact)?);
             Ok(KvLayer { page_tokens: layout.page_tokens, keys, values })
@@ -86,8 +88,7 @@ impl KvCache {
 /// What an attention layer needs beside its weights and its cache.
 pub struct Context<'a> {
     pub spec: &'a ModelSpec,
-    pub pool: &'a Pool,
-    pub isa: Isa,
+    pub processor: &'a Processor,
     pub rope: &'a Rope,
 }
 
@@ -109,20 +110,20 @@ impl Context<'_> {
         let [queries, keys, values, ..] = &mut work.projections;
         let (queries, keys) = (&mut queries[..rows * query_width], &mut keys[..rows * kv_width]);
         let values = &mut values[..rows * kv_width];
-        let inputs = Inputs::all(&work.normed[..rows * hidden], hidden);
+        let inputs = self.processor.inputs(&work.normed[..rows * hidden], hidden, &mut work.int8);
         for (linear, out) in
             [(&weights.query, &mut *queries), (&weights.key, &mut *keys), (&weights.value, &mut *values)]
         {
-            matmul(self.pool, self.isa, &linear.matrix, linear.bias.as_deref(), inputs, out);
+            self.processor.matmul(&linear.matrix, linear.bias.as_deref(), inputs, out);
         }
 
         let angles: Vec<Angles> =
             batch.sequences.iter().flat_map(|s| (0..s.rows.len()).map(|i| self.rope.angles(s.position + i))).collect();
         let query_stride = query_width / attention.heads;
-        self.pool.run_chunks(queries, query_width, |row, queries, scratch| {
+        self.processor.pool.run_chunks(queries, query_width, |row, queries, scratch| {
             self.prepare_heads(queries, query_stride, &weights.query_norm, &angles[row], &mut scratch.values);
         });
-        self.pool.run_chunks(keys, kv_width, |row, keys, scratch| {
+        self.processor.pool.run_chunks(keys, kv_width, |row, keys, scratch| {
             self.prepare_heads(keys, head_dim, &weights.key_norm, &angles[row], &mut scratch.values);
         });
         kv.append(batch, keys, values, head_dim);
@@ -130,13 +131,13 @@ impl Context<'_> {
         let mixed_width = attention.heads * head_dim;
         let tasks = self.tasks(batch);
         let out = SharedOutput::new(&mut work.mixed[..rows * mixed_width]);
-        self.pool.run(tasks.len(), |t, scratch| {
+        self.processor.pool.run(tasks.len(), |t, scratch| {
             self.attend(&tasks[t], kv, queries, query_stride, &mut scratch.values, out);
         });
 
-        let inputs = Inputs::all(&work.mixed[..rows * mixed_width], mixed_width);
+        let inputs = self.processor.inputs(&work.mixed[..rows * mixed_width], mixed_width, &mut work.int8);
         let output = &mut work.normed[..rows * hidden];
-        matmul(self.pool, self.isa, &weights.output.matrix, weights.output.bias.as_deref(), inputs, output);
+        self.processor.matmul(&weights.output.matrix, weights.output.bias.as_deref(), inputs, output);
     }
 
     /// Normalises and rotates each head of one row; heads start `stride` apart.
@@ -145,7 +146,7 @@ impl Context<'_> {
         let normed = at_least(scratch, head_dim);
         for head in row.chunks_exact_mut(stride) {
             let head = &mut head[..head_dim];
-            self.isa.rms_norm(head, norm, self.spec.norm_eps, normed);
+            self.processor.isa.rms_norm(head, norm, self.spec.norm_eps, normed);
             angles.rotate(normed);
             head.copy_from_slice(normed);
         }
@@ -213,7 +214,7 @@ impl Context<'_> {
                     continue;
                 }
                 let scores = &mut scores[..visible];
-                self.isa.scores(&query(lane).2[..head_dim], &keys[..visible * head_dim], scores);
+                self.processor.isa.scores(&query(lane).2[..head_dim], &keys[..visible * head_dim], scores);
                 let maximum = scores.iter().fold(maxima[lane], |m, s| m.max(s * scale));
                 let correction = (maxima[lane] - maximum).exp();
                 for s in scores.iter_mut() {
@@ -221,7 +222,7 @@ impl Context<'_> {
                 }
                 let sum = &mut sums[lane * head_dim..(lane + 1) * head_dim];
                 sum.iter_mut().for_each(|s| *s *= correction);
-                self.isa.weighted_sum(scores, &values[..visible * head_dim], sum);
+                self.processor.isa.weighted_sum(scores, &values[..visible * head_dim], sum);
                 totals[lane] = totals[lane] * correction + scores.iter().sum::<f32>();
                 maxima[lane] = maximum;
             }

@@ -6,10 +6,10 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::Workspace;
-use super::kernels::{DeltaStep, Isa, sigmoid, silu, softplus};
-use super::matmul::{Inputs, matmul};
+use super::kernels::{DeltaStep, sigmoid, silu, softplus};
+use super::matmul::{Inputs, Processor};
 use super::memory::zeroed;
-use super::pool::{Pool, SharedOutput, at_least};
+use super::pool::{SharedOutput, at_least};
 use crate::error::{Error, Result};
 use crate::model::{Batch, BatchSequence, DeltaGates, DeltaInputs, DeltaSpec, DeltaWeights, Mixer, ModelSpec};
 
@@ -80,8 +80,7 @@ impl DeltaLayer {
 pub struct Context<'a> {
     pub spec: &'a DeltaSpec,
     pub eps: f32,
-    pub pool: &'a Pool,
-    pub isa: Isa,
+    pub processor: &'a Processor,
 }
 
 /// The projections of a step, in whichever order the file's rows have.
@@ -150,14 +149,14 @@ impl Context<'_> {
         let (rows, hidden) = (work.rows, weights.output.rows());
         let (channels, values) = (self.spec.conv_channels(), self.spec.values());
         let [first, second, third, fourth, heads_out] = &mut work.projections;
-        let inputs = Inputs::all(&work.normed[..rows * hidden], hidden);
+        let inputs = self.processor.inputs(&work.normed[..rows * hidden], hidden, &mut work.int8);
         let projected = self.project(weights, inputs, [first, second, third, fourth]);
 
         let mixed = &mut work.mixed[..rows * channels];
         let sequence_of: Vec<&BatchSequence<'_>> =
             batch.sequences.iter().flat_map(|s| s.rows.clone().map(move |_| s)).collect();
         let states = &*layer;
-        self.pool.run_chunks(mixed, channels, |row, out, _| {
+        self.processor.pool.run_chunks(mixed, channels, |row, out, _| {
             let sequence = sequence_of[row];
             self.convolve(weights, &projected, sequence, row, states.conv(sequence.memory.slot), out);
         });
@@ -168,20 +167,20 @@ impl Context<'_> {
         let heads_out = &mut heads_out[..rows * values];
         let out = SharedOutput::new(heads_out);
         let (heads, mixed, layer) = (self.spec.value_heads, &*mixed, &*layer);
-        self.pool.run(batch.sequences.len() * heads, |task, scratch| {
+        self.processor.pool.run(batch.sequences.len() * heads, |task, scratch| {
             let (sequence, head) = (&batch.sequences[task / heads], task % heads);
             let state = &layer.states[sequence.memory.slot * heads + head];
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             self.recur(weights, &projected, mixed, sequence, head, &mut state, &mut scratch.values, out);
         });
-        let inputs = Inputs::all(heads_out, values);
-        matmul(self.pool, self.isa, &weights.output, None, inputs, &mut work.normed[..rows * hidden]);
+        let inputs = self.processor.inputs(heads_out, values, &mut work.int8);
+        self.processor.matmul(&weights.output, None, inputs, &mut work.normed[..rows * hidden]);
     }
 
     fn project<'b>(&'b self, weights: &DeltaWeights, inputs: Inputs<'_>, out: [&'b mut Vec<f32>; 4]) -> Projected<'b> {
-        let apply = |matrix: &crate::quant::Matrix, out: &'b mut Vec<f32>| -> (&'b [f32], usize) {
+        let apply = |matrix: &crate::quant::Weight, out: &'b mut Vec<f32>| -> (&'b [f32], usize) {
             let out = &mut out[..inputs.len() * matrix.rows()];
-            matmul(self.pool, self.isa, matrix, None, inputs, out);
+            self.processor.matmul(matrix, None, inputs, out);
             (out, matrix.rows())
         };
         let [first, second, third, fourth] = out;
@@ -275,8 +274,8 @@ impl Context<'_> {
                 decay: (weights.decay[head] * softplus(a + weights.dt_bias[head])).exp(),
                 beta: sigmoid(b),
             };
-            self.isa.delta_step(state, &step, delta, head_out);
-            self.isa.rms_norm(head_out, &weights.norm, self.eps, delta);
+            self.processor.isa.delta_step(state, &step, delta, head_out);
+            self.processor.isa.rms_norm(head_out, &weights.norm, self.eps, delta);
             for (i, value) in delta.iter().enumerate() {
                 out.set((row * spec.value_heads + head) * value_dim + i, value * silu(projected.z(row, head, i)));
             }

@@ -4,10 +4,12 @@
 //! a step run in two rounds of tasks: gate and up, then down.
 
 use super::Workspace;
-use super::kernels::{Isa, sigmoid, silu};
-use super::matmul::{Inputs, matmul, tile_rows};
-use super::pool::{Pool, SharedOutput, at_least};
-use crate::error::{Error, Result};
+use std::ops::Range;
+
+use super::int8::Int8Rows;
+use super::kernels::{sigmoid, silu};
+use super::matmul::{Inputs, Processor, tile_rows};
+use super::pool::{Scratch, SharedOutput};
 use crate::model::{MoeSpec, MoeWeights, SwiGlu};
 
 /// Which rows visit which experts.
@@ -42,16 +44,15 @@ impl Routing {
     }
 
     /// Softmax over all experts in float32, the `top_k` best, renormalised where the model says so
-    /// (`Qwen3NextTopKRouter` in transformers). Equal probabilities go to the lower index.
-    fn route(&mut self, logits: &[f32], spec: &MoeSpec) -> Result<()> {
+    /// (`Qwen3NextTopKRouter` in transformers). Equal probabilities go to the lower index. A row whose logits are not
+    /// finite gets weights that are no numbers: its own stream fails when it samples, the others go on.
+    fn route(&mut self, logits: &[f32], spec: &MoeSpec) {
         self.choices.clear();
         let mut order: Vec<usize> = Vec::with_capacity(spec.experts);
-        for (row, logits) in logits.chunks_exact(spec.experts).enumerate() {
-            if logits.iter().any(|l| !l.is_finite()) {
-                return Err(Error::Internal(format!("the router's logits of row {row} of this step are not finite")));
-            }
+        for logits in logits.chunks_exact(spec.experts) {
             let maximum = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let total: f32 = logits.iter().map(|l| (l - maximum).exp()).sum();
+            let finite = logits.iter().all(|l| l.is_finite());
+            let total: f32 = if finite { logits.iter().map(|l| (l - maximum).exp()).sum() } else { f32::NAN };
             order.clear();
             order.extend(0..spec.experts);
             let better = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
@@ -69,7 +70,6 @@ impl Routing {
             }));
         }
         self.group(spec);
-        Ok(())
     }
 
     fn group(&mut self, spec: &MoeSpec) {
@@ -98,53 +98,56 @@ impl Routing {
 /// What a feed-forward half needs beside its weights.
 pub struct Context<'a> {
     pub hidden: usize,
-    pub pool: &'a Pool,
-    pub isa: Isa,
+    pub processor: &'a Processor,
 }
 
 /// One expert and the rows it computes.
 struct Job<'a> {
     weights: &'a SwiGlu,
-    inputs: Vec<&'a [f32]>,
+    inputs: Inputs<'a>,
+    /// The rows of `inputs`, which all tiles of the job share.
+    slices: Vec<&'a [f32]>,
     /// Where its SwiGLU activations `[inputs, width]` start.
     hidden_at: usize,
     /// Where its outputs `[inputs, hidden]` start.
     out_at: usize,
 }
 
+impl<'a> Job<'a> {
+    fn new(weights: &'a SwiGlu, inputs: Inputs<'a>, hidden_at: usize, out_at: usize) -> Self {
+        Self { weights, slices: inputs.slices(), inputs, hidden_at, out_at }
+    }
+}
+
 impl Context<'_> {
     /// `x += experts(normed)`.
-    pub fn moe(&self, weights: &MoeWeights, spec: &MoeSpec, work: &mut Workspace) -> Result<()> {
+    pub fn moe(&self, weights: &MoeWeights, spec: &MoeSpec, work: &mut Workspace) {
         let (rows, hidden) = (work.rows, self.hidden);
-        let normed = &work.normed[..rows * hidden];
-        let inputs = Inputs::all(normed, hidden);
+        let inputs = self.processor.inputs(&work.normed[..rows * hidden], hidden, &mut work.int8);
         let [logits, shared_gates, ..] = &mut work.projections;
         let logits = &mut logits[..rows * spec.experts];
-        matmul(self.pool, self.isa, &weights.router, None, inputs, logits);
-        work.routing.route(logits, spec)?;
+        self.processor.matmul(&weights.router, None, inputs.exact(), logits);
+        work.routing.route(logits, spec);
 
         let routing = &work.routing;
         let mut jobs: Vec<Job<'_>> = Vec::with_capacity(routing.groups.len() + 1);
         for group in &routing.groups {
             let picked = &routing.rows[group.first_entry..group.first_entry + group.entries];
-            jobs.push(Job {
-                weights: &weights.experts[group.expert],
-                inputs: Inputs::picked(normed, hidden, picked).slices(),
-                hidden_at: group.first_entry * spec.width,
-                out_at: group.first_entry * hidden,
-            });
+            let (hidden_at, out_at) = (group.first_entry * spec.width, group.first_entry * hidden);
+            jobs.push(Job::new(&weights.experts[group.expert], inputs.picked(picked), hidden_at, out_at));
         }
         let entries = routing.choices.len();
         let shared_at = entries * hidden;
         if let Some((shared, gate)) = &weights.shared {
-            matmul(self.pool, self.isa, gate, None, inputs, &mut shared_gates[..rows]);
-            let hidden_at = entries * spec.width;
-            jobs.push(Job { weights: shared, inputs: inputs.slices(), hidden_at, out_at: shared_at });
+            self.processor.matmul(gate, None, inputs.exact(), &mut shared_gates[..rows]);
+            jobs.push(Job::new(shared, inputs, entries * spec.width, shared_at));
         }
-        self.run(&jobs, &mut work.expert_hidden, &mut work.expert_out);
+        let activations = &mut work.expert_hidden[..entries * spec.width + rows * spec.shared_width];
+        self.gate_and_up(&jobs, activations);
+        self.down(&jobs, activations, &mut work.hidden_int8, &mut work.expert_out);
 
         let (out, shared) = (&work.expert_out, weights.shared.is_some());
-        self.pool.run_chunks(&mut work.x[..rows * hidden], hidden, |row, x, _| {
+        self.processor.pool.run_chunks(&mut work.x[..rows * hidden], hidden, |row, x, _| {
             let mut add = |weight: f32, at: usize| {
                 for (x, y) in x.iter_mut().zip(&out[at..at + hidden]) {
                     *x += weight * y;
@@ -157,74 +160,80 @@ impl Context<'_> {
                 add(sigmoid(shared_gates[row]), shared_at + row * hidden);
             }
         });
-        Ok(())
     }
 
     /// `x += swiglu(normed)`.
     pub fn dense(&self, weights: &SwiGlu, work: &mut Workspace) {
         let (rows, hidden) = (work.rows, self.hidden);
-        let inputs = Inputs::all(&work.normed[..rows * hidden], hidden).slices();
-        let jobs = [Job { weights, inputs, hidden_at: 0, out_at: 0 }];
-        self.run(&jobs, &mut work.expert_hidden, &mut work.expert_out);
+        let inputs = self.processor.inputs(&work.normed[..rows * hidden], hidden, &mut work.int8);
+        let jobs = [Job::new(weights, inputs, 0, 0)];
+        let activations = &mut work.expert_hidden[..rows * weights.gate.rows()];
+        self.gate_and_up(&jobs, activations);
+        self.down(&jobs, activations, &mut work.hidden_int8, &mut work.expert_out);
         for (x, y) in work.x[..rows * hidden].iter_mut().zip(&work.expert_out) {
             *x += y;
         }
     }
 
-    fn run(&self, jobs: &[Job<'_>], activations: &mut [f32], out: &mut [f32]) {
+    /// `activations = silu(gate(x)) * up(x)` of every job.
+    fn gate_and_up(&self, jobs: &[Job<'_>], activations: &mut [f32]) {
         let shared = SharedOutput::new(activations);
-        self.each_tile(
-            jobs,
-            |job| job.weights.gate.rows(),
-            |job, first, count, scratch| {
-                let (n, width) = (job.inputs.len(), job.weights.gate.rows());
-                let decoded = at_least(&mut scratch.weights, 4 * self.hidden);
-                let (gate, up) = at_least(&mut scratch.values, 2 * count * n).split_at_mut(count * n);
-                self.isa.project(&job.weights.gate, first, &job.inputs, decoded, gate);
-                self.isa.project(&job.weights.up, first, &job.inputs, decoded, up);
-                for (at, (gate, up)) in gate.iter().zip(up.iter()).enumerate() {
-                    let (row, input) = (first + at / n, at % n);
-                    shared.set(job.hidden_at + input * width + row, silu(*gate) * up);
-                }
-            },
-        );
-        let (activations, shared) = (&*activations, SharedOutput::new(out));
-        self.each_tile(
-            jobs,
-            |job| job.weights.down.rows(),
-            |job, first, count, scratch| {
-                let (n, width) = (job.inputs.len(), job.weights.down.cols());
-                let inputs = Inputs::all(&activations[job.hidden_at..job.hidden_at + n * width], width).slices();
-                let decoded = at_least(&mut scratch.weights, 4 * width);
-                let values = at_least(&mut scratch.values, count * n);
-                self.isa.project(&job.weights.down, first, &inputs, decoded, values);
-                for (at, value) in values.iter().enumerate() {
-                    shared.set(job.out_at + (at % n) * self.hidden + first + at / n, *value);
-                }
-            },
-        );
+        let rows = |job: &Job<'_>| job.weights.gate.rows();
+        self.each_tile(jobs, rows, |job, rows, scratch| {
+            let (n, width) = (job.slices.len(), job.weights.gate.rows());
+            let gate = self.processor.project(&job.weights.gate, rows.clone(), &job.inputs, &job.slices, scratch);
+            let len = gate.len();
+            // Both products use the same scratch: the first one's moves aside.
+            std::mem::swap(&mut scratch.values, &mut scratch.more);
+            self.processor.project(&job.weights.up, rows.clone(), &job.inputs, &job.slices, scratch);
+            for (at, (gate, up)) in scratch.more[..len].iter().zip(&scratch.values[..len]).enumerate() {
+                let (row, input) = (rows.start + at / n, at % n);
+                shared.set(job.hidden_at + input * width + row, silu(*gate) * up);
+            }
+        });
     }
 
-    /// Calls `work(job, first weight row, rows, scratch)` for tiles that cover the `rows(job)` weight rows of every job.
+    /// `out = down(activations)` of every job.
+    fn down(&self, jobs: &[Job<'_>], activations: &[f32], int8: &mut Int8Rows, out: &mut [f32]) {
+        let quantised = jobs.iter().all(|job| Int8Rows::takes(job.weights.down.cols()));
+        let all = match quantised {
+            true => self.processor.inputs(activations, activations.len(), int8),
+            false => Inputs::all(activations, activations.len()),
+        };
+        let inputs = |job: &Job<'_>| all.part(job.hidden_at, job.slices.len(), job.weights.down.cols());
+        let jobs: Vec<_> =
+            jobs.iter().map(|job| Job::new(job.weights, inputs(job), job.hidden_at, job.out_at)).collect();
+        let shared = SharedOutput::new(out);
+        let rows = |job: &Job<'_>| job.weights.down.rows();
+        self.each_tile(&jobs, rows, |job, rows, scratch| {
+            let n = job.slices.len();
+            let values = self.processor.project(&job.weights.down, rows.clone(), &job.inputs, &job.slices, scratch);
+            for (at, value) in values.iter().enumerate() {
+                shared.set(job.out_at + (at % n) * self.hidden + rows.start + at / n, *value);
+            }
+        });
+    }
+
+    /// Calls `work(job, weight rows, scratch)` for tiles that cover the `rows(job)` weight rows of every job.
     fn each_tile(
         &self,
         jobs: &[Job<'_>],
         rows: impl Fn(&Job<'_>) -> usize,
-        work: impl Fn(&Job<'_>, usize, usize, &mut super::pool::Scratch) + Sync,
+        work: impl Fn(&Job<'_>, Range<usize>, &mut Scratch) + Sync,
     ) {
         let total: usize = jobs.iter().map(&rows).sum();
-        let tile = tile_rows(total, self.pool.threads());
-        let tiles: Vec<(usize, usize, usize)> = jobs
+        let tile = tile_rows(total, self.processor.pool.threads());
+        let tiles: Vec<(usize, Range<usize>)> = jobs
             .iter()
             .enumerate()
             .flat_map(|(i, job)| {
                 let rows = rows(job);
-                (0..rows).step_by(tile).map(move |first| (i, first, tile.min(rows - first)))
+                (0..rows).step_by(tile).map(move |first| (i, first..rows.min(first + tile)))
             })
             .collect();
-        self.pool.run(tiles.len(), |t, scratch| {
-            let (job, first, count) = tiles[t];
-            work(&jobs[job], first, count, scratch);
+        self.processor.pool.run(tiles.len(), |t, scratch| {
+            let (job, rows) = &tiles[t];
+            work(&jobs[*job], rows.clone(), scratch);
         });
     }
 }
@@ -238,7 +247,7 @@ mod tests {
         let spec = MoeSpec { experts: 4, top_k: 2, width: 1, shared_width: 0, normalise_top_k: true };
         let mut routing = Routing::default();
         let logits = [0.0, 1.0, 2.0, -1.0, 3.0, 0.0, 2.0, 0.0, 0.0, 5.0, 0.0, 4.0];
-        routing.route(&logits, &spec).unwrap();
+        routing.route(&logits, &spec);
         let chosen: Vec<_> = routing.activations().collect();
         assert_eq!(chosen, [2, 1, 0, 2, 1, 3]);
         for (i, choice) in routing.choices.iter().enumerate() {
@@ -255,14 +264,20 @@ mod tests {
     fn weights_are_plain_probabilities_without_normalisation_and_ties_go_to_the_lower_index() {
         let spec = MoeSpec { experts: 4, top_k: 2, width: 1, shared_width: 0, normalise_top_k: false };
         let mut routing = Routing::default();
-        routing.route(&[0.0; 4], &spec).unwrap();
+        routing.route(&[0.0; 4], &spec);
         assert_eq!(routing.activations().collect::<Vec<_>>(), [0, 1]);
         assert!(routing.choices.iter().all(|c| (c.weight - 0.25).abs() < 1e-7));
     }
 
     #[test]
-    fn logits_that_are_not_finite_are_an_error() {
-        let spec = MoeSpec { experts: 2, top_k: 1, width: 1, shared_width: 0, normalise_top_k: true };
-        assert!(Routing::default().route(&[0.0, f32::NAN], &spec).is_err());
+    fn logits_that_are_not_finite_fail_their_own_row_only() {
+        for normalise_top_k in [true, false] {
+            let spec = MoeSpec { experts: 3, top_k: 2, width: 1, shared_width: 0, normalise_top_k };
+            let mut routing = Routing::default();
+            let (nan, infinity) = (f32::NAN, f32::INFINITY);
+            routing.route(&[0.0, nan, 1.0, 0.0, 1.0, 2.0, infinity, 0.0, 0.0, nan, nan, nan], &spec);
+            let weights: Vec<bool> = routing.choices.iter().map(|c| c.weight.is_nan()).collect();
+            assert_eq!(weights, [true, true, false, false, true, true, true, true]);
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Each kernel is a plain loop over fixed-width lanes that the compiler vectorises; [`Isa`] picks the copy at run time.
 
-use crate::quant::Matrix;
+use crate::quant::packed::{ROWS, TILE, Tile, block_bytes, blocks, decode_tile};
+use crate::quant::{Matrix, Packed};
 
 /// Values that one accumulator holds.
 const LANES: usize = 8;
@@ -14,15 +15,19 @@ pub enum Isa {
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
-    Avx2,
+    Avx2(Detected),
 }
+
+/// Proof that [`Isa::detect`] found what a variant needs: nothing else can make one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Detected(());
 
 impl Isa {
     /// The best copy for this processor.
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
-            return Isa::Avx2;
+            return Isa::Avx2(Detected(()));
         }
         Isa::Portable
     }
@@ -42,9 +47,9 @@ macro_rules! kernel {
                 }
                 match self {
                     Isa::Portable => $body::<false>($($arg),*),
-                    // SAFETY: `Isa::Avx2` exists only where `detect` found AVX2, FMA and F16C.
+                    // SAFETY: `Detected` proves that the processor has AVX2, FMA and F16C.
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2 => unsafe { avx2($($arg),*) },
+                    Isa::Avx2(_) => unsafe { avx2($($arg),*) },
                 }
             }
         }
@@ -54,6 +59,10 @@ macro_rules! kernel {
 kernel! {
     /// `out[r * n + i] = matrix[first_row + r] · inputs[i]` for `out.len() / n` rows. `decoded` takes up to four rows of weights.
     project = project_body(matrix: &Matrix, first_row: usize, inputs: &[&[f32]], decoded: &mut [f32], out: &mut [f32])
+}
+kernel! {
+    /// `out[i][slot] = packed[row of slot in strip] · inputs[i]`.
+    project_strip = project_strip_body(packed: &Packed, strip: usize, inputs: &[&[f32]], out: &mut [[f32; ROWS]])
 }
 kernel! {
     /// `out = x / sqrt(mean(x²) + eps) * weight`.
@@ -156,6 +165,30 @@ fn project_body<const FMA: bool>(
         } else {
             for (weights, out) in decoded.chunks_exact(cols).zip(out.chunks_mut(n)) {
                 project_rows::<FMA, 1>([weights], inputs, out);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn project_strip_body<const FMA: bool>(packed: &Packed, strip: usize, inputs: &[&[f32]], out: &mut [[f32; ROWS]]) {
+    let (format, mut rest) = (packed.format(), packed.strip(strip));
+    let mut weights: Tile = [[0.0; ROWS]; TILE];
+    out.fill([0.0; ROWS]);
+    for (first, tiles) in blocks(packed.cols()) {
+        let (block, later) = rest.split_at(block_bytes(format, tiles).unwrap_or(0));
+        rest = later;
+        for tile in 0..tiles {
+            decode_tile(format, block, tiles, tile, &mut weights);
+            let first = first + tile * TILE;
+            for (input, out) in inputs.iter().zip(out.iter_mut()) {
+                let mut sums = *out;
+                for (weights, x) in weights.iter().zip(&input[first..first + TILE]) {
+                    for (sum, weight) in sums.iter_mut().zip(weights) {
+                        *sum = fma::<FMA>(*weight, *x, *sum);
+                    }
+                }
+                *out = sums;
             }
         }
     }

@@ -17,12 +17,15 @@ pub struct MemoryPlan {
 
 /// What a backend with these options takes.
 pub fn plan(spec: &ModelSpec, layout: &StateLayout, exact: bool, max_rows: usize) -> MemoryPlan {
+    let product = |factors: &[usize]| factors.iter().fold(1u64, |all, f| all.saturating_mul(*f as u64));
     let attention = &spec.attention;
     let kv_value = if exact { 4 } else { 2 };
-    let kv_token = 2 * attention.kv_heads * attention.head_dim * kv_value * spec.attention_layers();
+    let positions = [layout.pages, layout.page_tokens];
+    let kv_token = [2, attention.kv_heads, attention.head_dim, kv_value, spec.attention_layers()];
     let state = spec.delta.as_ref().map_or(0, |d| {
-        let conv = (d.conv_kernel - 1) * d.conv_channels();
-        4 * (conv + d.value_heads * d.key_dim * d.value_dim) * spec.delta_layers()
+        let conv = product(&[d.conv_kernel - 1, d.conv_channels()]);
+        let heads = product(&[d.value_heads, d.key_dim, d.value_dim]);
+        conv.saturating_add(heads).saturating_mul(product(&[4, spec.delta_layers()]))
     });
     let sizes = WorkspaceSizes::new(spec);
     let row = 2 * spec.hidden
@@ -31,9 +34,11 @@ pub fn plan(spec: &ModelSpec, layout: &StateLayout, exact: bool, max_rows: usize
         + sizes.expert_hidden
         + sizes.expert_out;
     MemoryPlan {
-        kv: (layout.pages * layout.page_tokens) as u64 * kv_token as u64,
-        states: layout.slots as u64 * state as u64,
-        workspace: 4 * max_rows as u64 * row as u64,
+        // The books of the pool are four bytes a page.
+        kv: product(&positions).saturating_mul(product(&kv_token)).saturating_add(product(&[4, layout.pages])),
+        states: state.saturating_mul(layout.slots as u64),
+        // Four bytes a value, and one more where it is quantised.
+        workspace: product(&[5, max_rows, row]),
     }
 }
 

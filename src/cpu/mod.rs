@@ -1,12 +1,13 @@
 //! The backend for processors.
 //!
 //! [`CpuBackend`] owns the weights, the memory of all sequences and the activations of the step in progress. Each layer
-//! kind is one file: [`attention`], [`delta_net`], [`experts`]; they share the matrix product in [`matmul`], the vector
-//! kernels in [`kernels`] and the worker threads in [`pool`].
+//! kind is one file: [`attention`], [`delta_net`], [`experts`]; they share the matrix product in [`matmul`], its integer
+//! kernels in [`int8`], the float kernels in [`kernels`] and the worker threads in [`pool`].
 
 mod attention;
 mod delta_net;
 mod experts;
+mod int8;
 mod kernels;
 mod matmul;
 mod memory;
@@ -18,10 +19,9 @@ use std::sync::Arc;
 use attention::KvCache;
 use delta_net::DeltaStates;
 use experts::Routing;
-use kernels::Isa;
-use matmul::{Inputs, matmul};
+use int8::Int8Rows;
+use matmul::Processor;
 pub use memory::{MemoryPlan, plan};
-use pool::Pool;
 use rope::Rope;
 
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ use crate::state::StateLayout;
 pub struct CpuOptions {
     /// Worker threads, at least 1.
     pub threads: usize,
-    /// Keep KV in float32 rather than float16.
+    /// Keep activations in float32 rather than int8, and KV in float32 rather than float16.
     pub exact: bool,
     /// Rows of one step at most.
     pub max_rows: usize,
@@ -44,8 +44,7 @@ pub struct CpuOptions {
 pub struct CpuBackend {
     spec: Arc<ModelSpec>,
     weights: Weights,
-    pool: Pool,
-    isa: Isa,
+    processor: Processor,
     rope: Option<Rope>,
     kv: KvCache,
     states: DeltaStates,
@@ -63,6 +62,10 @@ struct Workspace {
     x: Vec<f32>,
     /// Normalised input of the current half layer `[rows, hidden]`; also takes the output of a mixer.
     normed: Vec<f32>,
+    /// `normed`, `mixed` or the heads of a DeltaNet layer, quantised, whichever is multiplied next.
+    int8: Int8Rows,
+    /// `expert_hidden`, quantised.
+    hidden_int8: Int8Rows,
     /// Projections `[rows, width]`: one buffer for each of up to four matrices, and one for the heads of a DeltaNet layer.
     projections: [Vec<f32>; 5],
     /// Output of the mixer before its last projection `[rows, widest mixer]`.
@@ -89,8 +92,7 @@ impl CpuBackend {
     ) -> Result<Self> {
         let needs_attention = spec.attention_layers() > 0;
         Ok(Self {
-            pool: Pool::new(options.threads)?,
-            isa: Isa::detect(),
+            processor: Processor::new(options.threads, options.exact)?,
             rope: needs_attention.then(|| Rope::new(&spec.attention.rope)),
             kv: KvCache::new(&spec, &layout, options.exact)?,
             states: DeltaStates::new(&spec, layout.slots)?,
@@ -105,10 +107,10 @@ impl CpuBackend {
 
     /// `normed = rms_norm(x) * weight`, row by row.
     fn norm_rows(&mut self, which: fn(&crate::model::LayerWeights) -> &[f32], layer: usize) {
-        let (hidden, eps, isa) = (self.spec.hidden, self.spec.norm_eps, self.isa);
+        let (hidden, eps, isa) = (self.spec.hidden, self.spec.norm_eps, self.processor.isa);
         let weight = which(&self.weights.layers[layer]);
         let (x, rows) = (&self.work.x, self.work.rows);
-        self.pool.run_chunks(&mut self.work.normed[..rows * hidden], hidden, |row, out, _| {
+        self.processor.pool.run_chunks(&mut self.work.normed[..rows * hidden], hidden, |row, out, _| {
             isa.rms_norm(&x[row * hidden..(row + 1) * hidden], weight, eps, out);
         });
     }
@@ -164,7 +166,7 @@ impl Backend for CpuBackend {
             return Err(self.wrong_layer(layer, "attention"));
         };
         let rope = self.rope.as_ref().ok_or_else(|| Error::Internal("no rotary table".into()))?;
-        let context = attention::Context { spec: &self.spec, pool: &self.pool, isa: self.isa, rope };
+        let context = attention::Context { spec: &self.spec, processor: &self.processor, rope };
         context.run(weights, self.kv.layer_mut(layer)?, batch, &mut self.work);
         self.add_residual();
         Ok(())
@@ -177,7 +179,7 @@ impl Backend for CpuBackend {
         else {
             return Err(self.wrong_layer(layer, "DeltaNet"));
         };
-        let context = delta_net::Context { spec: delta, eps: self.spec.norm_eps, pool: &self.pool, isa: self.isa };
+        let context = delta_net::Context { spec: delta, eps: self.spec.norm_eps, processor: &self.processor };
         context.run(weights, self.states.layer_mut(layer)?, batch, &mut self.work);
         self.add_residual();
         Ok(())
@@ -190,8 +192,8 @@ impl Backend for CpuBackend {
         else {
             return Err(self.wrong_layer(layer, "expert"));
         };
-        let context = experts::Context { hidden: self.spec.hidden, pool: &self.pool, isa: self.isa };
-        context.moe(weights, moe, &mut self.work)?;
+        let context = experts::Context { hidden: self.spec.hidden, processor: &self.processor };
+        context.moe(weights, moe, &mut self.work);
         for expert in self.work.routing.activations() {
             self.counters.record(layer, expert);
         }
@@ -203,7 +205,7 @@ impl Backend for CpuBackend {
         let Some(FeedForwardWeights::Dense(weights)) = self.weights.layers.get(layer).map(|l| &l.feed_forward) else {
             return Err(self.wrong_layer(layer, "dense"));
         };
-        let context = experts::Context { hidden: self.spec.hidden, pool: &self.pool, isa: self.isa };
+        let context = experts::Context { hidden: self.spec.hidden, processor: &self.processor };
         context.dense(weights, &mut self.work);
         Ok(())
     }
@@ -216,10 +218,10 @@ impl Backend for CpuBackend {
         }
         let work = &mut self.work;
         for (row, out) in wanted.iter().zip(work.normed.chunks_exact_mut(hidden)) {
-            self.isa.rms_norm(&work.x[row * hidden..(row + 1) * hidden], &self.weights.final_norm, eps, out);
+            self.processor.isa.rms_norm(&work.x[row * hidden..(row + 1) * hidden], &self.weights.final_norm, eps, out);
         }
-        let inputs = Inputs::all(&work.normed[..wanted.len() * hidden], hidden);
-        matmul(&self.pool, self.isa, &self.weights.head, None, inputs, logits);
+        let inputs = self.processor.inputs(&work.normed[..wanted.len() * hidden], hidden, &mut work.int8);
+        self.processor.matmul(&self.weights.head, None, inputs, logits);
         Ok(())
     }
 }
@@ -240,6 +242,8 @@ impl Workspace {
                 rows(sizes.projections[4])?,
             ],
             mixed: rows(sizes.mixed)?,
+            int8: Int8Rows::default(),
+            hidden_int8: Int8Rows::default(),
             routing: Routing::default(),
             expert_hidden: rows(sizes.expert_hidden)?,
             expert_out: rows(sizes.expert_out)?,

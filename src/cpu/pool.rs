@@ -32,8 +32,12 @@ impl Drop for Joined {
 pub struct Scratch {
     /// Decoded weights.
     pub weights: Vec<f32>,
+    /// Sums of one strip for each input, by slot.
+    pub strip: Vec<[f32; 16]>,
     /// Anything else.
     pub values: Vec<f32>,
+    /// Anything else that lives as long as `values`.
+    pub more: Vec<f32>,
 }
 
 /// The first `len` values of `buffer`, grown where it is shorter; what they hold is unspecified.

@@ -6,7 +6,7 @@ use super::machine;
 use super::{Device, Fit, LoadOptions, MemoryStats, MemoryUse};
 use crate::cpu;
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, LayerTensor, ModelSpec, Role, Source, check_shapes, read_config};
+use crate::model::{Checkpoint, LayerTensor, ModelSpec, Role, Source, check_shapes, held_bytes, read_config};
 use crate::state::StateLayout;
 
 /// Positions of a stream where neither the caller nor the model says less.
@@ -115,11 +115,8 @@ impl Plan {
     pub(super) fn memory(&self, checkpoint: &Checkpoint, spec: &ModelSpec, options: &LoadOptions) -> MemoryUse {
         let mut memory = MemoryUse::default();
         for tensor in checkpoint.tensors() {
-            let stored = tensor.bytes.saturating_add(tensor.scale_bytes());
-            // Vectors are kept as float32; matrices as they are stored.
-            let bytes = if is_vector(tensor.role) { tensor.elements().saturating_mul(4) } else { stored };
             let component = component(&mut memory, tensor.role);
-            *component = component.saturating_add(bytes);
+            *component = component.saturating_add(held_bytes(tensor));
         }
         let plan = cpu::plan(spec, &self.layout, options.exact, self.max_rows(options));
         memory.kv = plan.kv;
@@ -144,28 +141,6 @@ fn component(memory: &mut MemoryUse, role: Role) -> &mut u64 {
             _ => &mut memory.other,
         },
         Role::FinalNorm => &mut memory.other,
-    }
-}
-
-/// Norms, biases and the like: see [`crate::model::Weights`].
-fn is_vector(role: Role) -> bool {
-    use crate::model::DeltaTensor as D;
-    use LayerTensor as T;
-    match role {
-        Role::FinalNorm => true,
-        Role::Embedding | Role::Head => false,
-        Role::Layer(_, tensor) => matches!(
-            tensor,
-            T::InputNorm
-                | T::PostAttentionNorm
-                | T::QueryNorm
-                | T::KeyNorm
-                | T::QueryBias
-                | T::KeyBias
-                | T::ValueBias
-                | T::OutputBias
-                | T::Delta(D::Conv | D::ALog | D::NegExpA | D::DtBias | D::Norm)
-        ),
     }
 }
 

@@ -81,7 +81,7 @@ impl Worker {
     pub(super) fn new(parts: WorkerParts, requests: Receiver<Request>) -> Result<Self> {
         let mut worker = Self {
             requests,
-            pools: Pools::new(parts.layout),
+            pools: Pools::new(parts.layout)?,
             waiting: VecDeque::new(),
             running: Vec::with_capacity(parts.layout.slots),
             logits: Vec::new(),

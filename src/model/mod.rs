@@ -26,5 +26,5 @@ pub use spec::{
 };
 pub use weights::{
     AttentionWeights, DeltaGates, DeltaInputs, DeltaWeights, FeedForwardWeights, LayerWeights, Linear, MixerWeights,
-    MoeWeights, SwiGlu, Weights,
+    MoeWeights, SwiGlu, Weights, held_bytes,
 };

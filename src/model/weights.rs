@@ -1,4 +1,4 @@
-//! The weights of a model by role, in their stored types.
+//! The weights of a model by role, packed for the kernels.
 
 use rayon::prelude::*;
 
@@ -6,17 +6,17 @@ use super::{FeedForward, LoadProgress, Mixer, ModelSpec};
 use crate::checkpoint::{Checkpoint, DeltaTensor, ExpertPart, Kind, LayerTensor, Role, TensorInfo};
 use crate::error::{Error, Result};
 use crate::model::Family;
-use crate::quant::{AlignedBuffer, Bytes, Format, Matrix, decode};
+use crate::quant::{AlignedBuffer, Bytes, Format, Matrix, Weight, decode};
 
 /// All weights of a model.
 #[derive(Debug)]
 pub struct Weights {
     /// `[vocab, hidden]`.
-    pub embedding: Matrix,
+    pub embedding: Weight,
     /// `[hidden]`, ready to multiply (the `1 +` of Gemma-style norms is already added).
     pub final_norm: Vec<f32>,
     /// `[vocab, hidden]`; shares the embedding's memory where the head is tied.
-    pub head: Matrix,
+    pub head: Weight,
     /// Trunk layers, in order.
     pub layers: Vec<LayerWeights>,
 }
@@ -47,7 +47,7 @@ pub enum MixerWeights {
 #[derive(Debug)]
 pub struct Linear {
     /// `[out, in]`.
-    pub matrix: Matrix,
+    pub matrix: Weight,
     /// `[out]`.
     pub bias: Option<Vec<f32>>,
 }
@@ -85,7 +85,7 @@ pub struct DeltaWeights {
     /// Norm of each value head's output, `[value_dim]`.
     pub norm: Vec<f32>,
     /// Output `[hidden, values]`.
-    pub output: Matrix,
+    pub output: Weight,
 }
 
 /// How a file lays out the projections to q, k, v, z. Rows stay as stored, because bitsandbytes' blocks may straddle
@@ -93,13 +93,13 @@ pub struct DeltaWeights {
 #[derive(Debug)]
 pub enum DeltaInputs {
     /// One matrix, by key head `[q d, k d, v r*d, z r*d]`.
-    Interleaved(Matrix),
+    Interleaved(Weight),
     /// `[2Kd + Vd, H]` and `[Vd, H]`.
     Split {
         /// Queries, keys, values.
-        qkv: Matrix,
+        qkv: Weight,
         /// Output gate.
-        z: Matrix,
+        z: Weight,
     },
 }
 
@@ -107,13 +107,13 @@ pub enum DeltaInputs {
 #[derive(Debug)]
 pub enum DeltaGates {
     /// One matrix, by key head `[b r, a r]`.
-    Interleaved(Matrix),
+    Interleaved(Weight),
     /// `[Hv, H]` each.
     Split {
         /// Write strength.
-        b: Matrix,
+        b: Weight,
         /// Decay input.
-        a: Matrix,
+        a: Weight,
     },
 }
 
@@ -130,22 +130,22 @@ pub enum FeedForwardWeights {
 #[derive(Debug)]
 pub struct MoeWeights {
     /// `[experts, hidden]`.
-    pub router: Matrix,
+    pub router: Weight,
     /// Routed experts.
     pub experts: Vec<SwiGlu>,
     /// The shared expert and the weights `[1, hidden]` of its sigmoid gate.
-    pub shared: Option<(SwiGlu, Matrix)>,
+    pub shared: Option<(SwiGlu, Weight)>,
 }
 
 /// `down(silu(gate(x)) * up(x))`.
 #[derive(Debug)]
 pub struct SwiGlu {
     /// `[width, hidden]`.
-    pub gate: Matrix,
+    pub gate: Weight,
     /// `[width, hidden]`.
-    pub up: Matrix,
+    pub up: Weight,
     /// `[hidden, width]`.
-    pub down: Matrix,
+    pub down: Weight,
 }
 
 /// Bytes between two looks at the wish to cancel.
@@ -172,6 +172,45 @@ impl Weights {
             )
             .map_err(|e| Error::Internal(format!("cannot start {threads} threads: {e}")))?;
         Ok(Self { embedding, final_norm, head, layers: layers? })
+    }
+}
+
+/// Bytes that `tensor` will occupy once it is loaded: norms, biases and the like as float32, matrices packed.
+pub fn held_bytes(tensor: &TensorInfo) -> u64 {
+    if is_vector(tensor.role) {
+        return tensor.elements().saturating_mul(4);
+    }
+    let (count, rows, cols) = match tensor.shape[..] {
+        // Gate and up become two matrices.
+        [count, rows, cols] if matches!(tensor.role, Role::Layer(_, LayerTensor::ExpertsGateUp)) => {
+            (count.saturating_mul(2), rows / 2, cols)
+        }
+        [count, rows, cols] => (count, rows, cols),
+        [rows, cols] => (1, rows, cols),
+        _ => (1, 1, tensor.shape.iter().product()),
+    };
+    let one = Weight::bytes_for(tensor.format, rows, cols).unwrap_or(u64::MAX);
+    one.saturating_mul(count as u64).saturating_add(tensor.scale_bytes())
+}
+
+fn is_vector(role: Role) -> bool {
+    use DeltaTensor as D;
+    use LayerTensor as T;
+    match role {
+        Role::FinalNorm => true,
+        Role::Embedding | Role::Head => false,
+        Role::Layer(_, tensor) => matches!(
+            tensor,
+            T::InputNorm
+                | T::PostAttentionNorm
+                | T::QueryNorm
+                | T::KeyNorm
+                | T::QueryBias
+                | T::KeyBias
+                | T::ValueBias
+                | T::OutputBias
+                | T::Delta(D::Conv | D::ALog | D::NegExpA | D::DtBias | D::Norm)
+        ),
     }
 }
 
@@ -268,14 +307,18 @@ impl Reader<'_> {
             return pairs
                 .map(|(gate_up, down)| {
                     let width = gate_up.rows() / 2;
-                    Ok(SwiGlu { gate: gate_up.view(0..width)?, up: gate_up.view(width..2 * width)?, down })
+                    let (gate, up) = (gate_up.view(0..width)?, gate_up.view(width..2 * width)?);
+                    Ok(SwiGlu { gate: Weight::new(gate)?, up: Weight::new(up)?, down: Weight::new(down)? })
                 })
                 .collect();
         }
         if self.checkpoint.tensor(role(LayerTensor::Experts(ExpertPart::Gate))).is_some() {
             let gate_up = fused(ExpertPart::Gate)?.into_iter().zip(fused(ExpertPart::Up)?);
             let all = gate_up.zip(fused(ExpertPart::Down)?);
-            return Ok(all.map(|((gate, up), down)| SwiGlu { gate, up, down }).collect());
+            let pack = |((gate, up), down)| {
+                Ok(SwiGlu { gate: Weight::new(gate)?, up: Weight::new(up)?, down: Weight::new(down)? })
+            };
+            return all.map(pack).collect();
         }
         (0..experts).map(|e| self.swiglu(|part| role(LayerTensor::Expert(e as u32, part)))).collect()
     }
@@ -288,7 +331,7 @@ impl Reader<'_> {
         })
     }
 
-    /// A 3-D tensor as one matrix an expert; all share one buffer.
+    /// A 3-D tensor as one matrix an expert; all share one buffer until they are packed.
     fn fused(&self, role: Role, experts: usize) -> Result<Vec<Matrix>> {
         let info = self.checkpoint.require(role)?;
         let [count, rows, cols] = info.shape[..] else {
@@ -301,17 +344,18 @@ impl Reader<'_> {
         (0..count).map(|e| all.view(e * rows..(e + 1) * rows)).collect()
     }
 
-    fn matrix(&self, role: Role) -> Result<Matrix> {
+    fn matrix(&self, role: Role) -> Result<Weight> {
         let info = self.checkpoint.require(role)?;
         let (rows, cols) = match info.shape[..] {
             [cols] => (1, cols),
             [rows, cols] => (rows, cols),
             _ => return Err(Error::Internal(format!("{} is no matrix: {:?}", info.name, info.shape))),
         };
-        match info.format {
+        let matrix = match info.format {
             Format::Bnb4 => Matrix::four_bit(rows, cols, self.bytes(info)?, self.checkpoint.four_bit(info)?),
             format => Matrix::new(format, rows, cols, self.bytes(info)?),
-        }
+        }?;
+        Weight::new(matrix)
     }
 
     /// A norm's weights, ready to multiply. Hybrid families store `w - 1` in Hugging Face files; GGUF never does.

@@ -7,11 +7,23 @@ fn half_at(bytes: &[u8], at: usize) -> f32 {
 }
 
 /// The 6-bit scale and minimum of sub-block `j` (0..8) out of the 12 bytes that pack all of them.
-fn scale_and_min(packed: &[u8], j: usize) -> (u8, u8) {
+pub fn scale_and_min(packed: &[u8], j: usize) -> (u8, u8) {
     if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
     } else {
         ((packed[j + 4] & 15) | ((packed[j - 4] >> 6) << 4), (packed[j + 4] >> 4) | ((packed[j] >> 6) << 4))
+    }
+}
+
+/// The inverse of [`scale_and_min`]: or-s the scale and minimum of sub-block `j` into the 12 bytes.
+pub fn join_scale_and_min(packed: &mut [u8], j: usize, scale: u8, min: u8) {
+    if j < 4 {
+        packed[j] |= scale;
+        packed[j + 4] |= min;
+    } else {
+        packed[j + 4] |= (scale & 15) | (min << 4);
+        packed[j - 4] |= (scale >> 4) << 6;
+        packed[j] |= (min >> 4) << 6;
     }
 }
 

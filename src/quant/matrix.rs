@@ -86,6 +86,11 @@ impl Matrix {
         self.data.len() + self.four_bit.as_ref().map_or(0, |scales| scales.bytes())
     }
 
+    /// All bytes, scales of [`Format::Bnb4`] not included.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
     /// The stored bytes of row `row`, or `None` for [`Format::Bnb4`], whose blocks do not respect rows.
     pub fn row_bytes(&self, row: usize) -> Option<&[u8]> {
         let len = (self.format != Format::Bnb4).then(|| self.format.bytes_for(self.cols as u64)).flatten()? as usize;

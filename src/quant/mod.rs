@@ -1,7 +1,8 @@
 //! Number formats: how a weight is stored, and what real number each code stands for.
 //!
 //! One file a family, each with a plain reference decoder: the definition that every kernel is tested against.
-//! A [`Matrix`] is one weight in its stored type; nothing here makes a float32 copy of a whole weight.
+//! A [`Matrix`] is one weight in its stored type, [`Packed`] the same bits in the order that kernels stream them; nothing
+//! here makes a float32 copy of a whole weight.
 
 mod bytes;
 mod float;
@@ -9,12 +10,16 @@ mod kquant;
 mod legacy;
 mod matrix;
 mod nf4;
+pub mod packed;
 #[cfg(test)]
 mod tests;
+mod weight;
 
 pub use bytes::{AlignedBuffer, Bytes};
 pub use matrix::{Matrix, decode};
 pub use nf4::{AbsMax, FourBit, NestedAbsMax};
+pub use packed::Packed;
+pub use weight::Weight;
 
 /// The storage type of a tensor.
 ///

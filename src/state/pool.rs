@@ -1,6 +1,9 @@
 //! Pools of KV pages and recurrent slots.
 
+use std::ops::Range;
+
 use super::Sequence;
+use crate::error::{Error, Result};
 
 /// How much sequence memory a backend sets up at load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +36,14 @@ pub struct Pools {
 
 impl Pools {
     /// Pools with everything free.
-    pub fn new(layout: StateLayout) -> Self {
-        Self {
-            layout,
-            free_pages: (0..layout.pages as u32).rev().collect(),
-            free_slots: (0..layout.slots).rev().collect(),
-        }
+    ///
+    /// # Errors
+    /// [`Error::OutOfHostMemory`], or [`Error::InvalidArgument`] for more pages than 32 bits can number.
+    pub fn new(layout: StateLayout) -> Result<Self> {
+        let pages = u32::try_from(layout.pages).map_err(|_| {
+            Error::InvalidArgument(format!("{} KV pages are more than 32 bits can number", layout.pages))
+        })?;
+        Ok(Self { layout, free_pages: numbers(0..pages, "KV pages")?, free_slots: numbers(0..layout.slots, "slots")? })
     }
 
     /// A new sequence, or `None` while every slot is taken.
@@ -75,13 +80,25 @@ impl Pools {
     }
 }
 
+/// The numbers of `range`, the first one last.
+fn numbers<T>(range: Range<T>, what: &str) -> Result<Vec<T>>
+where
+    Range<T>: DoubleEndedIterator<Item = T> + ExactSizeIterator,
+{
+    let mut all = Vec::new();
+    let refused = |_| Error::OutOfHostMemory { what: what.into(), bytes: (range.len() * size_of::<T>()) as u64 };
+    all.try_reserve_exact(range.len()).map_err(refused)?;
+    all.extend(range.rev());
+    Ok(all)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn pages_cover_exactly_the_reserved_positions_and_come_back() {
-        let mut pools = Pools::new(StateLayout { page_tokens: 4, pages: 3, slots: 2 });
+        let mut pools = Pools::new(StateLayout { page_tokens: 4, pages: 3, slots: 2 }).unwrap();
         let mut a = pools.open().unwrap();
         assert!(pools.reserve(&mut a, 5));
         assert_eq!(a.pages.len(), 2);
@@ -93,7 +110,7 @@ mod tests {
 
     #[test]
     fn an_exhausted_pool_takes_nothing_and_leaves_others_their_pages() {
-        let mut pools = Pools::new(StateLayout { page_tokens: 4, pages: 3, slots: 2 });
+        let mut pools = Pools::new(StateLayout { page_tokens: 4, pages: 3, slots: 2 }).unwrap();
         let (mut a, mut b) = (pools.open().unwrap(), pools.open().unwrap());
         assert!(pools.open().is_none());
         assert!(pools.reserve(&mut a, 8) && pools.reserve(&mut b, 4));

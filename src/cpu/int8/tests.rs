@@ -1,0 +1,171 @@
+//! Every kernel of a packed weight against float64 over the reference decoder's values.
+
+use super::*;
+use crate::cpu::matmul::{Inputs, Processor};
+use crate::quant::{AlignedBuffer, Format, Matrix, Weight};
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// Random codes; every 16-bit float of a block is an ordinary number.
+    fn matrix(&mut self, format: Format, rows: usize, cols: usize) -> Matrix {
+        let len = format.bytes_for((rows * cols) as u64).unwrap() as usize;
+        let mut buffer = AlignedBuffer::zeroed(len, "test").unwrap();
+        buffer.iter_mut().for_each(|b| *b = (self.next() >> 32) as u8);
+        let floats: &[usize] = match format {
+            Format::Q4K => &[0, 2],
+            Format::Q6K => &[208],
+            _ => &[0],
+        };
+        for block in buffer.chunks_exact_mut(format.block_bytes()) {
+            for at in floats {
+                let value = self.unit();
+                let bytes = match format {
+                    Format::BF16 => half::bf16::from_f32(value).to_le_bytes(),
+                    _ => half::f16::from_f32(value).to_le_bytes(),
+                };
+                block[*at..at + 2].copy_from_slice(&bytes);
+            }
+        }
+        Matrix::new(format, rows, cols, buffer.into()).unwrap()
+    }
+}
+
+fn reference(matrix: &Matrix, inputs: &[f32]) -> Vec<f64> {
+    let mut weights = vec![0.0; matrix.cols()];
+    let mut out = vec![0.0; inputs.len() / matrix.cols() * matrix.rows()];
+    for row in 0..matrix.rows() {
+        matrix.decode_row(row, &mut weights);
+        for (i, x) in inputs.chunks_exact(matrix.cols()).enumerate() {
+            out[i * matrix.rows() + row] = weights.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+        }
+    }
+    out
+}
+
+fn assert_close(found: &[f32], expected: &[f64], what: &str) {
+    let largest = expected.iter().fold(1e-30, |m: f64, e| m.max(e.abs()));
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert!((f64::from(*f) - e).abs() / largest < 1e-5, "{what}, value {i}: {f} for {e}");
+    }
+}
+
+const SHAPES: [(usize, usize); 6] = [(16, 256), (17, 512), (48, 768), (16, 32), (33, 352), (250, 256)];
+
+#[test]
+fn products_with_float_activations_match_float64_for_every_packed_format() {
+    let mut random = Random(1);
+    let processor = Processor::new(2, true).unwrap();
+    for format in [Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4K, Format::Q6K] {
+        for (rows, cols) in SHAPES.into_iter().filter(|(_, cols)| cols.is_multiple_of(format.block_elements())) {
+            let matrix = random.matrix(format, rows, cols);
+            let weight = Weight::new(matrix.clone()).unwrap();
+            assert!(matches!(weight, Weight::Packed(_)));
+            for n in [1, 3] {
+                let inputs: Vec<f32> = (0..n * cols).map(|_| random.unit()).collect();
+                let mut out = vec![f32::NAN; n * rows];
+                processor.matmul(&weight, None, Inputs::all(&inputs, cols), &mut out);
+                assert_close(&out, &reference(&matrix, &inputs), &format!("{format} [{rows}, {cols}], {n} inputs"));
+            }
+        }
+    }
+}
+
+#[test]
+fn products_with_quantised_activations_are_exact_up_to_the_scales() {
+    let mut random = Random(2);
+    let processor = Processor::new(2, false).unwrap();
+    for format in [Format::Q8_0, Format::Q4_0, Format::Q4K, Format::Q6K] {
+        for (rows, cols) in SHAPES.into_iter().filter(|(_, cols)| cols.is_multiple_of(format.block_elements())) {
+            let matrix = random.matrix(format, rows, cols);
+            let weight = Weight::new(matrix.clone()).unwrap();
+            for n in [1, 2, 4, 7] {
+                // Activations that int8 holds without loss: whole numbers up to 127, one of them reached in every tile.
+                let mut inputs: Vec<f32> = (0..n * cols).map(|_| (random.unit() * 127.4).round()).collect();
+                for tile in inputs.chunks_exact_mut(32) {
+                    tile[(random.next() % 32) as usize] = if random.unit() < 0.0 { 127.0 } else { -127.0 };
+                }
+                let mut int8 = Int8Rows::default();
+                let mut out = vec![f32::NAN; n * rows];
+                processor.matmul(&weight, None, processor.inputs(&inputs, cols, &mut int8), &mut out);
+                assert_close(&out, &reference(&matrix, &inputs), &format!("{format} [{rows}, {cols}], {n} inputs"));
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_do_not_overflow_at_the_largest_codes() {
+    let processor = Processor::new(1, false).unwrap();
+    for (format, code) in
+        [(Format::Q8_0, 0x80u8), (Format::Q8_0, 0x7f), (Format::Q4_0, 0xff), (Format::Q4K, 0xff), (Format::Q6K, 0xff)]
+    {
+        let (rows, cols) = (16, 256);
+        let mut buffer = AlignedBuffer::zeroed(format.bytes_for(rows * cols).unwrap() as usize, "test").unwrap();
+        buffer.fill(code);
+        let floats: &[usize] = match format {
+            Format::Q4K => &[0, 2],
+            Format::Q6K => &[208],
+            _ => &[0],
+        };
+        for block in buffer.chunks_exact_mut(format.block_bytes()) {
+            floats.iter().for_each(|at| block[*at..at + 2].copy_from_slice(&half::f16::ONE.to_le_bytes()));
+        }
+        let matrix = Matrix::new(format, rows as usize, cols as usize, buffer.into()).unwrap();
+        let weight = Weight::new(matrix.clone()).unwrap();
+        for sign in [127.0, -127.0] {
+            let inputs = vec![sign; cols as usize];
+            let mut int8 = Int8Rows::default();
+            let mut out = vec![f32::NAN; rows as usize];
+            processor.matmul(&weight, None, processor.inputs(&inputs, cols as usize, &mut int8), &mut out);
+            assert_close(&out, &reference(&matrix, &inputs), &format!("{format} {code:#x}"));
+        }
+    }
+}
+
+#[test]
+fn quantised_activations_are_within_half_a_step_and_a_zero_tile_stays_zero() {
+    let mut random = Random(3);
+    let mut data: Vec<f32> = (0..128).map(|_| random.unit()).collect();
+    data[32..64].fill(0.0);
+    let mut int8 = Int8Rows::default();
+    int8.quantize(&data);
+    let row = int8.row(0, 128);
+    for (tile, values) in data.chunks_exact(32).enumerate() {
+        let largest = values.iter().fold(0f32, |m, x| m.max(x.abs()));
+        for (x, code) in values.iter().zip(row.codes[8 * tile..8 * tile + 8].as_flattened()) {
+            assert!((x - row.scales[tile] * f32::from(*code)).abs() <= largest / 254.0 * 1.001);
+        }
+        let halves = row.codes[8 * tile..8 * tile + 8].as_flattened().chunks_exact(16);
+        let sums: Vec<i16> = halves.map(|half| half.iter().map(|c| i16::from(*c)).sum()).collect();
+        assert_eq!(row.sums[tile].as_slice(), sums);
+    }
+    assert_eq!(row.scales[1], 0.0);
+}
+
+#[test]
+fn activations_that_are_not_finite_do_not_turn_into_numbers() {
+    let mut random = Random(4);
+    let processor = Processor::new(1, false).unwrap();
+    let weight = Weight::new(random.matrix(Format::Q4K, 16, 256)).unwrap();
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut inputs = vec![1.0; 2 * 256];
+        inputs[256 + 77] = bad;
+        let mut int8 = Int8Rows::default();
+        let mut out = vec![0.0; 32];
+        processor.matmul(&weight, None, processor.inputs(&inputs, 256, &mut int8), &mut out);
+        assert!(out[..16].iter().all(|x| x.is_finite()), "another row is not touched");
+        assert!(out[16..].iter().all(|x| x.is_nan()));
+    }
+}
