@@ -363,7 +363,7 @@ typedef struct qm_memory_stats_t {
 typedef struct qm_fit_t {
     /** Bytes of this struct that the library filled in; what is behind them is zero. */
     uint32_t struct_size;
-    /** 1 if the load would succeed. */
+    /** 1 if the model would fit. */
     uint32_t fits;
     /** Positions that one stream could hold. */
     uint32_t context_length;
@@ -593,8 +593,9 @@ qm_status qm_load_poll(struct qm_load_op *op,
                        struct qm_model **out);
 
 /**
- * Asks a load to stop; it ends with QM_ERR_CANCELLED within the reading of a few megabytes, which qm_load_poll reports,
- * unless it was complete before. Returns at once. Callable from any thread at any time before qm_load_free.
+ * Asks a load to stop; it ends with QM_ERR_CANCELLED, which qm_load_poll reports, unless it was complete before. That
+ * takes as long as reading a few megabytes of weights, reading the tokenizer or setting up the memory of one layer's
+ * streams, whichever it is at. Returns at once. Callable from any thread at any time before qm_load_free.
  * Errors: QM_ERR_INVALID_ARGUMENT (`op` is NULL).
  *
  * The caller promises:
@@ -603,8 +604,8 @@ qm_status qm_load_poll(struct qm_load_op *op,
 qm_status qm_load_cancel(struct qm_load_op *op);
 
 /**
- * Frees a load. One that is still running is cancelled first, and the function waits for its thread to end, which takes
- * as long as reading a few megabytes. A model that was taken from it lives on; one that was not is freed. NULL does
+ * Frees a load. One that is still running is cancelled first, and the function waits for its thread to end: see
+ * qm_load_cancel for how long that takes. A model that was taken from it lives on; one that was not is freed. NULL does
  * nothing.
  *
  * The caller promises:

@@ -16,6 +16,16 @@ fn case(name: &str) -> Case {
     cases().into_iter().find(|case| case.name == name).unwrap()
 }
 
+/// The files of a case, to be changed.
+fn copy(name: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(case(name).path).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    folder
+}
+
 fn refusal(options: &LoadOptions) -> Error {
     let source = case("qwen3_moe_bf16").source();
     let load = Model::load(&source, options, &LoadProgress::default()).err().expect("a refusal");
@@ -59,6 +69,22 @@ fn a_cancelled_load_ends_as_cancelled() {
     progress.cancel();
     let load = Model::load(&case("qwen3_next_bf16").source(), &LoadOptions::default(), &progress);
     assert_eq!(load.err(), Some(Error::Cancelled));
+}
+
+#[test]
+fn a_load_that_is_cancelled_between_two_stages_does_not_begin_the_next() {
+    let folder = copy("qwen3_moe_bf16");
+    std::fs::write(folder.path().join("tokenizer.json"), "no tokenizer").unwrap();
+    let (source, progress) = (Source::from(folder.path()), Arc::new(LoadProgress::default()));
+    let load = |log| Model::load(&source, &LoadOptions { log, ..LoadOptions::default() }, &progress).err();
+    assert!(matches!(load(None), Some(Error::BadFile { .. })));
+    let watched = progress.clone();
+    let cancel = load(Some(Arc::new(move |_, line: &str| {
+        if line.starts_with("Fits: ") {
+            watched.cancel();
+        }
+    })));
+    assert_eq!(cancel, Some(Error::Cancelled));
 }
 
 #[test]
@@ -113,12 +139,17 @@ fn a_model_without_tokenizer_takes_ids_and_refuses_text_by_name() {
 }
 
 #[test]
+fn a_generation_config_that_is_wrong_is_named_with_its_field() {
+    let folder = copy("qwen3_moe_bf16");
+    std::fs::write(folder.path().join("generation_config.json"), r#"{"top_k": "many"}"#).unwrap();
+    let error = Model::load(&Source::from(folder.path()), &LoadOptions::default(), &LoadProgress::default()).err();
+    let text = error.expect("a refusal").to_string();
+    assert!(text.contains("generation_config.json: top_k is \"many\""), "{text}");
+}
+
+#[test]
 fn a_broken_template_costs_the_chats_and_not_the_model() {
-    let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(case("qwen3_moe_bf16").path).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
-    }
+    let folder = copy("qwen3_moe_bf16");
     std::fs::write(folder.path().join("chat_template.jinja"), "{% if %}").unwrap();
     let model = Model::load(&Source::from(folder.path()), &LoadOptions::default(), &LoadProgress::default()).unwrap();
     assert!(model.info().has_tokenizer && !model.info().has_chat_template);

@@ -101,6 +101,11 @@ unsafe fn write<T: Extensible>(pointer: *mut T, size: usize, value: &T, name: &s
     Ok(())
 }
 
+/// The size of what `field` reads.
+pub(super) const fn size_of_field<S, F>(_field: fn(&S) -> &F) -> usize {
+    size_of::<F>()
+}
+
 /// Declares a struct extensible, and asserts its size and the offset of each of its fields at compile time.
 macro_rules! extensible {
     ($name:ident, first: $first:literal, size: $size:literal, { $($field:ident: $offset:literal),+ $(,)? }) => {
@@ -111,7 +116,14 @@ macro_rules! extensible {
         }
         const _: () = {
             assert!(size_of::<$name>() == $size);
-            $(assert!(std::mem::offset_of!($name, $field) == $offset);)+
+            let mut end = 0;
+            $(
+                assert!(std::mem::offset_of!($name, $field) == $offset);
+                assert!($offset == end, "a gap before the field");
+                // Never called: what it returns has the type of the field.
+                end += $crate::capi::extensible::size_of_field(|value: &$name| &value.$field);
+            )+
+            assert!(end == $size, "a gap at the end");
         };
     };
 }

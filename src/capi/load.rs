@@ -236,8 +236,9 @@ pub unsafe extern "C" fn qm_load_poll(
     })
 }
 
-/// Asks a load to stop; it ends with QM_ERR_CANCELLED within the reading of a few megabytes, which qm_load_poll reports,
-/// unless it was complete before. Returns at once. Callable from any thread at any time before qm_load_free.
+/// Asks a load to stop; it ends with QM_ERR_CANCELLED, which qm_load_poll reports, unless it was complete before. That
+/// takes as long as reading a few megabytes of weights, reading the tokenizer or setting up the memory of one layer's
+/// streams, whichever it is at. Returns at once. Callable from any thread at any time before qm_load_free.
 /// Errors: QM_ERR_INVALID_ARGUMENT (`op` is NULL).
 ///
 /// # Safety
@@ -251,8 +252,8 @@ pub unsafe extern "C" fn qm_load_cancel(op: *mut qm_load_op) -> qm_status {
     })
 }
 
-/// Frees a load. One that is still running is cancelled first, and the function waits for its thread to end, which takes
-/// as long as reading a few megabytes. A model that was taken from it lives on; one that was not is freed. NULL does
+/// Frees a load. One that is still running is cancelled first, and the function waits for its thread to end: see
+/// qm_load_cancel for how long that takes. A model that was taken from it lives on; one that was not is freed. NULL does
 /// nothing.
 ///
 /// # Safety

@@ -103,7 +103,7 @@ pub const QM_FIT_ADVICE_SIZE: usize = 512;
 pub struct qm_fit_t {
     /// Bytes of this struct that the library filled in; what is behind them is zero.
     pub struct_size: u32,
-    /// 1 if the load would succeed.
+    /// 1 if the model would fit.
     pub fits: u32,
     /// Positions that one stream could hold.
     pub context_length: u32,

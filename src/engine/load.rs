@@ -31,20 +31,29 @@ impl Model {
         let fit = plan.fit(&checkpoint, &spec, options, machine::available_memory());
         fit.check(checkpoint.path())?;
         log.line(LogLevel::Info, &fit.advice);
+        // Every stage may take long, and a wish to stop waits for one of them at most.
+        let stop_if_cancelled = || progress.advance(0);
 
+        stop_if_cancelled()?;
         let files = checkpoint.text_files()?;
         let sampling = match &files.generation_config {
-            Some(contents) => SamplingDefaults::from_generation_config(checkpoint.path(), contents)?,
+            Some(contents) => {
+                let path = checkpoint.path().join("generation_config.json");
+                SamplingDefaults::from_generation_config(&path, contents)?
+            }
             None => SamplingDefaults::default(),
         };
         let language = Language::read(checkpoint.path(), files, &log)?;
+        stop_if_cancelled()?;
         let weights = Weights::load(&checkpoint, &spec, progress, plan.threads)?;
+        stop_if_cancelled()?;
 
         let is_moe = spec.layers.iter().map(|layer| layer.feed_forward == FeedForward::Moe);
         let counters = Arc::new(ExpertCounters::new(spec.moe.as_ref().map_or(0, |moe| moe.experts), is_moe));
         let cpu = CpuOptions { threads: plan.threads, exact: options.exact, max_rows: plan.max_rows(options) };
         let backend = CpuBackend::new(spec.clone(), weights, plan.layout, counters.clone(), &cpu)?;
-        Model::start(ModelParts {
+        stop_if_cancelled()?;
+        let model = Model::start(ModelParts {
             spec,
             backend: Box::new(backend),
             layout: plan.layout,
@@ -57,7 +66,9 @@ impl Model {
             memory: fit.memory,
             parameters: checkpoint.tensors().iter().fold(0, |sum, t| sum.saturating_add(t.elements())),
             log: options.log.clone(),
-        })
+        })?;
+        stop_if_cancelled()?;
+        Ok(model)
     }
 }
 

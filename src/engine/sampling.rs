@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use serde_json::Value as Json;
 
 use super::GenerateOptions;
 use crate::error::{Error, Result};
@@ -22,34 +22,46 @@ pub struct SamplingDefaults {
     pub repetition_penalty: Option<f32>,
 }
 
-#[derive(Deserialize)]
-struct GenerationConfig {
-    do_sample: Option<bool>,
-    temperature: Option<f32>,
-    top_k: Option<u32>,
-    top_p: Option<f32>,
-    min_p: Option<f32>,
-    repetition_penalty: Option<f32>,
-}
-
 impl SamplingDefaults {
-    /// From the contents of `generation_config.json`; `path` is for messages. A file that says `do_sample: false` asks for
-    /// the most likely token: its other fields are for callers that set a temperature.
+    /// From the contents of `generation_config.json`; `path`, that of the file, is for messages. A file that says
+    /// `do_sample: false` asks for the most likely token: its other fields are for callers that set a temperature. A
+    /// `top_k` of -1 keeps all, as vLLM writes it.
     ///
     /// # Errors
-    /// [`Error::BadFile`] where a field has another type or is out of range.
+    /// [`Error::BadFile`] with the name of a field that has another type or is out of range.
     pub fn from_generation_config(path: &Path, contents: &[u8]) -> Result<Self> {
-        let config: GenerationConfig =
-            serde_json::from_slice(contents).map_err(|e| Error::bad_file(path, e.to_string()))?;
+        let json: Json =
+            serde_json::from_slice(contents).map_err(|e| Error::bad_file(path, format!("is no JSON: {e}")))?;
+        let config = GenerationConfig { path, json };
+        let number = |name| config.field(name, "a number", |value| Some(value.as_f64()? as f32));
+        let sample = config.field("do_sample", "true or false", Json::as_bool)?;
+        let temperature = number("temperature")?;
         let defaults = Self {
-            temperature: if config.do_sample == Some(false) { Some(0.0) } else { config.temperature },
-            top_k: config.top_k,
-            top_p: config.top_p,
-            min_p: config.min_p,
-            repetition_penalty: config.repetition_penalty,
+            temperature: if sample == Some(false) { Some(0.0) } else { temperature },
+            top_k: config.field("top_k", "an integer from -1 to 4294967295", |value| match value.as_i64()? {
+                -1 => Some(0),
+                k => u32::try_from(k).ok(),
+            })?,
+            top_p: number("top_p")?,
+            min_p: number("min_p")?,
+            repetition_penalty: number("repetition_penalty")?,
         };
         Sampling::settle(&GenerateOptions::default(), &defaults).check().map_err(|what| Error::bad_file(path, what))?;
         Ok(defaults)
+    }
+}
+
+struct GenerationConfig<'a> {
+    path: &'a Path,
+    json: Json,
+}
+
+impl GenerationConfig<'_> {
+    /// A field that may be missing or null.
+    fn field<T>(&self, name: &str, expected: &str, read: impl Fn(&Json) -> Option<T>) -> Result<Option<T>> {
+        let Some(value) = self.json.get(name).filter(|value| !value.is_null()) else { return Ok(None) };
+        let wrong = || Error::bad_file(self.path, format!("{name} is {value}, expected {expected}"));
+        read(value).map(Some).ok_or_else(wrong)
     }
 }
 
@@ -169,7 +181,29 @@ mod tests {
                 other => panic!("{expected}: {other:?}"),
             }
         }
-        assert!(matches!(defaults(r#"{"top_p": 2}"#), Err(Error::BadFile { .. })));
-        assert!(matches!(defaults(r#"{"top_k": "many"}"#), Err(Error::BadFile { .. })));
+    }
+
+    #[test]
+    fn a_field_of_the_file_that_is_wrong_is_named_with_the_file() {
+        for (json, expected) in [
+            (r#"{"top_p": 2}"#, "top_p is 2, expected"),
+            (r#"{"top_k": "many"}"#, "top_k is \"many\", expected an integer"),
+            (r#"{"top_k": -2}"#, "top_k is -2, expected an integer"),
+            (r#"{"top_k": 4294967296}"#, "top_k is 4294967296, expected an integer"),
+            (r#"{"temperature": [1]}"#, "temperature is [1], expected a number"),
+            (r#"{"temperature": 1e300}"#, "temperature is inf, expected"),
+            (r#"{"do_sample": 1}"#, "do_sample is 1, expected true or false"),
+            (r#"{"do_sample": "#, "is no JSON: "),
+        ] {
+            let text = defaults(json).unwrap_err().to_string();
+            assert!(text.starts_with(&format!("generation_config.json: {expected}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_may_say_that_all_tokens_are_kept() {
+        for json in [r#"{"top_k": -1}"#, r#"{"top_k": 0}"#] {
+            assert_eq!(defaults(json).unwrap().top_k, Some(0), "{json}");
+        }
     }
 }

@@ -143,7 +143,7 @@ pub struct Fit {
     pub streams: usize,
     /// KV positions that all streams share.
     pub kv_tokens: usize,
-    /// The load would succeed.
+    /// The model would fit.
     pub fits: bool,
     /// What would make it fit, or a remark; one or more sentences.
     pub advice: String,

@@ -23,7 +23,8 @@ impl LoadProgress {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// Asks the load to stop; it ends with [`Error::Cancelled`] within a few megabytes.
+    /// Asks the load to stop; it ends with [`Error::Cancelled`] within a few megabytes of weights, the reading of the
+    /// tokenizer, or the setting up of one layer's memory.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
     }

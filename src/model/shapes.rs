@@ -12,7 +12,7 @@ use crate::quant::Format;
 ///
 /// # Errors
 /// [`Error::BadFile`] naming tensor, found shape, expected shape and the fields it follows from;
-/// [`Error::Unsupported`] for a vector in a quantised type.
+/// [`Error::Unsupported`] for a vector in a quantised type, or experts in one tensor of 4-bit codes.
 pub fn check_shapes(checkpoint: &Checkpoint, spec: &ModelSpec) -> Result<()> {
     let names = match checkpoint.kind() {
         Kind::HuggingFace => &JSON,
@@ -65,6 +65,16 @@ impl Check<'_> {
         let tensor = self.checkpoint.require(role)?;
         if !tensor.shape.iter().copied().eq(axes.iter().map(|a| a.0)) {
             return Err(self.wrong(tensor, axes));
+        }
+        // Its blocks of codes run over the ends of matrices, so that one expert's would not begin with a block.
+        if axes.len() > 2 && tensor.format == Format::Bnb4 {
+            return Err(Error::unsupported(
+                self.checkpoint.file_path(tensor),
+                format!(
+                    "tensor {} of type {} with the shape {:?}; supported in this type: matrices, one for each expert",
+                    tensor.name, tensor.format, tensor.shape
+                ),
+            ));
         }
         self.accept(tensor, axes.len() == 1)
     }

@@ -107,3 +107,29 @@ fn other_quantisations_are_refused_by_name() {
     refuse(|q| *q = json!("bitsandbytes"), &["quantization_config is \"bitsandbytes\"", "an object"]);
     refuse(|q| *q = Value::Null, &["absmax"]);
 }
+
+#[test]
+fn experts_in_one_tensor_of_4_bit_codes_are_refused_by_name() {
+    let mut files = golden(PLAIN);
+    let config: Value = serde_json::from_slice(&get(&files, "config.json")).unwrap();
+    let size = |field: &str| config[field].as_u64().unwrap();
+    let (experts, width, hidden) = (size("num_experts"), size("moe_intermediate_size"), size("hidden_size"));
+    let mut tensors = Tensors::parse(&get(&files, FILE));
+    let table = tensors.find(&format!("{WEIGHT}.quant_map")).3.clone();
+    tensors.0.retain(|tensor| !tensor.0.starts_with("model.layers.0.mlp.experts."));
+    for (part, shape) in [("gate_up_proj", [experts, 2 * width, hidden]), ("down_proj", [experts, hidden, width])] {
+        let name = format!("model.layers.0.mlp.experts.{part}");
+        let elements: u64 = shape.iter().product();
+        let state = json!({"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": shape}).to_string();
+        let mut add = |name: String, dtype: &str, shape: Vec<u64>, bytes: Vec<u8>| {
+            tensors.0.push((name, dtype.into(), shape, bytes));
+        };
+        add(name.clone(), "U8", vec![elements / 2, 1], vec![0; elements as usize / 2]);
+        add(format!("{name}.absmax"), "F32", vec![elements / 64], vec![0; elements as usize / 16]);
+        add(format!("{name}.quant_map"), "F32", vec![16], table.clone());
+        let len = vec![state.len() as u64];
+        add(format!("{name}.quant_state.bitsandbytes__nf4"), "U8", len, state.into_bytes());
+    }
+    put(&mut files, FILE, tensors.write());
+    refused(files, &["not supported", "model.layers.0.mlp.experts.gate_up_proj", "BNB4", "one for each expert"]);
+}
