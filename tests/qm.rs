@@ -242,25 +242,41 @@ fn ctrl_c_ends_an_answer_at_once() {
     assert!(pressed.elapsed() < Duration::from_secs(5), "{:?}", pressed.elapsed());
 }
 
-/// The two ends of a new terminal: the user's and the program's.
-fn terminal() -> (fs::File, OwnedFd) {
+/// The user's end of a terminal, and what was shown there and not asked for yet.
+struct User {
+    terminal: fs::File,
+    shown: String,
+}
+
+/// A new terminal: the user's end and the program's.
+fn terminal() -> (User, OwnedFd) {
     let (mut user, mut program) = (0, 0);
     // SAFETY: the two numbers are written to; the other arguments may be null.
     let status = unsafe { libc::openpty(&mut user, &mut program, null_mut(), null(), null()) };
     assert_eq!(status, 0);
     // SAFETY: both descriptors are new and nobody else's.
-    unsafe { (fs::File::from_raw_fd(user), OwnedFd::from_raw_fd(program)) }
+    let (terminal, program) = unsafe { (fs::File::from_raw_fd(user), OwnedFd::from_raw_fd(program)) };
+    (User { terminal, shown: String::new() }, program)
 }
 
-/// Reads until `wanted` was seen, and returns all of it.
-fn read_until(user: &mut fs::File, wanted: &str) -> String {
-    let (mut seen, mut buffer) = (Vec::new(), [0u8; 4096]);
-    while !String::from_utf8_lossy(&seen).contains(wanted) {
-        let n = user.read(&mut buffer).unwrap();
-        assert!(n > 0, "ended before {wanted:?}: {}", String::from_utf8_lossy(&seen));
-        seen.extend(&buffer[..n]);
+impl User {
+    /// Waits until `wanted` is shown.
+    fn sees(&mut self, wanted: &str) {
+        let mut buffer = [0u8; 4096];
+        loop {
+            if let Some(at) = self.shown.find(wanted) {
+                self.shown.drain(..at + wanted.len());
+                return;
+            }
+            let n = self.terminal.read(&mut buffer).unwrap();
+            assert!(n > 0, "ended before {wanted:?}: {}", self.shown);
+            self.shown += &String::from_utf8_lossy(&buffer[..n]);
+        }
     }
-    String::from_utf8_lossy(&seen).into_owned()
+
+    fn types(&mut self, line: &str) {
+        self.terminal.write_all(format!("{line}\r").as_bytes()).unwrap();
+    }
 }
 
 #[test]
@@ -275,13 +291,14 @@ fn ctrl_c_in_a_chat_stops_the_answer_and_not_the_program() {
         .stderr(end())
         .spawn()
         .unwrap();
-    read_until(&mut user, "> ");
-    user.write_all(b"Tell me a story.\r").unwrap();
-    read_until(&mut user, "the ");
+    drop(program);
+    user.sees("> ");
+    user.types("Tell me a story.");
+    user.sees("the ");
     interrupt(&child);
-    read_until(&mut user, ", stopped]");
-    read_until(&mut user, "> ");
-    user.write_all(b"/quit\r").unwrap();
+    user.sees(", stopped]");
+    user.sees("> ");
+    user.types("/quit");
     assert!(child.wait().unwrap().success());
 }
 
