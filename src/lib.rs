@@ -33,7 +33,7 @@ pub mod text;
 pub use checkpoint::{Checkpoint, Kind as CheckpointKind, LayerTensor, Role, TensorInfo, Unused};
 pub use engine::{
     Device, Event, FinishReason, Fit, GenerateOptions, LoadOptions, LogLevel, MemoryUse, Model, Prompt, Stream,
-    StreamStats, fit,
+    StreamStats, fit, tokenize,
 };
 pub use error::{Error, Result};
 pub use model::{ConfigReport, Family, FeedForward, LoadProgress, Mixer, ModelSpec, Source, read_config};

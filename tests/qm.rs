@@ -76,6 +76,27 @@ fn eval_writes_the_logits_of_the_reference() {
 }
 
 #[test]
+fn eval_makes_room_for_a_text_longer_than_the_default_context() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("logits.npy");
+    // The golden with a tokenizer, with more positions.
+    let golden = goldens().join("qwen3_moe_bf16");
+    for entry in fs::read_dir(&golden).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let mut config: Value = serde_json::from_slice(&fs::read(golden.join("config.json")).unwrap()).unwrap();
+    config["max_position_embeddings"] = 8192.into();
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    // One token a character at the least: the golden's tokenizer has no merges that reach over digits.
+    let text = "7".repeat(4100);
+    let flags = ["eval", "--text", &text, "--logits"].map(OsStr::new);
+    succeed(flags.into_iter().chain([out.as_os_str(), "--model".as_ref(), folder.path().as_os_str()]));
+    let (shape, _) = read_npy(&out);
+    assert!(shape.starts_with("4100, "), "{shape}");
+}
+
+#[test]
 fn inspect_tells_family_layers_and_what_is_not_used() {
     for case in golden_cases() {
         let name = case["name"].as_str().unwrap();

@@ -25,8 +25,11 @@ const MAX_CONFIG: u64 = 1 << 22;
 /// Bytes of the index at most. A 512-expert model in 4 bits lists 450 thousand names: 50 MB.
 const MAX_INDEX: u64 = 1 << 28;
 
-/// Reads and checks the headers of a directory.
-pub(super) fn open(folder: Folder) -> Result<Checkpoint> {
+/// Reads and checks the headers of a directory. `named` is the file in it by which the caller called it, if so.
+///
+/// # Errors
+/// As [`Checkpoint::open`]; [`Error::BadFile`] when `named` is no file of the model.
+pub(super) fn open(folder: Folder, named: Option<&str>) -> Result<Checkpoint> {
     let config_path = folder.path_of(CONFIG);
     let Some(config) = folder.read(CONFIG, MAX_CONFIG)? else {
         return Err(Error::Io {
@@ -40,7 +43,7 @@ pub(super) fn open(folder: Folder) -> Result<Checkpoint> {
         .map_err(|e| Error::bad_file(&config_path, format!("is no JSON object: {e}")))?;
     let four_bit = quantization::declares_four_bit(&config_path, &fields)?;
 
-    let (files, mapped) = open_files(&folder)?;
+    let (files, mapped) = open_files(&folder, named)?;
     let list = read_tensors(&files, mapped, four_bit)?;
     Ok(Checkpoint {
         kind: Kind::HuggingFace,
@@ -57,12 +60,23 @@ pub(super) fn open(folder: Folder) -> Result<Checkpoint> {
 /// Tensor names of the index with the file each lies in; empty for a single file.
 type WeightMap = HashMap<String, usize>;
 
-fn open_files(folder: &Folder) -> Result<(Vec<DataFile>, WeightMap)> {
-    if let Some(file) = folder.open(SINGLE)? {
+fn open_files(folder: &Folder, named: Option<&str>) -> Result<(Vec<DataFile>, WeightMap)> {
+    // An adapter beside the model, say, must not stand for it: what the caller named is what is loaded.
+    let named = named.filter(|name| ![CONFIG, SINGLE].contains(name));
+    let stranger = |name: &str| {
+        let what = format!("is no file of the model: neither {CONFIG}, {SINGLE}, {INDEX} nor listed in the last");
+        Error::bad_file(folder.path_of(name), what)
+    };
+    if named.is_none()
+        && let Some(file) = folder.open(SINGLE)?
+    {
         return Ok((vec![file], WeightMap::new()));
     }
     let index_path = folder.path_of(INDEX);
     let Some(index) = folder.read(INDEX, MAX_INDEX)? else {
+        if let Some(name) = named {
+            return Err(stranger(name));
+        }
         return Err(Error::Io {
             path: folder.path(),
             what: "cannot open the weights".into(),
@@ -76,6 +90,9 @@ fn open_files(folder: &Folder) -> Result<(Vec<DataFile>, WeightMap)> {
     let Index { weight_map } =
         serde_json::from_slice(&index).map_err(|e| Error::bad_file(&index_path, format!("is no index: {e}")))?;
     let names: BTreeSet<&str> = weight_map.values().map(String::as_str).collect();
+    if let Some(name) = named.filter(|name| *name != INDEX && !names.contains(name)) {
+        return Err(stranger(name));
+    }
     if names.len() > MAX_FILES {
         return Err(Error::bad_file(
             index_path,

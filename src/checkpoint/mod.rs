@@ -30,7 +30,8 @@ use folder::{DataFile, Folder};
 /// Where a checkpoint comes from.
 #[derive(Debug, Clone)]
 pub enum Source {
-    /// A Hugging Face directory (or a file in it), or a GGUF file (the first one where it is split).
+    /// A Hugging Face directory, or its `config.json`, index or one of its weight files; or a GGUF file (the first one
+    /// where it is split).
     Path(PathBuf),
     /// The files of a Hugging Face directory, or a GGUF file, compiled into the program: names and contents.
     Embedded(&'static [(&'static str, &'static [u8])]),
@@ -174,11 +175,11 @@ impl Checkpoint {
             let folder = Folder::in_memory(source).unwrap_or(Folder::Embedded(&[]));
             return match folder.in_memory_name(".gguf") {
                 Some(name) => gguf::open(folder, &name),
-                None => hf::open(folder),
+                None => hf::open(folder, None),
             };
         };
         if path.is_dir() {
-            return hf::open(Folder::Disk(path.clone()));
+            return hf::open(Folder::Disk(path.clone()), None);
         }
         std::fs::metadata(path).map_err(|e| Error::io(path, "cannot open", &e))?;
         let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
@@ -189,7 +190,7 @@ impl Checkpoint {
             return gguf::open(Folder::Disk(parent), name);
         }
         if path.is_file() && (name.ends_with(".json") || name.ends_with(".safetensors")) {
-            return hf::open(Folder::Disk(parent));
+            return hf::open(Folder::Disk(parent), Some(name));
         }
         Err(Error::bad_file(path, "is neither a Hugging Face directory nor a GGUF file"))
     }

@@ -82,6 +82,11 @@ impl Language {
         self.tokenizer.as_ref().ok_or_else(none)
     }
 
+    /// Ids of `text`; `special`: special tokens spelled out in it become their ids.
+    pub(super) fn tokenize(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        self.tokenizer()?.encode(text, EncodeOptions { parse_special: special, ..Default::default() })
+    }
+
     pub(super) fn render(&self, chat: &str) -> Result<String> {
         Ok(self.template.as_ref().map_err(Error::clone)?.render(chat)?.text().to_owned())
     }

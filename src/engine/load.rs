@@ -72,6 +72,16 @@ impl Model {
     }
 }
 
+/// The ids of `text` by the tokenizer of the model at `source`, without loading the model: as [`Model::tokenize`].
+///
+/// # Errors
+/// Broken or unsupported files; [`crate::Error::Unsupported`] where the model has no tokenizer.
+pub fn tokenize(source: &Source, text: &str, special: bool) -> Result<Vec<u32>> {
+    let checkpoint = Checkpoint::open(source)?;
+    let language = Language::read(checkpoint.path(), checkpoint.text_files()?, &Log::new(None))?;
+    language.tokenize(text, special)
+}
+
 /// Tells the log what is loaded, and which wishes this version does not grant.
 fn report(
     checkpoint: &Checkpoint,

@@ -23,6 +23,7 @@ mod worker;
 
 pub use fit::fit;
 pub use language::Language;
+pub use load::tokenize;
 pub use model::{Model, ModelParts, Prompt};
 pub use options::{Device, GenerateOptions, LoadOptions, LogLevel, LogSink};
 pub use sampler::Sampler;

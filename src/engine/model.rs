@@ -19,7 +19,6 @@ use crate::error::{Error, Result};
 use crate::experts::ExpertCounters;
 use crate::model::{Backend, ModelSpec};
 use crate::state::StateLayout;
-use crate::text::EncodeOptions;
 
 /// A loaded model. Clones share it; the last one to go, streams included, ends the engine's thread and frees the memory.
 /// It waits for the step in progress.
@@ -210,7 +209,7 @@ impl Model {
     /// # Errors
     /// [`Error::Unsupported`] for a model without a tokenizer.
     pub fn tokenize(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        self.shared.language.tokenizer()?.encode(text, EncodeOptions { parse_special: special, ..Default::default() })
+        self.shared.language.tokenize(text, special)
     }
 
     /// Text of `ids`, bytes that are no UTF-8 replaced by U+FFFD. `special`: special tokens are spelled out; otherwise

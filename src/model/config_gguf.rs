@@ -87,7 +87,9 @@ fn read_spec(checkpoint: &Checkpoint, keys: &Keys<'_>, family: Family) -> Result
     if keys.number("attention.scale")?.is_some_and(|s| s != 0.0 && (s - scale).abs() > 1e-6 * scale) {
         return Err(keys.unsupported("attention.scale", &format!("{scale}")));
     }
-    let context_length = keys.require_size("context_length", limits::CONTEXT)?;
+    let stated_context = keys.require_size("context_length", limits::CONTEXT)?;
+    let rope = rope(keys, family, head_dim, stated_context)?;
+    let context_length = limits::usable_context(stated_context, &rope.scaling);
     let layers = layers(keys, hybrid)?;
     let embedding = checkpoint.require(Role::Embedding)?;
     let vocab = embedding.shape.first().copied().filter(|v| limits::VOCAB.contains(v));
@@ -111,7 +113,7 @@ fn read_spec(checkpoint: &Checkpoint, keys: &Keys<'_>, family: Family) -> Result
             head_dim,
             gated: hybrid,
             bias: checkpoint.tensor(Role::Layer(first_attention, LayerTensor::QueryBias)).is_some(),
-            rope: rope(keys, family, head_dim, context_length)?,
+            rope,
         },
         delta: if hybrid { Some(delta(keys, family)?) } else { None },
         moe: Some(MoeSpec {

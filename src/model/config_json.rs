@@ -142,13 +142,17 @@ fn read_text(config: &Fields<'_>, family: Family, unrecognised: &mut Vec<String>
         None if hidden / heads > 0 => hidden / heads,
         None => return Err(config.bad(JSON.head_dim, "a positive integer")),
     };
-    let context_length = config.require_size("max_position_embeddings", limits::CONTEXT)?;
-    let rope = config_rope::read(config, family, head_dim, context_length, unrecognised)?;
+    let stated_context = config.require_size("max_position_embeddings", limits::CONTEXT)?;
+    let rope = config_rope::read(config, family, head_dim, stated_context, unrecognised)?;
+    let context_length = limits::usable_context(stated_context, &rope.scaling);
     let layers = layers(config, family)?;
     let any = |wanted: FeedForward| layers.iter().any(|l| l.feed_forward == wanted);
     let dense_width = match any(FeedForward::Dense) {
         true => config.require_size(JSON.dense_width, limits::WIDTH)?,
-        false => config.size(JSON.dense_width, 0..=*limits::WIDTH.end())?.map_or(0, |_| 0),
+        false => {
+            config.size(JSON.dense_width, 0..=*limits::WIDTH.end())?;
+            0
+        }
     };
     let moe = match any(FeedForward::Moe) {
         true => Some(moe(config, family)?),

@@ -6,7 +6,7 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use super::{Mixer, ModelSpec};
+use super::{Mixer, ModelSpec, RopeScaling};
 use crate::error::{Error, Result};
 
 pub(super) const HIDDEN: RangeInclusive<usize> = 1..=1 << 17;
@@ -18,6 +18,17 @@ pub(super) const WIDTH: RangeInclusive<usize> = 1..=1 << 20;
 pub(super) const EXPERTS: RangeInclusive<usize> = 0..=4096;
 pub(super) const KERNEL: RangeInclusive<usize> = 2..=64;
 pub(super) const CONTEXT: RangeInclusive<usize> = 1..=1 << 30;
+
+/// Positions that a model with `stated` ones can be used for, given how its frequencies are scaled.
+pub(super) fn usable_context(stated: usize, scaling: &RopeScaling) -> usize {
+    match scaling {
+        RopeScaling::Yarn { factor, original_context, .. } => {
+            let extended = (factor * *original_context as f64).min(*CONTEXT.end() as f64);
+            stated.max(extended as usize)
+        }
+        RopeScaling::None | RopeScaling::Linear { .. } => stated,
+    }
+}
 
 /// How a kind of file calls the fields that sizes come from, for messages.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +53,8 @@ pub(super) struct FieldNames {
     pub shared_width: &'static str,
     pub dense_width: &'static str,
     pub bias: &'static str,
+    pub beta_fast: &'static str,
+    pub beta_slow: &'static str,
 }
 
 /// Fields of config.json.
@@ -66,6 +79,8 @@ pub(super) const JSON: FieldNames = FieldNames {
     shared_width: "shared_expert_intermediate_size",
     dense_width: "intermediate_size",
     bias: "attention_bias",
+    beta_fast: "beta_fast",
+    beta_slow: "beta_slow",
 };
 
 /// Keys of GGUF metadata, behind the architecture's name.
@@ -90,6 +105,8 @@ pub(super) const GGUF: FieldNames = FieldNames {
     shared_width: "expert_shared_feed_forward_length",
     dense_width: "feed_forward_length",
     bias: "attn_q.bias of the first attention layer",
+    beta_fast: "rope.scaling.yarn_beta_fast",
+    beta_slow: "rope.scaling.yarn_beta_slow",
 };
 
 /// Checks that the sizes of `spec` agree with each other.
@@ -112,6 +129,20 @@ pub(super) fn check(path: &Path, names: &FieldNames, spec: &ModelSpec) -> Result
     }
     if !(rope.theta > 1.0 && rope.theta <= 1e15) {
         return bad(names.theta, &rope.theta, "a number above 1, at most 1e15".into());
+    }
+    if let RopeScaling::Yarn { beta_fast, beta_slow, .. } = rope.scaling {
+        // YaRN divides by the logarithm of theta and takes that of 1 / beta.
+        if rope.theta < 2.0 {
+            return bad(names.theta, &rope.theta, "a number from 2 on, as the frequencies are scaled by YaRN".into());
+        }
+        for (name, beta) in [(names.beta_fast, beta_fast), (names.beta_slow, beta_slow)] {
+            if !(1e-3..=1e6).contains(&beta) {
+                return bad(name, &beta, "a number from 0.001 to 1e6".into());
+            }
+        }
+        if beta_fast < beta_slow {
+            return bad(names.beta_fast, &beta_fast, format!("at least {}, {beta_slow}", names.beta_slow));
+        }
     }
     if !(spec.norm_eps > 0.0 && spec.norm_eps <= 0.1) {
         return bad(names.norm_eps, &spec.norm_eps, "a number above 0, at most 0.1".into());

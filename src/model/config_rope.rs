@@ -76,9 +76,6 @@ fn yarn(places: &Places<'_, '_>, context: usize) -> Result<RopeScaling> {
         _ => Ok(default),
     };
     let (beta_fast, beta_slow) = (positive("beta_fast", 32.0)?, positive("beta_slow", 1.0)?);
-    if beta_fast < beta_slow {
-        return Err(places.bad("beta_fast", &format!("at least beta_slow, {beta_slow}")));
-    }
     let magnitude = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
     let (mscale, all_dim) = (places.number("mscale")?, places.number("mscale_all_dim")?);
     let attention_factor = match (places.number("attention_factor")?, mscale, all_dim) {

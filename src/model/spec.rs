@@ -45,7 +45,9 @@ pub struct ModelSpec {
     pub norm_eps: f32,
     /// The head shares the embedding's matrix.
     pub tied_head: bool,
-    /// Positions the model was made for (`max_position_embeddings`).
+    /// Positions the model can be used for: `max_position_embeddings` (`context_length` of a GGUF), or the positions that
+    /// YaRN extends the training's to where those are more. Linear scaling does not change it: published configs that
+    /// have it state the extended length.
     pub context_length: usize,
     /// Layers of the multi-token-prediction head in the file: reported, not used.
     pub mtp_layers: usize,

@@ -169,6 +169,29 @@ fn yarn_takes_the_reference_defaults_and_attention_factor() {
 }
 
 #[test]
+fn yarn_extends_the_context_and_linear_scaling_does_not() {
+    let context = |fields: Value| spec(NEXT, json!({"rope_scaling": fields})).context_length;
+    // max_position_embeddings is 1024. As the model cards of Qwen3 advise: factor 4 over the training's context.
+    let original = |n: u64| json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": n});
+    assert_eq!(context(original(1024)), 4096);
+    assert_eq!(context(original(819)), 3276);
+    assert_eq!(context(original(100)), 1024);
+    assert_eq!(context(json!({"rope_type": "yarn", "factor": 1.5})), 1536);
+    assert_eq!(context(json!({"rope_type": "yarn", "factor": 1e6, "original_max_position_embeddings": 1e9})), 1 << 30);
+    assert_eq!(context(json!({"rope_type": "linear", "factor": 4.0})), 1024);
+}
+
+#[test]
+fn yarn_parameters_that_have_no_finite_frequencies_are_refused() {
+    let refuse = |fields: Value, words: &[&str]| refused(with(NEXT, fields), words);
+    let yarn = |beta: &str, value: f64| json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0, beta: value}});
+    let theta = json!({"rope_theta": 1.000_000_1, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}});
+    refuse(theta, &["rope_theta is 1.0000001", "from 2 on"]);
+    refuse(yarn("beta_slow", 1e-320), &["beta_slow is", "from 0.001"]);
+    refuse(yarn("beta_fast", 1e300), &["beta_fast is", "to 1e6"]);
+}
+
+#[test]
 fn layer_kinds_follow_the_list_or_the_interval() {
     let attention = |spec: &ModelSpec| spec.layers.iter().map(|l| l.mixer == Mixer::Attention).collect::<Vec<_>>();
     assert_eq!(attention(&spec(NEXT, json!({}))), [false, false, false, true]);

@@ -77,6 +77,35 @@ fn a_file_in_the_directory_stands_for_the_directory() {
 }
 
 #[test]
+fn only_files_of_the_model_stand_for_its_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |case: &str| {
+        for (name, contents) in crate::build::golden(case) {
+            std::fs::write(folder.path().join(name), contents).unwrap();
+        }
+    };
+    let open = |name: &str| Checkpoint::open(&Source::Path(folder.path().join(name)));
+    let refused = |name: &str| match open(name).unwrap_err() {
+        Error::BadFile { path, what } => {
+            assert!(path.ends_with(name) && what.contains("no file of the model"), "{}: {what}", path.display());
+        }
+        other => panic!("{name}: {other}"),
+    };
+    write("qwen3_moe_bf16");
+    std::fs::copy(folder.path().join("model.safetensors"), folder.path().join("adapter.safetensors")).unwrap();
+    refused("adapter.safetensors");
+    refused("generation_config.json");
+
+    // With an index beside the single file, a shard stands for the index.
+    write("qwen3_moe_f16_sharded_yarn");
+    for name in ["model.safetensors.index.json", "model-00002-of-00003.safetensors"] {
+        assert_eq!(open(name).unwrap().tensors().iter().map(|t| t.file).max(), Some(2), "{name}");
+    }
+    refused("adapter.safetensors");
+    refused("generation_config.json");
+}
+
+#[test]
 fn paths_that_lead_nowhere_are_input_output_errors() {
     for path in ["", "no/such/directory", "no/such/model.gguf", "tests/goldens"] {
         let error = Checkpoint::open(&Source::Path(path.into())).unwrap_err();

@@ -26,13 +26,14 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Outcome {
-    let mut options = arguments.model.load_options();
-    options.context_length = options.context_length.max(arguments.ids.len());
-    let model = load::load(&arguments.model, options)?;
+    // Before the load, so that the context has room for them.
     let ids = match &arguments.text {
-        Some(text) => model.tokenize(text, true)?,
+        Some(text) => qwen3moe::tokenize(&load::source(arguments.model.model.as_deref()), text, true)?,
         None => arguments.ids.clone(),
     };
+    let mut options = arguments.model.load_options();
+    options.context_length = options.context_length.max(ids.len());
+    let model = load::load(&arguments.model, options)?;
     let logits = model.eval(&ids)?;
     let vocab = model.info().spec.vocab;
     let path = arguments.logits.as_path();
