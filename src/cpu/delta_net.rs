@@ -9,7 +9,7 @@ use super::Workspace;
 use super::kernels::{DeltaStep, sigmoid, silu, softplus};
 use super::matmul::{Inputs, Processor};
 use super::memory::zeroed;
-use super::pool::{SharedOutput, at_least};
+use super::pool::{Scratch, SharedOutput, at_least};
 use crate::error::{Error, Result};
 use crate::model::{Batch, BatchSequence, DeltaGates, DeltaInputs, DeltaSpec, DeltaWeights, Mixer, ModelSpec};
 
@@ -83,63 +83,66 @@ pub struct Context<'a> {
     pub processor: &'a Processor,
 }
 
-/// The projections of a step, in whichever order the file's rows have.
+/// The projections of a step, flat.
 struct Projected<'a> {
-    spec: &'a DeltaSpec,
+    /// Queries, keys, values: the first `conv_channels` of every `qkv_width`.
     qkv: &'a [f32],
     qkv_width: usize,
+    /// Output gates: the last `values` of every `z_width`.
     z: &'a [f32],
     z_width: usize,
     b: &'a [f32],
     a: &'a [f32],
     gate_width: usize,
-    interleaved_qkvz: bool,
-    interleaved_ba: bool,
+    /// `b` and `a` are one buffer, by key head `[b r, a r]`.
+    interleaved_gates: bool,
 }
 
 impl Projected<'_> {
-    /// Input of convolution channel `channel` (queries, keys, values) in `row`.
-    fn conv_input(&self, row: usize, channel: usize) -> f32 {
-        let (spec, keys) = (self.spec, self.spec.keys());
-        let column = if !self.interleaved_qkvz {
-            channel
-        } else if channel < 2 * keys {
-            let (part, channel) = (channel / keys, channel % keys);
-            (channel / spec.key_dim) * self.key_group() + part * spec.key_dim + channel % spec.key_dim
-        } else {
-            self.value_column(channel - 2 * keys, 0)
-        };
-        self.qkv[row * self.qkv_width + column]
+    /// Inputs of the convolution in `row`.
+    fn conv_inputs(&self, row: usize, channels: usize) -> &[f32] {
+        &self.qkv[row * self.qkv_width..][..channels]
     }
 
-    /// Output gate of channel `channel` of value head `head` in `row`.
-    fn z(&self, row: usize, head: usize, channel: usize) -> f32 {
-        let flat = head * self.spec.value_dim + channel;
-        let column = if self.interleaved_qkvz { self.value_column(flat, 1) } else { flat };
-        self.z[row * self.z_width + column]
+    /// Output gates of value head `head` in `row`.
+    fn z(&self, row: usize, head: usize, spec: &DeltaSpec) -> &[f32] {
+        let values = (row + 1) * self.z_width - spec.values();
+        &self.z[values + head * spec.value_dim..][..spec.value_dim]
     }
 
     /// Write strength and decay input of value head `head` in `row`, before their activations.
-    fn gates(&self, row: usize, head: usize) -> (f32, f32) {
+    fn gates(&self, row: usize, head: usize, spec: &DeltaSpec) -> (f32, f32) {
         let at = row * self.gate_width;
-        if self.interleaved_ba {
-            let ratio = self.spec.value_heads / self.spec.key_heads;
+        if self.interleaved_gates {
+            let ratio = spec.value_heads / spec.key_heads;
             let column = (head / ratio) * 2 * ratio + head % ratio;
             (self.b[at + column], self.a[at + column + ratio])
         } else {
             (self.b[at + head], self.a[at + head])
         }
     }
+}
 
-    /// Columns of one key head in the interleaved layout `[q, k, v r times, z r times]`.
-    fn key_group(&self) -> usize {
-        2 * self.spec.key_dim + 2 * (self.spec.value_heads / self.spec.key_heads) * self.spec.value_dim
-    }
-
-    /// Interleaved column of flat value channel `flat`: its value (`part` 0) or its output gate (`part` 1).
-    fn value_column(&self, flat: usize, part: usize) -> usize {
-        let per_group = self.spec.value_heads / self.spec.key_heads * self.spec.value_dim;
-        (flat / per_group) * self.key_group() + 2 * self.spec.key_dim + part * per_group + flat % per_group
+/// Puts one row from the order by key head, `[q, k, v r times, z r times]`, into the flat order q, k, v, z.
+fn flatten(spec: &DeltaSpec, row: &mut [f32], scratch: &mut Vec<f32>) {
+    let source = at_least(scratch, row.len());
+    source.copy_from_slice(row);
+    let values = spec.value_heads / spec.key_heads * spec.value_dim;
+    let (queries, rest) = row.split_at_mut(spec.keys());
+    let (keys, rest) = rest.split_at_mut(spec.keys());
+    let (all_values, gates) = rest.split_at_mut(spec.values());
+    for (head, source) in source.chunks_exact(2 * spec.key_dim + 2 * values).enumerate() {
+        let mut source = source;
+        for (part, len) in [
+            (&mut *queries, spec.key_dim),
+            (&mut *keys, spec.key_dim),
+            (&mut *all_values, values),
+            (&mut *gates, values),
+        ] {
+            let (now, later) = source.split_at(len);
+            part[head * len..(head + 1) * len].copy_from_slice(now);
+            source = later;
+        }
     }
 }
 
@@ -184,22 +187,26 @@ impl Context<'_> {
             (out, matrix.rows())
         };
         let [first, second, third, fourth] = out;
-        let (interleaved_qkvz, (qkv, qkv_width), (z, z_width)) = match &weights.inputs {
+        let ((qkv, qkv_width), (z, z_width)) = match &weights.inputs {
             DeltaInputs::Interleaved(qkvz) => {
-                let all = apply(qkvz, first);
-                (true, all, all)
+                let width = qkvz.rows();
+                let out = &mut first[..inputs.len() * width];
+                self.processor.matmul(qkvz, None, inputs, out);
+                let flat = |_, row: &mut [f32], scratch: &mut Scratch| flatten(self.spec, row, &mut scratch.values);
+                self.processor.pool.run_chunks(out, width, flat);
+                let all: (&[f32], usize) = (out, width);
+                (all, all)
             }
-            DeltaInputs::Split { qkv, z } => (false, apply(qkv, first), apply(z, second)),
+            DeltaInputs::Split { qkv, z } => (apply(qkv, first), apply(z, second)),
         };
-        let (interleaved_ba, (b, gate_width), (a, _)) = match &weights.gates {
+        let (interleaved_gates, (b, gate_width), (a, _)) = match &weights.gates {
             DeltaGates::Interleaved(ba) => {
                 let all = apply(ba, third);
                 (true, all, all)
             }
             DeltaGates::Split { b, a } => (false, apply(b, third), apply(a, fourth)),
         };
-        let spec = self.spec;
-        Projected { spec, qkv, qkv_width, z, z_width, b, a, gate_width, interleaved_qkvz, interleaved_ba }
+        Projected { qkv, qkv_width, z, z_width, b, a, gate_width, interleaved_gates }
     }
 
     /// Depthwise causal convolution, SiLU, and the normalisation of queries and keys, for one row.
@@ -214,14 +221,17 @@ impl Context<'_> {
     ) {
         let (kernel, channels) = (self.spec.conv_kernel, out.len());
         let local = row - sequence.rows.start;
-        for (channel, out) in out.iter_mut().enumerate() {
-            let taps = &weights.conv[channel * kernel..(channel + 1) * kernel];
-            let input = |tap: usize| match (local + tap).checked_sub(kernel - 1) {
-                Some(earlier) => projected.conv_input(sequence.rows.start + earlier, channel),
-                None => past[(local + tap) * channels + channel],
+        out.fill(0.0);
+        for (tap, weights) in weights.conv.chunks_exact(channels).enumerate() {
+            let input = match (local + tap).checked_sub(kernel - 1) {
+                Some(earlier) => projected.conv_inputs(sequence.rows.start + earlier, channels),
+                None => &past[(local + tap) * channels..][..channels],
             };
-            *out = silu(taps.iter().enumerate().map(|(tap, w)| w * input(tap)).sum());
+            for ((out, weight), input) in out.iter_mut().zip(weights).zip(input) {
+                *out += weight * input;
+            }
         }
+        out.iter_mut().for_each(|x| *x = silu(*x));
         let keys = self.spec.keys();
         for (i, head) in out[..2 * keys].chunks_exact_mut(self.spec.key_dim).enumerate() {
             let is_query = i < self.spec.key_heads;
@@ -240,9 +250,7 @@ impl Context<'_> {
         }
         for (i, column) in past.chunks_exact_mut(channels).enumerate() {
             if let Some(row) = (rows + i).checked_sub(kept) {
-                for (channel, value) in column.iter_mut().enumerate() {
-                    *value = projected.conv_input(sequence.rows.start + row, channel);
-                }
+                column.copy_from_slice(projected.conv_inputs(sequence.rows.start + row, channels));
             }
         }
     }
@@ -266,7 +274,7 @@ impl Context<'_> {
         let key_head = spec.key_head_of(head);
         for row in sequence.rows.clone() {
             let part = |at: usize, len: usize| &mixed[row * channels + at..row * channels + at + len];
-            let (b, a) = projected.gates(row, head);
+            let (b, a) = projected.gates(row, head, spec);
             let step = DeltaStep {
                 q: part(key_head * key_dim, key_dim),
                 k: part(spec.keys() + key_head * key_dim, key_dim),
@@ -276,8 +284,8 @@ impl Context<'_> {
             };
             self.processor.isa.delta_step(state, &step, delta, head_out);
             self.processor.isa.rms_norm(head_out, &weights.norm, self.eps, delta);
-            for (i, value) in delta.iter().enumerate() {
-                out.set((row * spec.value_heads + head) * value_dim + i, value * silu(projected.z(row, head, i)));
+            for (i, (value, z)) in delta.iter().zip(projected.z(row, head, spec)).enumerate() {
+                out.set((row * spec.value_heads + head) * value_dim + i, value * silu(*z));
             }
         }
     }

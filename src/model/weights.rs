@@ -76,7 +76,7 @@ pub struct DeltaWeights {
     pub inputs: DeltaInputs,
     /// Projections to write strength `b` and decay input `a`.
     pub gates: DeltaGates,
-    /// Depthwise causal convolution, `[conv_channels, kernel]`.
+    /// Depthwise causal convolution, `[kernel, conv_channels]`.
     pub conv: Vec<f32>,
     /// `-exp(A_log)`, `[value_heads]`.
     pub decay: Vec<f32>,
@@ -214,6 +214,11 @@ fn is_vector(role: Role) -> bool {
     }
 }
 
+/// `[rows, cols]` to `[cols, rows]`.
+fn transposed(values: &[f32], cols: usize) -> Vec<f32> {
+    (0..cols).flat_map(|col| values.iter().skip(col).step_by(cols).copied()).collect()
+}
+
 struct Reader<'a> {
     checkpoint: &'a Checkpoint,
     spec: &'a ModelSpec,
@@ -275,12 +280,16 @@ impl Reader<'_> {
         Ok(DeltaWeights {
             inputs,
             gates,
-            conv: vector(DeltaTensor::Conv)?,
+            conv: transposed(&vector(DeltaTensor::Conv)?, self.conv_kernel()),
             decay,
             dt_bias: vector(DeltaTensor::DtBias)?,
             norm: vector(DeltaTensor::Norm)?,
             output: self.matrix(role(DeltaTensor::Out))?,
         })
+    }
+
+    fn conv_kernel(&self) -> usize {
+        self.spec.delta.as_ref().map_or(1, |delta| delta.conv_kernel)
     }
 
     fn moe(&self, role: impl Fn(LayerTensor) -> Role) -> Result<MoeWeights> {

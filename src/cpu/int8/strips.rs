@@ -5,6 +5,9 @@ use crate::cpu::kernels::Isa;
 use crate::quant::packed::ROWS;
 use crate::quant::{Format, Packed};
 
+/// Rows of activations that one pass over a strip serves.
+const GROUP: usize = 4;
+
 /// Whether there are integer kernels for packed `format`.
 pub fn serve(format: Format) -> bool {
     matches!(format, Format::Q8_0 | Format::Q4_0 | Format::Q4K | Format::Q6K)
@@ -29,17 +32,20 @@ pub fn project<'a>(
         Isa::Portable => {}
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(_) => {
-            use super::avx2;
-            let (format, bytes, cols) = (packed.format(), packed.strip(strip), packed.cols());
-            let (groups, rest) = out.as_chunks_mut::<4>();
-            let done = 4 * groups.len();
-            for (g, out) in groups.iter_mut().enumerate() {
-                // SAFETY: `Isa::Avx2` proves that the processor has AVX2, FMA and F16C.
-                *out = unsafe { avx2::strip(format, bytes, cols, std::array::from_fn(|i| row(4 * g + i))) };
+            fn pass<const G: usize>(packed: &Packed, strip: usize, rows: [Int8Row<'_>; G]) -> [[f32; ROWS]; G] {
+                // SAFETY: `Isa::Avx2`, the arm we are in, proves that the processor has AVX2, FMA and F16C.
+                unsafe { super::avx2::strip(packed.format(), packed.strip(strip), packed.cols(), rows) }
             }
-            for (i, out) in rest.iter_mut().enumerate() {
-                // SAFETY: as above.
-                [*out] = unsafe { avx2::strip(format, bytes, cols, [row(done + i)]) };
+            // A pass decodes the strip once for all its rows, so what is left over takes one pass, too.
+            for (g, out) in out.chunks_mut(GROUP).enumerate() {
+                let row = |i: usize| row(GROUP * g + i);
+                match out {
+                    [a, b, c, d] => [*a, *b, *c, *d] = pass(packed, strip, [row(0), row(1), row(2), row(3)]),
+                    [a, b, c] => [*a, *b, *c] = pass(packed, strip, [row(0), row(1), row(2)]),
+                    [a, b] => [*a, *b] = pass(packed, strip, [row(0), row(1)]),
+                    [a] => [*a] = pass(packed, strip, [row(0)]),
+                    _ => {}
+                }
             }
         }
     }
