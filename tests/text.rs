@@ -372,6 +372,158 @@ fn hostile_templates_end() {
     }
 }
 
+/// On a thread with a small stack, as those of hosts.
+fn on_a_small_stack(work: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, work).unwrap();
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn deep_templates_are_errors() {
+    let long = |start: &str, unit: &str, end: &str, times| format!("{start}{}{end}", unit.repeat(times));
+    on_a_small_stack(|| {
+        for source in [
+            long("{{ a", ".a", " }}", 10_000),
+            long("{{ 1", "+1", " }}", 10_000),
+            long("{{ a", "|string", " }}", 10_000),
+            long("{{ a", "[0]", " }}", 10_000),
+            long("{{ a", "()", " }}", 10_000),
+            long("{{ ", "not ", "a }}", 10_000),
+            long("{{ ", "-", "a }}", 10_000),
+            long("{{ a", " if a else a", " }}", 10_000),
+            long("{{ a", " and a", " }}", 10_000),
+            long("{{ ", "[", "1", 10_000),
+            long("{% if a %}", "{% elif a %}", "{% endif %}", 10_000),
+            long("", "{% if a %}", "", 10_000),
+            long("{% raw %}{{ '{% endraw %}{{ a", ".a", " }}", 10_000),
+        ] {
+            assert!(matches!(template(&source), Err(Error::BadFile { .. })), "{}", &source[..40]);
+        }
+        assert!(template(&long("{{ a", ".a", " }}", 300)).is_ok());
+        assert!(template(&long("{% if a %}", "{% elif a %}", "{% endif %}", 400)).is_ok());
+        assert!(template(&long("", "{% if a %}", &"{% endif %}".repeat(60), 60)).is_ok());
+        assert!(matches!(template(&" ".repeat((128 << 10) + 1)), Err(Error::BadFile { .. })));
+    });
+}
+
+#[test]
+fn deep_values_are_errors() {
+    let chat = serde_json::json!([{"role": "user", "content": "Hi"}]);
+    on_a_small_stack(|| {
+        for (start, step, end) in [
+            ("[]", "[ns.x]", "{{ ns.x }}"),
+            ("[]", "{'a': ns.x}", "{{ ns.x | tojson }}"),
+            ("[1]", "ns.x | batch(1)", ""),
+            ("[1]", "ns.x[:]", "{{ ns.x == [2] }}"),
+            ("[1]", "ns", "{{ ns }}"),
+            ("[1]", "[ns]", "{{ ns | tojson }}"),
+            ("[1]", "namespace(y=[ns])", ""),
+            ("[1]", "[loop]", ""),
+            ("[1]", "ns.x.items", ""),
+            ("[1]", "[ns.x, ns.x]", "{{ ns.x | tojson }}"),
+            ("[1]", "ns.x + ns.x", "{{ ns.x | length }}"),
+            ("[1]", "ns.x * 2", "{{ ns.x | length }}"),
+        ] {
+            let body = format!("{{% set ns.x = {step} %}}");
+            let source = format!(
+                "{{% set ns = namespace(x={start}) %}}{{% for a in range(90000) %}}{body}{{% endfor %}}\
+                 {{% for a in range(90000) %}}{body}{{% endfor %}}{end}"
+            );
+            match render(&source, &chat) {
+                Ok(_) => assert!(step.ends_with("[:]") || step.ends_with("items"), "{step}"),
+                Err(error) => assert!(matches!(error, Error::BadFile { .. } | Error::InvalidArgument(_)), "{error}"),
+            }
+        }
+        let straight = format!("{{% set x = [] %}}{}{{{{ x }}}}", "{% set x = [x] %}".repeat(6000));
+        assert!(render(&straight, &chat).is_err());
+        let call = "{% macro f(x) %}{{ f([x, x]) }}{% endmacro %}{{ f(1) }}";
+        assert!(render(call, &chat).is_err());
+    });
+}
+
+#[test]
+fn templates_that_want_all_memory_are_errors() {
+    let chat = serde_json::json!([{"role": "user", "content": "Hi"}]);
+    let doubled = |step: &str| {
+        format!(
+            "{{% set ns = namespace(x='xxxxxxxx\n', y=[]) %}}{{% for a in range(60) %}}{{% set ns.x = {step} %}}{{% endfor %}}"
+        )
+    };
+    let mut sources: Vec<String> = [
+        "ns.x ~ ns.x",
+        "ns.x + ns.x",
+        "ns.x * 2",
+        "2 * ns.x",
+        "ns.x | replace('x', ns.x)",
+        "ns.x.replace('x', ns.x)",
+        "[ns.x, ns.x] | join",
+        "''.join([ns.x, ns.x])",
+        "ns.x.join(['', '', ''])",
+        "['', '', ''] | join(ns.x)",
+        "[ns.x, ns.x] | string",
+        "[ns.x, ns.x] | tojson",
+        "'' ~ [ns.x, ns.x]",
+        "[0, 1, 2] | tojson(separators=(ns.x, ns.x))",
+        "(ns.x ~ ns.x)[:]",
+    ]
+    .map(doubled)
+    .into();
+    sources.extend(
+        [
+            "{{ '%1000000000000d'|format(1) }}",
+            "{{ '{:1000000000000d}'.format(1) }}",
+            "{{ 'a\nb' | indent(1000000000000) }}",
+            "{{ 'a\nb' | indent(width=1000000000000) }}",
+            "{{ [1] | batch(1000000000000) }}",
+            "{{ [1] | slice(1000000000000) }}",
+            "{{ [1] | batch(4000) | map('batch', 100000000000) | list }}",
+            "{{ ['a'] | map('indent', 100000000000) | list }}",
+            "{{ ([0] * 100000000000) | list }}",
+            "{% set n = 100000000000 %}{{ ([0] * n) | list }}",
+            "{% set n = 100000000000 %}{{ 1 in [0] * n }}",
+            "{% set n = 100000000000 %}{{ 'x' * n }}",
+            "{% set a = 'x' * 90000000 %}{% set b = 'x' * 90000000 %}{% set c = 'x' * 90000000 %}",
+            "{% set a = ('x' * 10000) * 10000 %}",
+            "{% set a = 'x' * 10 ** 8 %}",
+            "{% set x %}{% for a in range(90000) %}aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\
+             {{ 'x' * 1000 }}{% endfor %}{% endset %}",
+            "{% macro f(x) %}{{ f(x ~ x) }}{% endmacro %}{{ f('xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx') }}",
+            "{% set ns = namespace(y=[]) %}{% set big = 'ab' | replace('a', 'xxxxxxxxxx' * 5000) %}\
+             {% for a in range(9000) %}{% set ns.y = ns.y + [big | upper] %}{% endfor %}",
+            "{% set ns = namespace(y=[]) %}{% set big = 'ab' | replace('a', 'xxxxxxxxxx' * 5000) %}\
+             {% for a in range(9000) %}{% set ns.y = ns.y + [big[1:]] %}{% endfor %}",
+            "{{ range(100000) | list | tojson(indent=64, separators=['aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' * 100, ':']) }}",
+        ]
+        .map(String::from),
+    );
+    let raw =
+        format!("{{% set x %}}{{% for a in range(20000) %}}{}{{% endfor %}}{{% endset %}}", "raw ".repeat(20_000));
+    sources.push(raw);
+    let before = std::time::Instant::now();
+    for source in sources {
+        let error = render(&source, &chat).map(|text| text.len()).unwrap_err();
+        assert!(matches!(error, Error::BadFile { .. } | Error::InvalidArgument(_)), "{source}: {error}");
+    }
+    assert!(before.elapsed().as_secs() < 60);
+}
+
+#[test]
+fn what_templates_usually_do_is_no_excess() {
+    let long = "words here ".repeat(20_000);
+    let messages: Vec<Value> =
+        (0..600).map(|i| serde_json::json!({"role": "user", "content": format!("{i}{}", &long[..500])})).collect();
+    let source = "{% set ns = namespace(l=[], t='') %}{% for m in messages %}{% set ns.l = ns.l + [m.content | trim] %}\
+                  {%- set ns.last = m %}{{ '<|im_start|>' + m.role ~ '\\n' + ns.l[-1] + '<|im_end|>' }}{% endfor %}\
+                  {{ ns.l | length }}{{ '=' * 40 }}{{ ns.l[::-1] | first | length }}";
+    let text = render(source, &Value::from(messages)).unwrap();
+    assert!(text.ends_with(&format!("600{}503", "=".repeat(40))), "{}", &text[text.len() - 60..]);
+    let one = serde_json::json!([{"role": "user", "content": long}]);
+    let text = render("{% for m in messages %}{{ m.content.split(' ')|join(' ') ~ m.content }}{% endfor %}", &one);
+    assert_eq!(text.unwrap(), long.repeat(2));
+}
+
 #[test]
 fn python_in_templates_works() {
     let chat = serde_json::json!([{"role": "user", "content": " <think>a</think>b "}]);

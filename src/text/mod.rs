@@ -10,6 +10,7 @@ mod gguf;
 mod huggingface;
 mod python;
 mod quoting;
+mod sandbox;
 mod stop;
 mod template;
 mod tokenizer;

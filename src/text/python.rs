@@ -81,8 +81,8 @@ fn float(number: f64) -> String {
 }
 
 /// The filter `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)` of `transformers`: no
-/// escaping of HTML, `", "` and `": "` between items.
-pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
+/// escaping of HTML, `", "` and `": "` between items. A text of more than `limit` bytes is an error.
+pub(super) fn tojson(value: &Value, options: Kwargs, limit: u64) -> Result<Value, Error> {
     let ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let indent = options.get::<Option<usize>>("indent")?;
     let separators = options.get::<Option<Vec<String>>>("separators")?;
@@ -106,10 +106,29 @@ pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
         json.sort_all_objects();
     }
     let formatter = Dumps { item, key, indent, ensure_ascii, depth: 0, empty: true };
-    let mut out = Vec::new();
+    let mut out = Limited { bytes: Vec::new(), left: limit };
     json.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter)).map_err(failed)?;
-    let text = String::from_utf8(out).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    let text = String::from_utf8(out.bytes).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
     Ok(Value::from(text))
+}
+
+/// Takes no more than `left` bytes.
+struct Limited {
+    bytes: Vec<u8>,
+    left: u64,
+}
+
+impl io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let left = self.left.checked_sub(bytes.len() as u64);
+        self.left = left.ok_or_else(|| io::Error::other("longer than a chat can need"))?;
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The layout of `json.dumps`.
@@ -224,7 +243,8 @@ mod tests {
         let value: serde_json::Value =
             serde_json::from_str(r#"{"b": [1, 2.5, 1e16, {}, []], "a": "é <&> \u0001\n🙂"}"#).unwrap();
         let value = Value::from_serialize(&value);
-        let dumps = |options: &[(&str, Value)]| tojson(&value, options.iter().cloned().collect()).unwrap().to_string();
+        let dumps =
+            |options: &[(&str, Value)]| tojson(&value, options.iter().cloned().collect(), 1 << 20).unwrap().to_string();
         assert_eq!(dumps(&[]), r#"{"b": [1, 2.5, 1e+16, {}, []], "a": "é <&> \u0001\n🙂"}"#);
         assert_eq!(
             dumps(&[("ensure_ascii", Value::from(true)), ("sort_keys", Value::from(true))]),

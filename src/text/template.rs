@@ -1,37 +1,23 @@
 //! Chat templates: the messages of a chat into the one text that a model continues.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
-use minijinja::value::Value;
-use minijinja::{Environment, ErrorKind};
 use serde_json::{Map, Value as Json};
 
 use super::Tokenizer;
-use super::python;
 use super::quoting::{mark_special, take_marks, unused_mark};
+use super::sandbox::{self, Fault, MAX_SOURCE};
 use crate::error::{Error, Result};
-
-/// Longest template accepted; those of the Qwen family have 4 to 10 KiB.
-const MAX_SOURCE: usize = 1 << 20;
-/// Depth of nested macros and loops.
-const MAX_RECURSION: usize = 100;
-/// Instructions that a rendering may take: some, and more for each message and each byte of input. Qwen3's template takes
-/// less than 200 a message.
-const FUEL: u64 = 200_000;
-const FUEL_PER_MESSAGE: u64 = 5_000;
-const FUEL_PER_BYTE: u64 = 4;
-/// Bytes that a rendering may give beyond sixteen times its input.
-const MAX_OUTPUT: usize = 16 << 20;
-/// Kind given to errors that the template itself raises, so that they can be told from its faults.
-const RAISED: &str = "raise_exception: ";
 
 /// A model's own chat template, in Jinja as `transformers` runs it: `trim_blocks`, `lstrip_blocks`, loop controls,
 /// `raise_exception`, `strftime_now`, Python's string methods and `tojson` by `json.dumps`.
 ///
-/// A template comes with a model file and is not trusted: the instructions it may run, its depth and its output are
-/// bounded, and it can reach nothing but its arguments and the clock. Not bounded are strings that it builds and does not
-/// write: one that doubles a string again and again can take all memory.
+/// A template comes with a model file and is not trusted. It runs on a thread of its own with a large stack, and the size
+/// of its tags, the instructions it runs, the bytes of all texts and lists it makes, the depth of its values and its time
+/// (10 seconds) are bounded: one that wants more is an error. It can reach nothing but its arguments and the clock. The filter
+/// and method `format` are missing, and namespaces keep neither functions nor other namespaces. What one may take is
+/// considerable: 64 MiB and sixty-four times the chat's own size of memory; and time is looked at between operations, of
+/// which one on texts of that size can take seconds.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     source: String,
@@ -70,9 +56,8 @@ impl ChatTemplate {
             let what = format!("the chat template has {} bytes, expected {MAX_SOURCE} at most", source.len());
             return Err(Error::bad_file(path, what));
         }
-        environment(0)
-            .template_from_named_str("chat_template", source)
-            .map_err(|e| Error::bad_file(path, format!("chat template: {}", describe(&e))))?;
+        sandbox::check(source)
+            .map_err(|fault| failed(path, fault, |what| Error::bad_file(path, format!("chat template: {what}"))))?;
         Ok(Self {
             source: source.to_owned(),
             path: path.to_owned(),
@@ -114,34 +99,26 @@ impl ChatTemplate {
             variables.entry(*name).or_insert_with(|| Json::String(token.clone()));
         }
 
-        let fuel = FUEL + FUEL_PER_MESSAGE * messages as u64 + FUEL_PER_BYTE * chat.len() as u64;
-        let environment = environment(fuel);
-        let mut out = Bounded { bytes: Vec::new(), left: MAX_OUTPUT.saturating_add(chat.len().saturating_mul(16)) };
-        environment
-            .template_from_named_str("chat_template", &self.source)
-            .and_then(|template| template.render_captured_to(&variables, &mut out).map(drop))
-            .map_err(|e| self.failed(&e))?;
-        let rendered =
-            String::from_utf8(out.bytes).map_err(|e| Error::Internal(format!("a template's output: {e}")))?;
-
+        let rendered = sandbox::render(&self.source, &variables, chat.len(), messages).map_err(|fault| {
+            failed(&self.path, fault, |what| {
+                Error::InvalidArgument(format!("the model's chat template fails on the chat: {what}"))
+            })
+        })?;
         let (text, quoted) = if marked { take_marks(&rendered, mark) } else { (rendered, Vec::new()) };
         Ok(RenderedChat { text, quoted })
     }
+}
 
-    fn failed(&self, error: &minijinja::Error) -> Error {
-        let bad = |what: &str| Error::bad_file(&self.path, format!("chat template: {what}"));
-        match error.kind() {
-            ErrorKind::OutOfFuel => bad("it takes more instructions than such a chat can need"),
-            ErrorKind::WriteFailure => bad("it writes more than such a chat can need"),
-            _ => match raised(error) {
-                Some(message) => {
-                    Error::InvalidArgument(format!("the model's chat template refuses the chat: {message}"))
-                }
-                None => {
-                    Error::InvalidArgument(format!("the model's chat template fails on the chat: {}", describe(error)))
-                }
-            },
+fn failed(path: &Path, fault: Fault, other: impl FnOnce(String) -> Error) -> Error {
+    match fault {
+        Fault::Raised(message) => {
+            Error::InvalidArgument(format!("the model's chat template refuses the chat: {message}"))
         }
+        Fault::Exhausted(what) => {
+            Error::bad_file(path, format!("chat template: it takes more than a chat can need: {what}"))
+        }
+        Fault::Failed(what) => other(what),
+        Fault::Internal(what) => Error::Internal(what),
     }
 }
 
@@ -198,80 +175,5 @@ fn other_than_text(part: &Json) -> Option<String> {
         }
         Some(Json::String(kind)) if kind == "text" => None,
         Some(kind) => Some(kind.to_string()),
-    }
-}
-
-fn environment(fuel: u64) -> Environment<'static> {
-    let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_recursion_limit(MAX_RECURSION);
-    environment.set_fuel(Some(fuel));
-    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.set_formatter(|out, _, value| match value.as_str() {
-        Some(text) => Ok(out.write_str(text)?),
-        None => Ok(out.write_str(&python::str(value))?),
-    });
-    environment.add_filter("string", |value: Value| match value.as_str() {
-        Some(_) => value,
-        None => Value::from(python::str(&value)),
-    });
-    environment.add_filter("tojson", |value: Value, options| python::tojson(&value, options));
-    environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
-    });
-    environment.add_function("strftime_now", strftime_now);
-    environment
-}
-
-/// The local time by the format of `strftime`.
-fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
-    use std::fmt::Write;
-    let mut out = String::new();
-    write!(out, "{}", chrono::Local::now().format(format)).map_err(|_| {
-        minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: unknown format {format:?}"))
-    })?;
-    Ok(out)
-}
-
-/// The message of `raise_exception`, where that is the cause.
-fn raised(error: &minijinja::Error) -> Option<&str> {
-    let mut error = error;
-    loop {
-        if let Some(message) = error.detail().and_then(|detail| detail.strip_prefix(RAISED)) {
-            return Some(message);
-        }
-        error = std::error::Error::source(error)?.downcast_ref()?;
-    }
-}
-
-/// What, and in which line.
-fn describe(error: &minijinja::Error) -> String {
-    let what = match error.detail() {
-        Some(detail) => format!("{}: {detail}", error.kind()),
-        None => error.kind().to_string(),
-    };
-    match error.line() {
-        Some(line) => format!("line {line}: {what}"),
-        None => what,
-    }
-}
-
-/// Refuses to take more than `left` bytes.
-struct Bounded {
-    bytes: Vec<u8>,
-    left: usize,
-}
-
-impl io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.left = self.left.checked_sub(bytes.len()).ok_or_else(|| io::Error::other("too much output"))?;
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
