@@ -274,13 +274,13 @@ typedef struct qm_stream_stats_t {
     uint32_t struct_size;
     /** Why it ended: one of QM_FINISH_*. */
     uint32_t finish;
-    /** Tokens of the prompt. */
+    /** Tokens of the prompt; 0 until it is tokenised. */
     uint64_t prompt_tokens;
     /** Prompt tokens read so far. */
     uint64_t prefilled_tokens;
     /** Tokens generated so far. */
     uint64_t generated_tokens;
-    /** Microseconds in line before the first step. */
+    /** Microseconds before the first step: for the prompt to become tokens, and in line. */
     uint64_t queued_us;
     /** Microseconds from the first step to the first generated token. */
     uint64_t prefill_us;
@@ -615,7 +615,8 @@ void qm_load_free(struct qm_load_op *op);
 
 /**
  * Frees a model. Streams that it still has go on and keep what they need; the last of them to be freed waits for the step
- * in progress, ends the model's threads and gives its memory back. NULL does nothing.
+ * in progress and for a prompt that is being tokenised, ends the model's threads and gives its memory back. NULL does
+ * nothing.
  *
  * The caller promises:
  * `m` is NULL or live, and not used again.
@@ -655,11 +656,13 @@ qm_status qm_generate(struct qm_model *m,
                       size_t *len);
 
 /**
- * Starts to continue `prompt`, and returns at once. `prompt` and `o` as for qm_generate. `*out`: yours, free it with
- * qm_stream_free; NULL on every error. Fetch the text with qm_stream_next.
+ * Starts to continue `prompt`, and returns at once, however long `prompt` is: it is copied, and tokenised on a thread of
+ * the library. `prompt` and `o` as for qm_generate. `*out`: yours, free it with qm_stream_free; NULL on every error. Fetch
+ * the text with qm_stream_next, which also returns what is wrong with the prompt: QM_ERR_INVALID_ARGUMENT (it is empty)
+ * or QM_ERR_CONTEXT_FULL (it has too many tokens).
  *
- * Errors: QM_ERR_INVALID_ARGUMENT, QM_ERR_ABI_MISMATCH, QM_ERR_CONTEXT_FULL (the prompt is too long), QM_ERR_BUSY,
- * QM_ERR_UNSUPPORTED (no tokenizer), QM_ERR_DEVICE_LOST.
+ * Errors: QM_ERR_INVALID_ARGUMENT, QM_ERR_ABI_MISMATCH, QM_ERR_CONTEXT_FULL (the prompt has more bytes than the context
+ * could ever hold), QM_ERR_BUSY, QM_ERR_UNSUPPORTED (no tokenizer).
  *
  * The caller promises:
  * `m` is NULL or live, `prompt` is NULL or NUL-terminated, `o` is NULL or a struct of its own size, `out` is NULL or
@@ -673,10 +676,10 @@ qm_status qm_stream_open(struct qm_model *m,
 /**
  * Starts an answer in a chat, and returns at once. `messages_json` (UTF-8): a JSON array of messages, oldest first, such
  * as `[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]`, which the model's own chat
- * template turns into a prompt. The rest is as for qm_stream_open.
+ * template turns into a prompt. That too is done on a thread of the library: QM_ERR_INVALID_ARGUMENT, where the JSON is
+ * not such an array or the template refuses it, is returned by qm_stream_next. The rest is as for qm_stream_open.
  *
- * Errors: those of qm_stream_open; QM_ERR_INVALID_ARGUMENT also where the JSON is not such an array or the template
- * refuses it, QM_ERR_UNSUPPORTED also where the model has no chat template.
+ * Errors: those of qm_stream_open; QM_ERR_UNSUPPORTED also where the model has no chat template.
  *
  * The caller promises:
  * As for qm_stream_open.
@@ -696,9 +699,11 @@ qm_status qm_chat_open(struct qm_model *m,
  * - QM_DONE: the generation ended, and so does each later call. `*len` is 0. qm_stream_stats knows why it ended.
  * - QM_ERR_BUFFER_TOO_SMALL: `cap` has no room for even one code point and the NUL. Nothing is lost: the same text comes
  *   next time, and `*len` is the `cap` that takes all of it.
- * - Another error: `*len` is 0. QM_ERR_CANCELLED, QM_ERR_CONTEXT_FULL, QM_ERR_DEVICE_LOST and QM_ERR_INTERNAL ended the
+ * - Another error: `*len` is 0. QM_ERR_CANCELLED, QM_ERR_CONTEXT_FULL, QM_ERR_OUT_OF_HOST_MEMORY, QM_ERR_DEVICE_LOST,
+ *   QM_ERR_INTERNAL, QM_ERR_PANIC and, for a prompt that is empty or no chat, QM_ERR_INVALID_ARGUMENT ended the
  *   generation, after all text until then was delivered, and come again at each call; qm_stream_error has the text.
- *   QM_ERR_INVALID_ARGUMENT and QM_ERR_BUSY (another thread is in this function with this stream) change nothing.
+ *   QM_ERR_BUSY (another thread is in this function with this stream) and QM_ERR_INVALID_ARGUMENT for an argument of
+ *   this function change nothing.
  *
  * The caller promises:
  * `s` is NULL or live, `buf` has room for `cap` bytes, `len` is NULL or valid for writes.
@@ -710,7 +715,7 @@ qm_status qm_stream_next(struct qm_stream *s,
                          int64_t timeout_us);
 
 /**
- * Ends a generation at its next step. Text that was generated until then can still be fetched; then qm_stream_next
+ * Ends a generation at its next step, or when its prompt is tokenised. Text that was generated until then can still be fetched; then qm_stream_next
  * returns QM_ERR_CANCELLED. Returns at once; does nothing to a generation that has ended. Callable from any thread at any
  * time before qm_stream_free. Errors: QM_ERR_INVALID_ARGUMENT (`s` is NULL).
  *

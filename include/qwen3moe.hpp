@@ -143,7 +143,7 @@ public:
     qm_expert_stats_t expert_stats() const { return detail::info<qm_expert_stats_t, qm_model>(qm_expert_stats, get()); }
     qm_memory_stats_t memory_stats() const { return detail::info<qm_memory_stats_t, qm_model>(qm_memory_stats, get()); }
 
-    // Starts to continue a text.
+    // Starts to continue a text, and returns at once: what is wrong with the prompt is thrown by the stream.
     Stream stream(const std::string &prompt, const GenerateOptions &options = GenerateOptions()) const {
         return open(qm_stream_open, prompt, options);
     }

@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qwen3moe::engine::LogLevel;
 use qwen3moe::{Error, Event, FinishReason, GenerateOptions, Model, Prompt, Result, Stream};
@@ -271,8 +271,78 @@ fn prompts_that_can_never_run_are_refused_at_once_with_numbers() {
     invalid(GenerateOptions { stop: vec![String::new()], ..greedy(1) });
     invalid(GenerateOptions { min_tokens: 2, ..greedy(1) });
     invalid(GenerateOptions { top_p: Some(0.0), ..greedy(1) });
-    assert!(matches!(model.stream(&Prompt::Text(String::new()), &greedy(1)), Err(Error::InvalidArgument(_))));
     assert!(matches!(model.stream(&Prompt::Chat("[]".into()), &greedy(1)), Err(Error::Unsupported { .. })));
+}
+
+#[test]
+fn what_is_wrong_with_a_text_is_the_end_of_its_stream() {
+    let (model, _) = fake::model(&Sizes { context: 20, ..Sizes::default() });
+    let text = |text: &str| model.stream(&Prompt::Text(text.into()), &greedy(1)).unwrap();
+    for (prompt, expected) in [(String::new(), "no tokens"), ("a".repeat(21), "21 tokens, the context 20")] {
+        let stream = text(&prompt);
+        let (_, end) = finish(&stream);
+        assert!(end.as_ref().is_err_and(|error| error.to_string().contains(expected)), "{end:?}");
+        assert_eq!(stream.next(Some(Duration::ZERO)).err(), end.clone().err(), "the end stays the end");
+        assert_eq!(model.generate(&Prompt::Text(prompt), &greedy(1)).err(), end.err());
+    }
+    assert_eq!(finish(&text(&"a".repeat(20))).1, Ok(FinishReason::Length));
+
+    // 20 tokens of at most eight bytes: `<|turn|>` is the longest.
+    assert_eq!(finish(&text(&"<|turn|>".repeat(20))).1, Ok(FinishReason::Length));
+    let refused = model.stream(&Prompt::Text("<|turn|>".repeat(20) + "a"), &greedy(1)).err();
+    assert!(matches!(&refused, Some(Error::ContextFull(what)) if what.contains("161 bytes")), "{refused:?}");
+}
+
+#[test]
+fn opening_a_stream_does_not_wait_for_the_tokenizer() {
+    let (model, _) = fake::model(&Sizes { context: 1 << 20, kv_tokens: 1 << 20, ..Sizes::default() });
+    let running = open(&model, &prompt(4, 1), &greedy(1 << 19));
+    let long = "a".repeat(1 << 20);
+    let called = Instant::now();
+    model.tokenize(&long, true).unwrap();
+    let tokenizing = called.elapsed();
+    let called = Instant::now();
+    let streams: Vec<Stream> = (0..8).map(|_| model.stream(&Prompt::Text(long.clone()), &greedy(1)).unwrap()).collect();
+    let opened = called.elapsed();
+    assert_eq!(streams[7].next(Some(Duration::ZERO)), Ok(Event::Pending));
+    let expired = GenerateOptions { deadline: Some(Duration::from_nanos(1)), ..greedy(1) };
+    let expired = model.stream(&Prompt::Text("late".into()), &expired).unwrap();
+    streams.iter().for_each(Stream::cancel);
+    for stream in &streams {
+        assert_eq!(finish(stream), (String::new(), Err(Error::Cancelled)));
+    }
+    assert!(opened < tokenizing, "eight calls took {opened:?}, the tokenizer {tokenizing:?} for one text");
+    assert!(streams[7].stats().prompt_tokens == 0, "it was cancelled before its turn");
+    assert_eq!(finish(&expired).1, Ok(FinishReason::Deadline));
+    let generated = running.stats().generated_tokens;
+    drop(streams);
+    assert!(matches!(running.next(None), Ok(Event::Text(_))) && running.stats().generated_tokens >= generated);
+}
+
+#[test]
+fn streams_with_texts_that_nobody_reads_end_with_the_model() {
+    let (model, control) = fake::model(&Sizes { context: 1 << 16, ..Sizes::default() });
+    for _ in 0..20 {
+        drop(model.stream(&Prompt::Text("a".repeat(1 << 16)), &greedy(5)).unwrap());
+    }
+    let last = model.stream(&Prompt::Text("ab".into()), &greedy(2)).unwrap();
+    drop(model);
+    assert_eq!(finish(&last).1, Ok(FinishReason::Length));
+    assert_eq!(last.stats().prompt_tokens, 2);
+    drop(last);
+    assert!(control.dropped.load(Ordering::SeqCst));
+}
+
+#[test]
+fn an_evaluation_takes_no_step_with_more_logits_than_were_planned() {
+    let (model, control) = fake::model(&Sizes { context: 300, chunk: 200, ..Sizes::default() });
+    let ids = prompt(250, 2);
+    let logits = model.eval(&ids).unwrap();
+    let expected: Vec<f32> = (1..=ids.len()).flat_map(|seen| fake::logits(&ids[..seen], &[])).collect();
+    assert!(logits == expected);
+    let batches = control.batches.lock().unwrap();
+    let rows: Vec<usize> = batches.iter().map(|batch| batch[0].1).collect();
+    assert_eq!(rows, [65, 65, 65, 55]);
 }
 
 #[test]
@@ -363,7 +433,9 @@ fn a_panic_ends_all_streams_and_the_model_answers_with_errors() {
     let streams: Vec<Stream> = (0..3).map(|i| open(&model, &prompt(4, i), &greedy(3))).collect();
     control.open();
     for stream in &streams {
-        assert_eq!(finish(stream), (String::new(), Err(Error::Panic("the test asked for it".into()))));
+        let (text, end) = finish(stream);
+        assert!(text.is_empty());
+        assert!(matches!(&end, Err(Error::Panic(what)) if what.starts_with("the test asked for it at ")), "{end:?}");
     }
     assert!(matches!(model.eval(&[1]), Err(Error::Panic(_))));
     assert!(matches!(finish(&open(&model, &[1], &greedy(1))).1, Err(Error::Panic(_))));

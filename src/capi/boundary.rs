@@ -1,20 +1,13 @@
 //! The one way from C into the library and back.
 
-use std::any::Any;
-use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
+use std::cell::RefCell;
 
 use super::status::qm_status;
-use crate::error::{Error, Result};
-
-/// Threads of this library carry names with this prefix.
-const THREAD_PREFIX: &str = "qm-";
+pub(super) use crate::engine::catch;
+use crate::error::Result;
 
 thread_local! {
     static LAST_ERROR: RefCell<String> = const { RefCell::new(String::new()) };
-    static DEPTH: Cell<u32> = const { Cell::new(0) };
-    static PANIC_PLACE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 /// Runs the body of a function that returns a status. An error or a panic becomes its code, and its text the calling
@@ -45,47 +38,10 @@ pub(super) fn last_error<T>(read: impl Fn(&str) -> T) -> T {
         .unwrap_or_else(|_| read(""))
 }
 
-/// Runs `body` and turns a panic into [`Error::Panic`].
-pub(super) fn catch<T>(body: impl FnOnce() -> T) -> Result<T> {
-    silence_panics();
-    let depth = |change: fn(u32) -> u32| DEPTH.try_with(|d| d.set(change(d.get())));
-    let _ = depth(|d| d.saturating_add(1));
-    let result = catch_unwind(AssertUnwindSafe(body)).map_err(|payload| {
-        let place = PANIC_PLACE.try_with(|place| place.take()).unwrap_or_default();
-        Error::Panic(format!("{}{place}", message(payload.as_ref())))
-    });
-    let _ = depth(|d| d.saturating_sub(1));
-    result
-}
-
-fn message(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
-/// Keeps the standard library from printing panics of this library to the host's standard error: those inside a
-/// boundary, whose place goes into the error text instead, and those on the library's own threads. Panics of others (a
-/// Rust program that uses the crate and the C interface) go to the hook that was there before.
-fn silence_panics() {
-    static INSTALL: Once = Once::new();
-    INSTALL.call_once(|| {
-        let previous = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            let inside = DEPTH.try_with(Cell::get).is_ok_and(|depth| depth > 0);
-            let own_thread = std::thread::current().name().is_some_and(|name| name.starts_with(THREAD_PREFIX));
-            if inside {
-                let place = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
-                let _ = PANIC_PLACE.try_with(|slot| slot.replace(place));
-            } else if !own_thread {
-                previous(info);
-            }
-        }));
-    });
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
     use crate::capi::status::{QM_ERR_CANCELLED, QM_ERR_PANIC, QM_OK};
 
     #[test]

@@ -122,7 +122,8 @@ pub(super) fn count(value: usize) -> u32 {
 }
 
 /// Frees a model. Streams that it still has go on and keep what they need; the last of them to be freed waits for the step
-/// in progress, ends the model's threads and gives its memory back. NULL does nothing.
+/// in progress and for a prompt that is being tokenised, ends the model's threads and gives its memory back. NULL does
+/// nothing.
 ///
 /// # Safety
 /// `m` is NULL or live, and not used again.

@@ -17,7 +17,8 @@ pub(super) struct Feed {
     news: Condvar,
     cancelled: AtomicBool,
     submitted: Instant,
-    prompt_tokens: u64,
+    /// 0 until they are counted.
+    prompt_tokens: AtomicU64,
     prefilled: AtomicU64,
     generated: AtomicU64,
     /// Nanoseconds from `submitted`, [`NEVER`] until it happened.
@@ -39,13 +40,13 @@ struct Inbox {
 const NEVER: u64 = u64::MAX;
 
 impl Feed {
-    pub(super) fn new(prompt_tokens: usize) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             inbox: Mutex::default(),
             news: Condvar::new(),
             cancelled: AtomicBool::new(false),
             submitted: Instant::now(),
-            prompt_tokens: prompt_tokens as u64,
+            prompt_tokens: AtomicU64::new(0),
             prefilled: AtomicU64::new(0),
             generated: AtomicU64::new(0),
             started: AtomicU64::new(NEVER),
@@ -107,7 +108,7 @@ impl Feed {
         let last = time(&self.last_token);
         let now = self.submitted.elapsed();
         StreamStats {
-            prompt_tokens: self.prompt_tokens,
+            prompt_tokens: self.prompt_tokens.load(Ordering::Relaxed),
             prefilled_tokens: self.prefilled.load(Ordering::Relaxed),
             generated_tokens: self.generated.load(Ordering::Relaxed),
             queued: started.unwrap_or(now),
@@ -169,6 +170,11 @@ impl Writer {
         self.feed.is_cancelled()
     }
 
+    /// The prompt has `tokens` tokens.
+    pub(super) fn prompt(&self, tokens: usize) {
+        self.feed.prompt_tokens.store(tokens as u64, Ordering::Relaxed);
+    }
+
     /// The request leaves the line.
     pub(super) fn started(&self) {
         self.feed.started.store(self.feed.now(), Ordering::Relaxed);
@@ -225,7 +231,7 @@ mod tests {
     use super::*;
 
     fn pair() -> (Arc<Feed>, Writer) {
-        let feed = Arc::new(Feed::new(3));
+        let feed = Arc::new(Feed::new());
         (feed.clone(), Writer::new(feed))
     }
 

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::machine;
-use super::{Device, Fit, LoadOptions, MemoryStats, MemoryUse};
+use super::worker::logit_rows;
+use super::{Device, Fit, LoadOptions, MemoryStats, MemoryUse, Sampler};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, LayerTensor, ModelSpec, Role, Source, check_shapes, held_bytes, read_config};
@@ -121,9 +122,9 @@ impl Plan {
         let plan = cpu::plan(spec, &self.layout, options.exact, self.max_rows(options));
         memory.kv = plan.kv;
         memory.states = plan.states;
-        // A row of logits a stream, and as much twice for its sampler: candidates, or counts of tokens.
-        memory.workspace =
-            plan.workspace.saturating_add((12 * self.layout.slots as u64).saturating_mul(spec.vocab as u64));
+        let logits = 4 * logit_rows(self.layout.slots, options.prefill_chunk) as u64;
+        let samplers = Sampler::BYTES_PER_TOKEN * self.layout.slots as u64;
+        memory.workspace = plan.workspace.saturating_add((logits + samplers).saturating_mul(spec.vocab as u64));
         memory
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::log::Log;
+use super::prompt::PromptLimits;
 use super::{LogLevel, Prompt};
 use crate::error::{Error, Result};
 use crate::model::TextFiles;
@@ -88,18 +89,38 @@ impl Language {
     }
 
     pub(super) fn render(&self, chat: &str) -> Result<String> {
-        Ok(self.template.as_ref().map_err(Error::clone)?.render(chat)?.text().to_owned())
+        Ok(self.template()?.render(chat)?.text().to_owned())
     }
 
-    pub(super) fn prompt_ids(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+    fn template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().map_err(Error::clone)
+    }
+
+    /// Refuses a prompt that can be seen to fail without rendering or tokenising it.
+    pub(super) fn check_prompt(&self, prompt: &Prompt, limits: &PromptLimits) -> Result<()> {
         match prompt {
-            Prompt::Text(text) => self.tokenizer()?.encode(text, EncodeOptions::default()),
-            Prompt::Chat(chat) => {
-                let rendered = self.template.as_ref().map_err(Error::clone)?.render(chat)?;
-                self.tokenizer()?.encode_chat(&rendered)
-            }
-            Prompt::Tokens(ids) => Ok(ids.clone()),
+            Prompt::Text(text) => limits.check_text(text, self.tokenizer()?),
+            Prompt::Chat(_) => self.template().and(self.tokenizer()).map(|_| ()),
+            Prompt::Tokens(ids) => limits.check(ids),
         }
+    }
+
+    /// The ids of a prompt, which keep to the limits.
+    pub(super) fn prompt_ids(&self, prompt: Prompt, limits: &PromptLimits) -> Result<Vec<u32>> {
+        let ids = match prompt {
+            Prompt::Text(text) => {
+                limits.check_text(&text, self.tokenizer()?)?;
+                self.tokenizer()?.encode(&text, EncodeOptions::default())?
+            }
+            Prompt::Chat(chat) => {
+                let rendered = self.template()?.render(&chat)?;
+                limits.check_text(rendered.text(), self.tokenizer()?)?;
+                self.tokenizer()?.encode_chat(&rendered)?
+            }
+            Prompt::Tokens(ids) => ids,
+        };
+        limits.check(&ids)?;
+        Ok(ids)
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::fit::Plan;
 use super::log::Log;
 use super::machine;
+use super::panics::silence;
 use super::{Device, Language, LoadOptions, LogLevel, Model, ModelParts, SamplingDefaults};
 use crate::cpu::{CpuBackend, CpuOptions};
 use crate::error::Result;
@@ -19,6 +20,7 @@ impl Model {
     /// Broken or unsupported files, options out of range, [`crate::Error::OverBudget`] with the numbers before any weight is
     /// read, [`crate::Error::Cancelled`].
     pub fn load(source: &Source, options: &LoadOptions, progress: &LoadProgress) -> Result<Model> {
+        silence();
         options.check()?;
         let log = Log::new(options.log.clone());
         let checkpoint = Checkpoint::open(source)?;

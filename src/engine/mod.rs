@@ -2,7 +2,8 @@
 //!
 //! [`Model`] is the handle: `load` reads it from files (after `fit` said that it has room), and starts the `worker`. A
 //! [`Stream`] reads what the worker writes into its `feed`. The worker takes `request`s from a channel and runs steps, of
-//! which `schedule` chooses the rows; [`Sampler`] and `language` turn logits into ids and text.
+//! which `schedule` chooses the rows; [`Sampler`] and `language` turn logits into ids and text. Text of prompts becomes ids
+//! on a thread of its own: see `prompt`.
 
 mod feed;
 mod fit;
@@ -12,7 +13,9 @@ mod log;
 mod machine;
 mod model;
 mod options;
+mod panics;
 mod philox;
+mod prompt;
 mod request;
 mod sampler;
 mod sampling;
@@ -24,8 +27,10 @@ mod worker;
 pub use fit::fit;
 pub use language::Language;
 pub use load::tokenize;
-pub use model::{Model, ModelParts, Prompt};
+pub use model::{Model, ModelParts};
 pub use options::{Device, GenerateOptions, LoadOptions, LogLevel, LogSink};
+pub(crate) use panics::catch;
+pub use prompt::Prompt;
 pub use sampler::Sampler;
 pub use sampling::{Sampling, SamplingDefaults};
 pub use stats::{ExpertStats, Fit, Generation, MemoryStats, MemoryUse, ModelInfo, StreamStats};

@@ -1,18 +1,20 @@
 //! A loaded model, as Rust programs and the C interface see it.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::feed::{Feed, Writer};
 use super::language::Output;
 use super::log::Log;
+use super::panics::silence;
+use super::prompt::{Draft, PromptLimits, Prompts, check_ids};
 use super::request::{Eval, Generate, Limits, Request, Ticket, Work};
 use super::worker::{Worker, WorkerParts};
 use super::{
-    Event, ExpertStats, GenerateOptions, Generation, Language, LogSink, MemoryStats, ModelInfo, Sampler, Sampling,
+    Event, ExpertStats, GenerateOptions, Generation, Language, LogSink, MemoryStats, ModelInfo, Prompt, Sampling,
     SamplingDefaults, Stream,
 };
 use crate::error::{Error, Result};
@@ -20,8 +22,8 @@ use crate::experts::ExpertCounters;
 use crate::model::{Backend, ModelSpec};
 use crate::state::StateLayout;
 
-/// A loaded model. Clones share it; the last one to go, streams included, ends the engine's thread and frees the memory.
-/// It waits for the step in progress.
+/// A loaded model. Clones share it; the last one to go, streams included, ends the model's threads and frees the memory.
+/// It waits for the step in progress and for a prompt that is being tokenised.
 #[derive(Clone)]
 pub struct Model {
     shared: Arc<Shared>,
@@ -57,6 +59,7 @@ pub struct ModelParts {
 
 struct Shared {
     info: ModelInfo,
+    limits: PromptLimits,
     language: Arc<Language>,
     sampling: SamplingDefaults,
     counters: Arc<ExpertCounters>,
@@ -66,35 +69,30 @@ struct Shared {
     engine: Engine,
 }
 
-/// The way to the engine's thread, and its end.
+/// The ways to the model's threads, and their ends.
 struct Engine {
     /// `None` only while it ends.
-    requests: Option<Sender<Request>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    inboxes: Option<Inboxes>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-/// What to continue.
-#[derive(Debug, Clone)]
-pub enum Prompt {
-    /// Plain text, continued as it is. Special tokens spelled out in it are recognised.
-    Text(String),
-    /// A chat: a JSON array of messages `{"role", "content", ...}`, rendered by the model's template; or an object with
-    /// `messages` and variables for the template.
-    Chat(String),
-    /// Token ids.
-    Tokens(Vec<u32>),
+struct Inboxes {
+    requests: Sender<Request>,
+    /// Requests whose prompts are not yet ids.
+    drafts: Sender<Draft>,
 }
 
 impl Model {
-    /// Starts the thread that owns `parts`.
+    /// Starts the thread that owns `parts`, and the one that turns prompts into ids.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for parts without room for a sequence, [`Error::Internal`] when the thread cannot be
-    /// started.
+    /// [`Error::InvalidArgument`] for parts without room for a sequence, [`Error::OutOfHostMemory`], [`Error::Internal`]
+    /// when a thread cannot be started.
     pub fn start(parts: ModelParts) -> Result<Model> {
         if parts.layout.slots == 0 || parts.layout.pages == 0 || parts.layout.page_tokens == 0 {
             return Err(Error::InvalidArgument(format!("{:?} has no room for a sequence", parts.layout)));
         }
+        silence();
         let language = Arc::new(parts.language);
         let (requests, inbox) = mpsc::channel();
         let info = ModelInfo {
@@ -120,16 +118,23 @@ impl Model {
             },
             inbox,
         )?;
-        let thread = std::thread::Builder::new().name("qm-engine".into()).spawn(move || worker.run());
-        let thread = thread.map_err(|e| Error::Internal(format!("cannot start the engine's thread: {e}")))?;
+        let limits =
+            PromptLimits { vocab: info.spec.vocab, context_length: info.context_length, kv_tokens: info.kv_tokens };
+        let (drafts, new_drafts) = mpsc::channel();
+        let prompts = Prompts { language: language.clone(), limits, drafts: new_drafts, requests: requests.clone() };
+        let mut engine = Engine { inboxes: Some(Inboxes { requests, drafts }), threads: Vec::new() };
+        // In the order in which they are joined: the first is a sender to the second.
+        engine.spawn("qm-prompt", move || prompts.run())?;
+        engine.spawn("qm-engine", move || worker.run())?;
         let shared = Shared {
             info,
+            limits,
             language,
             sampling: parts.sampling,
             counters: parts.counters,
             memory: parts.memory,
             waiting: Arc::default(),
-            engine: Engine { requests: Some(requests), thread: Mutex::new(Some(thread)) },
+            engine,
         };
         Ok(Model { shared: Arc::new(shared) })
     }
@@ -139,25 +144,29 @@ impl Model {
         &self.shared.info
     }
 
-    /// Starts a generation. Tokenises on the calling thread and returns without waiting for the engine.
+    /// Starts a generation, and returns without waiting for anything: a text or a chat becomes token ids on a thread of
+    /// the library.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for options out of range or an empty prompt, [`Error::ContextFull`] for a prompt longer
-    /// than the context, [`Error::Busy`] while too many requests wait.
+    /// [`Error::InvalidArgument`] for options out of range, [`Error::Unsupported`] for a text or a chat that the model
+    /// has no tokenizer or no template for, [`Error::ContextFull`] for a text with more bytes than the context could ever
+    /// hold, [`Error::Busy`] while too many requests wait. Token ids are checked at once too. What else is wrong with a
+    /// text or a chat is said by [`Stream::next`].
     pub fn stream(&self, prompt: &Prompt, options: &GenerateOptions) -> Result<Stream> {
         let called = Instant::now();
+        let shared = &self.shared;
         options.check()?;
-        let sampling = Sampling::resolve(options, &self.shared.sampling)?;
+        let sampling = Sampling::resolve(options, &shared.sampling)?;
         if !options.stop.is_empty() {
-            self.shared.language.tokenizer()?;
+            shared.language.tokenizer()?;
         }
-        let tokens = self.shared.language.prompt_ids(prompt)?;
-        self.check_prompt(&tokens)?;
-        let feed = Arc::new(Feed::new(tokens.len()));
-        let generate = Generate {
+        shared.language.check_prompt(prompt, &shared.limits)?;
+        let feed = Arc::new(Feed::new());
+        let generate = Box::new(Generate {
             writer: Writer::new(feed.clone()),
-            sampler: Sampler::new(sampling, self.shared.info.spec.vocab, &tokens, &self.shared.info.eos_ids),
-            output: Output::new(self.shared.language.clone(), &options.stop),
+            sampling,
+            sampler: None,
+            output: Output::new(shared.language.clone(), &options.stop),
             limits: Limits {
                 max_tokens: options.max_tokens,
                 ignore_eos: options.ignore_eos,
@@ -165,8 +174,17 @@ impl Model {
                 deadline: options.deadline.and_then(|time| called.checked_add(time)),
             },
             generated: 0,
-        };
-        self.submit(tokens, Work::Generate(Box::new(generate)))?;
+        });
+        let ticket = Ticket::take(&shared.waiting)?;
+        let inboxes = shared.engine.inboxes()?;
+        match prompt {
+            Prompt::Tokens(ids) => {
+                inboxes.requests.send(Request::generate(ids.clone(), generate, ticket)).map_err(|_| gone())?;
+            }
+            Prompt::Text(_) | Prompt::Chat(_) => {
+                inboxes.drafts.send(Draft { prompt: prompt.clone(), generate, ticket }).map_err(|_| gone())?;
+            }
+        }
         Ok(Stream::new(self.clone(), feed))
     }
 
@@ -192,14 +210,16 @@ impl Model {
     /// [`Error::InvalidArgument`] for no ids or an id that the vocabulary lacks, [`Error::ContextFull`],
     /// [`Error::OutOfHostMemory`] for the result, a failure of the engine.
     pub fn eval(&self, ids: &[u32]) -> Result<Vec<f32>> {
-        self.check_prompt(ids)?;
+        self.shared.limits.check(ids)?;
         let len = ids.len().checked_mul(self.shared.info.spec.vocab);
         let bytes = (ids.len() as u64).saturating_mul(self.shared.info.spec.vocab as u64).saturating_mul(4);
         let refused = || Error::OutOfHostMemory { what: format!("the logits of {} positions", ids.len()), bytes };
         let mut logits = Vec::new();
         logits.try_reserve_exact(len.ok_or_else(refused)?).map_err(|_| refused())?;
         let (reply, answer) = mpsc::sync_channel(1);
-        self.submit(ids.to_vec(), Work::Eval(Eval { logits, reply }))?;
+        let ticket = Some(Ticket::take(&self.shared.waiting)?);
+        let request = Request { tokens: ids.to_vec(), work: Work::Eval(Eval { logits, reply }), ticket };
+        self.shared.engine.inboxes()?.requests.send(request).map_err(|_| gone())?;
         answer.recv().unwrap_or_else(|_| Err(Error::Internal("the engine dropped the request".into())))
     }
 
@@ -266,45 +286,28 @@ impl Model {
     pub fn memory(&self) -> MemoryStats {
         self.shared.memory
     }
+}
 
-    /// Refuses what can never run.
-    fn check_prompt(&self, ids: &[u32]) -> Result<()> {
-        let info = &self.shared.info;
-        if ids.is_empty() {
-            return Err(Error::InvalidArgument("the prompt has no tokens, at least 1 is needed".into()));
-        }
-        check_ids(ids, info.spec.vocab)?;
-        let (tokens, context) = (ids.len(), info.context_length);
-        if tokens > context {
-            return Err(Error::ContextFull(format!("the prompt has {tokens} tokens, the context {context} positions")));
-        }
-        if tokens > info.kv_tokens {
-            let pool = info.kv_tokens;
-            return Err(Error::ContextFull(format!("the prompt has {tokens} tokens, all KV pages {pool} positions")));
-        }
+fn gone() -> Error {
+    Error::Internal("the model's threads are gone".into())
+}
+
+impl Engine {
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(body);
+        self.threads.push(thread.map_err(|e| Error::Internal(format!("cannot start the thread {name}: {e}")))?);
         Ok(())
     }
 
-    fn submit(&self, tokens: Vec<u32>, work: Work) -> Result<()> {
-        let ticket = Some(Ticket::take(&self.shared.waiting)?);
-        let gone = || Error::Internal("the engine's thread is gone".into());
-        let requests = self.shared.engine.requests.as_ref().ok_or_else(gone)?;
-        requests.send(Request { tokens, work, ticket }).map_err(|_| gone())
-    }
-}
-
-fn check_ids(ids: &[u32], vocab: usize) -> Result<()> {
-    match ids.iter().position(|id| *id as usize >= vocab) {
-        None => Ok(()),
-        Some(i) => Err(Error::InvalidArgument(format!("token id {} at {i}, the vocabulary has {vocab}", ids[i]))),
+    fn inboxes(&self) -> Result<&Inboxes> {
+        self.inboxes.as_ref().ok_or_else(gone)
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.requests = None;
-        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
+        self.inboxes = None;
+        for thread in self.threads.drain(..) {
             // The last handle may go inside a log function of the host, which the engine's own thread runs: it then ends
             // by itself.
             if thread.thread().id() != std::thread::current().id() {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::feed::Writer;
 use super::language::Output;
-use super::{FinishReason, Sampler};
+use super::{FinishReason, Sampler, Sampling};
 use crate::error::{Error, Result};
 use crate::model::LogitRows;
 
@@ -28,7 +28,9 @@ pub(super) enum Work {
 /// A generation for a stream.
 pub(super) struct Generate {
     pub writer: Writer,
-    pub sampler: Sampler,
+    pub sampling: Sampling,
+    /// `None` in line: its memory is counted for running streams.
+    pub sampler: Option<Sampler>,
     pub output: Output,
     pub limits: Limits,
     pub generated: usize,
@@ -49,15 +51,47 @@ pub(super) struct Eval {
     pub reply: SyncSender<Result<Vec<f32>>>,
 }
 
-impl Request {
-    /// What ends the request before its next step, if anything does.
+impl Generate {
+    /// What ends the generation before its next step, if anything does.
     pub(super) fn ended(&self, now: Instant) -> Option<Result<FinishReason>> {
-        let Work::Generate(generate) = &self.work else { return None };
-        if generate.writer.is_cancelled() {
+        if self.writer.is_cancelled() {
             return Some(Err(Error::Cancelled));
         }
-        let expired = generate.limits.deadline.is_some_and(|deadline| now >= deadline);
+        let expired = self.limits.deadline.is_some_and(|deadline| now >= deadline);
         expired.then_some(Ok(FinishReason::Deadline))
+    }
+
+    /// Leaves the line: takes the memory of a running stream that continues `prompt`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfHostMemory`].
+    pub(super) fn start(&mut self, vocab: usize, prompt: &[u32], eos_ids: &[u32]) -> Result<()> {
+        self.writer.started();
+        self.sampler = Some(Sampler::new(self.sampling, vocab, prompt, eos_ids)?);
+        Ok(())
+    }
+
+    /// Ends the generation.
+    pub(super) fn end(mut self, end: Result<FinishReason>) {
+        let mut text = String::new();
+        self.output.finish(&mut text);
+        self.writer.end(&text, end);
+    }
+}
+
+impl Request {
+    /// A generation that continues `tokens`.
+    pub(super) fn generate(tokens: Vec<u32>, generate: Box<Generate>, ticket: Ticket) -> Self {
+        generate.writer.prompt(tokens.len());
+        Self { tokens, work: Work::Generate(generate), ticket: Some(ticket) }
+    }
+
+    /// What ends the request before its next step, if anything does.
+    pub(super) fn ended(&self, now: Instant) -> Option<Result<FinishReason>> {
+        match &self.work {
+            Work::Generate(generate) => generate.ended(now),
+            Work::Eval(_) => None,
+        }
     }
 
     /// Which of the next `rows` rows, after `position` earlier ones, need logits.
@@ -72,11 +106,7 @@ impl Request {
     /// Ends the request.
     pub(super) fn end(self, end: Result<FinishReason>) {
         match self.work {
-            Work::Generate(mut generate) => {
-                let mut text = String::new();
-                generate.output.finish(&mut text);
-                generate.writer.end(&text, end);
-            }
+            Work::Generate(generate) => generate.end(end),
             Work::Eval(eval) => {
                 // The caller waits for it; should it be gone, so is the wish.
                 let _ = eval.reply.send(end.map(|_| eval.logits));

@@ -40,18 +40,25 @@ struct History {
 const IN_PROMPT: u32 = 1 << 31;
 
 impl Sampler {
+    /// Bytes for each token of the vocabulary at most: candidates, counts, seen tokens, and room for the largest logits.
+    pub(super) const BYTES_PER_TOKEN: u64 = (size_of::<Candidate>() + 2 * size_of::<u32>() + size_of::<f32>()) as u64;
+
     /// A sampler at the end of `prompt`, for logits of `vocab` tokens. `eos_ids` are what `min_tokens` keeps away.
-    pub fn new(sampling: Sampling, vocab: usize, prompt: &[u32], eos_ids: &[u32]) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::OutOfHostMemory`].
+    pub fn new(sampling: Sampling, vocab: usize, prompt: &[u32], eos_ids: &[u32]) -> Result<Self> {
         let penalties =
             sampling.repetition_penalty != 1.0 || sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0;
         let mut history = History::default();
         if penalties {
-            history = History { distinct: Vec::with_capacity(vocab), counts: vec![0; vocab] };
+            history = History { distinct: room(vocab)?, counts: room(vocab)? };
+            history.counts.resize(vocab, 0);
             prompt.iter().for_each(|token| history.record(*token, |count| count | IN_PROMPT));
         }
-        let kept = if sampling.is_greedy() { Vec::new() } else { Vec::with_capacity(vocab) };
-        let largest = Vec::with_capacity((sampling.top_k as usize).saturating_mul(2).min(vocab));
-        Self { sampling, eos_ids: eos_ids.to_vec(), chosen: 0, history, kept, largest }
+        let kept = if sampling.is_greedy() { Vec::new() } else { room(vocab)? };
+        let largest = room((sampling.top_k as usize).saturating_mul(2).min(vocab))?;
+        Ok(Self { sampling, eos_ids: eos_ids.to_vec(), chosen: 0, history, kept, largest })
     }
 
     /// The next token by the `logits` of the last one, which are changed on the way.
@@ -139,6 +146,15 @@ impl Sampler {
         }
         self.kept.last().map(|candidate| candidate.id)
     }
+}
+
+/// An empty vector with room for `len` items.
+fn room<T>(len: usize) -> Result<Vec<T>> {
+    let mut items = Vec::new();
+    let bytes = (len as u64).saturating_mul(size_of::<T>() as u64);
+    let refused = |_| Error::OutOfHostMemory { what: "the sampler of a stream".into(), bytes };
+    items.try_reserve_exact(len).map_err(refused)?;
+    Ok(items)
 }
 
 impl Sampling {
@@ -233,6 +249,10 @@ fn keep_nucleus(kept: &mut Vec<Candidate>, mass: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn sampler(sampling: Sampling, vocab: usize, prompt: &[u32], eos_ids: &[u32]) -> Sampler {
+        Sampler::new(sampling, vocab, prompt, eos_ids).unwrap()
+    }
     use crate::engine::GenerateOptions;
     use crate::engine::sampling::SamplingDefaults;
 
@@ -285,7 +305,7 @@ mod tests {
                 ..Default::default()
             };
             let logits = floats(&case["logits"]);
-            let sampler = Sampler::new(sampling(options), logits.len(), &tokens(&case["prompt"]), &[]);
+            let sampler = sampler(sampling(options), logits.len(), &tokens(&case["prompt"]), &[]);
             let found = probabilities(sampler, &tokens(&case["generated"]), logits);
             for (id, (found, expected)) in found.iter().zip(floats(&case["probabilities"])).enumerate() {
                 let same = (found - expected).abs() < 1e-5 && (*found == 0.0) == (expected == 0.0);
@@ -300,14 +320,14 @@ mod tests {
             GenerateOptions { temperature: Some(0.0), ..Default::default() },
             GenerateOptions { top_k: Some(1), ..Default::default() },
         ] {
-            let mut sampler = Sampler::new(sampling(options), 4, &[], &[]);
+            let mut sampler = sampler(sampling(options), 4, &[], &[]);
             assert_eq!(sampler.sample(&mut [1.0, 3.0, 3.0, 2.0]).unwrap(), 1);
         }
     }
 
     #[test]
     fn draws_follow_the_probabilities() {
-        let mut sampler = Sampler::new(sampling(GenerateOptions { seed: 5, ..Default::default() }), 3, &[], &[]);
+        let mut sampler = sampler(sampling(GenerateOptions { seed: 5, ..Default::default() }), 3, &[], &[]);
         let mut counts = [0; 3];
         for _ in 0..20_000 {
             let logits = [0.5f32, 0.3, 0.2].map(f32::ln);
@@ -322,7 +342,7 @@ mod tests {
     fn the_same_seed_draws_the_same_and_another_does_not() {
         let run = |seed| {
             let options = GenerateOptions { seed, top_p: Some(0.99), ..Default::default() };
-            let mut sampler = Sampler::new(sampling(options), 500, &[], &[]);
+            let mut sampler = sampler(sampling(options), 500, &[], &[]);
             let logits: Vec<f32> = (0..500).map(|i| (i * 37 % 101) as f32 / 50.0).collect();
             (0..50).map(|_| sampler.sample(&mut logits.clone()).unwrap()).collect::<Vec<_>>()
         };
@@ -333,7 +353,7 @@ mod tests {
     #[test]
     fn a_flat_distribution_is_cut_at_its_mass() {
         let options = GenerateOptions { top_p: Some(0.5), ..Default::default() };
-        let mut sampler = Sampler::new(sampling(options), 5000, &[], &[]);
+        let mut sampler = sampler(sampling(options), 5000, &[], &[]);
         sampler.keep(&vec![1.0; 5000]);
         let mut ids: Vec<u32> = sampler.kept.iter().map(|candidate| candidate.id).collect();
         ids.sort_unstable();
@@ -344,7 +364,7 @@ mod tests {
     fn top_k_keeps_the_k_largest_and_their_equals() {
         let logits: Vec<f32> = (0..1000).map(|i| ((i * 7919) % 250) as f32).collect();
         for k in [2, 3, 17, 500, 999] {
-            let mut sampler = Sampler::new(
+            let mut sampler = sampler(
                 sampling(GenerateOptions { top_k: Some(k), temperature: Some(100.0), ..Default::default() }),
                 1000,
                 &[],
@@ -363,19 +383,45 @@ mod tests {
     #[test]
     fn end_of_sequence_waits_for_the_minimum() {
         let options = GenerateOptions { min_tokens: 2, temperature: Some(0.0), ..Default::default() };
-        let mut sampler = Sampler::new(sampling(options), 3, &[], &[0, 2]);
+        let mut sampler = sampler(sampling(options), 3, &[], &[0, 2]);
         let chosen: Vec<u32> = (0..3).map(|_| sampler.sample(&mut [5.0, 1.0, 4.0]).unwrap()).collect();
         assert_eq!(chosen, [1, 1, 0]);
     }
 
     #[test]
     fn a_logit_that_is_no_number_is_an_error() {
-        let mut sampler = Sampler::new(sampling(GenerateOptions::default()), 3, &[], &[]);
+        let mut sampler = sampler(sampling(GenerateOptions::default()), 3, &[], &[]);
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let error = sampler.sample(&mut [1.0, bad, 0.0]).unwrap_err();
             assert_eq!(error, Error::Internal(format!("the logit of token 1 is {bad}")));
         }
         assert!(sampler.sample(&mut []).is_err());
+    }
+
+    #[test]
+    fn a_sampler_takes_no_more_memory_than_it_is_counted_with() {
+        let options = GenerateOptions {
+            repetition_penalty: Some(1.1),
+            top_k: Some(900),
+            top_p: Some(0.99),
+            ..GenerateOptions::default()
+        };
+        let mut sampler = sampler(sampling(options), 1000, &[1, 2, 2], &[]);
+        for step in 0..50 {
+            let mut logits: Vec<f32> = (0..1000).map(|i| ((i * 37 + step * 11) % 101) as f32 / 50.0).collect();
+            sampler.sample(&mut logits).unwrap();
+        }
+        let bytes = 8 * sampler.kept.capacity()
+            + 4 * (sampler.largest.capacity()
+                + sampler.history.distinct.capacity()
+                + sampler.history.counts.capacity());
+        assert!(bytes as u64 <= 1000 * Sampler::BYTES_PER_TOKEN, "{bytes}");
+    }
+
+    #[test]
+    fn a_sampler_beyond_all_memory_is_an_error() {
+        let refused = Sampler::new(sampling(GenerateOptions::default()), usize::MAX / 2, &[], &[]);
+        assert!(matches!(refused, Err(Error::OutOfHostMemory { .. })));
     }
 
     #[test]
@@ -388,14 +434,13 @@ mod tests {
             GenerateOptions { min_p: Some(1.0), top_p: Some(1e-30), ..Default::default() },
         ];
         for options in extremes {
-            let mut sampler = Sampler::new(sampling(options.clone()), 4, &[0, 1], &[]);
+            let mut sampler = sampler(sampling(options.clone()), 4, &[0, 1], &[]);
             for _ in 0..4 {
                 let chosen = sampler.sample(&mut [3e38, -3e38, 7.0, 0.0]);
                 assert!(chosen.is_ok_and(|id| id < 4), "{options:?}");
             }
         }
-        let mut masked =
-            Sampler::new(sampling(GenerateOptions { min_tokens: 1, ..Default::default() }), 2, &[], &[0, 1]);
+        let mut masked = sampler(sampling(GenerateOptions { min_tokens: 1, ..Default::default() }), 2, &[], &[0, 1]);
         assert!(masked.sample(&mut [1.0, 2.0]).is_err(), "where every token ends the text, none is left");
     }
 }

@@ -31,13 +31,13 @@ pub struct ModelInfo {
 /// Counts and times of one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct StreamStats {
-    /// Tokens of the prompt.
+    /// Tokens of the prompt; 0 until it is tokenised.
     pub prompt_tokens: u64,
     /// Prompt tokens processed so far.
     pub prefilled_tokens: u64,
     /// Tokens generated so far; an end-of-sequence token counts.
     pub generated_tokens: u64,
-    /// Time in line before the first step.
+    /// Time before the first step: for the prompt to become tokens, and in line.
     pub queued: Duration,
     /// Time from the first step to the first token.
     pub prefill: Duration,

@@ -49,13 +49,14 @@ impl Stream {
     /// The next piece of text. `timeout`: `Some(0)` never blocks, `None` waits as long as it takes.
     ///
     /// # Errors
-    /// What ended the stream, after all text before it: [`Error::Cancelled`], [`Error::ContextFull`], a failure of the
-    /// engine; the same at each call.
+    /// What ended the stream, after all text before it; the same at each call. [`Error::Cancelled`];
+    /// [`Error::ContextFull`], also for a prompt with too many tokens; [`Error::InvalidArgument`] for a prompt that is
+    /// empty, or a chat that is no JSON of messages or that the template refuses; a failure of the engine.
     pub fn next(&self, timeout: Option<Duration>) -> Result<Event> {
         self.feed.next(timeout)
     }
 
-    /// Ends the generation at the next step boundary. Callable from any thread.
+    /// Ends the generation at the next step boundary, or when its prompt is tokenised. Callable from any thread.
     pub fn cancel(&self) {
         self.feed.cancel();
     }

@@ -5,12 +5,12 @@
 //! request ends it at a step's boundary, where its pages and slot go back to the pools.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
 use super::log::Log;
+use super::panics::catch;
 use super::request::{Generate, Request, Work};
 use super::schedule;
 use super::{FinishReason, LogLevel};
@@ -37,7 +37,7 @@ pub(super) struct Worker {
     /// In line, first come first served.
     waiting: VecDeque<Request>,
     running: Vec<Running>,
-    /// Logits of a step, `[rows, vocab]`: a row for each slot, more while an evaluation runs.
+    /// Logits of a step, `[logit_rows, vocab]`.
     logits: Vec<f32>,
     steps: usize,
     /// Why the model is of no use any more.
@@ -74,7 +74,7 @@ enum Next {
 }
 
 impl Worker {
-    /// Takes the memory of every later step without evaluations.
+    /// Takes the memory of every later step.
     ///
     /// # Errors
     /// [`Error::OutOfHostMemory`].
@@ -89,16 +89,16 @@ impl Worker {
             broken: None,
             parts,
         };
-        hold(&mut worker.logits, worker.parts.layout.slots, worker.parts.spec.vocab)?;
+        let rows = logit_rows(worker.parts.layout.slots, worker.parts.prefill_chunk);
+        hold(&mut worker.logits, rows, worker.parts.spec.vocab)?;
         Ok(worker)
     }
 
     /// Serves requests until every handle of the model is gone.
     pub(super) fn run(mut self) {
         while self.receive() {
-            let step = catch_unwind(AssertUnwindSafe(|| self.step()));
-            if let Err(panic) = step {
-                self.break_down(Error::Panic(panic_text(panic.as_ref())));
+            if let Err(panic) = catch(|| self.step()) {
+                self.break_down(panic);
             }
         }
     }
@@ -132,13 +132,9 @@ impl Worker {
             return;
         }
         let pending: Vec<usize> = self.running.iter().map(Running::pending).collect();
-        let rows = schedule::rows(&pending, self.parts.prefill_chunk, self.steps);
+        let mut rows = schedule::rows(&pending, self.parts.prefill_chunk, self.steps);
+        self.cut_evaluations(&mut rows);
         self.steps = self.steps.wrapping_add(1);
-        if let Err(error) = self.hold_logits(&rows) {
-            let is_eval = |running: &Running| matches!(running.request.work, Work::Eval(_));
-            self.end_where(|_, running| is_eval(running).then(|| Err(error.clone())));
-            return;
-        }
         if let Err(error) = self.compute(&rows) {
             self.parts.log.line(LogLevel::Error, &format!("a step failed: {error}"));
             self.end_where(|index, _| (rows[index] > 0).then(|| Err(error.clone())));
@@ -177,8 +173,13 @@ impl Worker {
             }
             let Some(mut request) = self.waiting.pop_front() else { return };
             request.ticket = None;
-            if let Work::Generate(generate) = &request.work {
-                generate.writer.started();
+            if let Work::Generate(generate) = &mut request.work {
+                let started = generate.start(self.parts.spec.vocab, &request.tokens, &self.parts.eos_ids);
+                if let Err(error) = started {
+                    self.pools.close(memory);
+                    request.end(Err(error));
+                    continue;
+                }
             }
             self.running.push(Running { request, memory, position: 0 });
         }
@@ -198,10 +199,15 @@ impl Worker {
         }
     }
 
-    /// Gets memory for the logits of a step; evaluations are all that can want more than there always is.
-    fn hold_logits(&mut self, rows: &[usize]) -> Result<()> {
-        let logit_rows = self.running.iter().zip(rows).map(|(running, &rows)| running.logit_rows(rows)).sum();
-        hold(&mut self.logits, logit_rows, self.parts.spec.vocab)
+    /// Leaves evaluations no more rows, which all need logits, than there is memory for beside a row for each slot.
+    fn cut_evaluations(&self, rows: &mut [usize]) {
+        let mut left = eval_rows(self.parts.prefill_chunk);
+        let all = self.running.iter().zip(rows);
+        for (_, rows) in all.filter(|(running, _)| matches!(running.request.work, Work::Eval(_))) {
+            let more = rows.saturating_sub(1).min(left);
+            *rows = (*rows).min(more + 1);
+            left -= more;
+        }
     }
 
     /// Runs the network over the given rows of each sequence.
@@ -212,8 +218,8 @@ impl Worker {
             let tokens = tokens.ok_or_else(|| Error::Internal("a step beyond the tokens of a sequence".into()))?;
             batch.push(&running.memory, running.position, tokens, running.request.logit_rows(running.position, rows));
         }
-        let logit_rows = batch.logit_rows().len();
-        let logits = &mut self.logits[..logit_rows * self.parts.spec.vocab];
+        let logits = self.logits.get_mut(..batch.logit_rows().len() * self.parts.spec.vocab);
+        let logits = logits.ok_or_else(|| Error::Internal("a step with more logits than were planned".into()))?;
         forward(&self.parts.spec, self.parts.backend.as_mut(), &batch, logits)
     }
 
@@ -254,17 +260,7 @@ impl Worker {
             });
         }
         self.logits = logits;
-        self.shrink_logits();
         self.end_where(|index, _| ends[index].take());
-    }
-
-    /// Gives back what a step with all its logits (an evaluation) took beyond a row for each slot.
-    fn shrink_logits(&mut self) {
-        let usual = self.parts.layout.slots * self.parts.spec.vocab;
-        if self.logits.len() > usual && !self.running.iter().any(|r| matches!(r.request.work, Work::Eval(_))) {
-            self.logits.truncate(usual);
-            self.logits.shrink_to_fit();
-        }
     }
 
     /// Ends every running request for which `end` has an answer; `end` sees each once, with its index.
@@ -309,7 +305,8 @@ impl Worker {
 impl Generate {
     /// Draws the next token from `logits`, and tells the stream.
     fn advance(&mut self, logits: &mut [f32], tokens: &mut Vec<u32>, eos_ids: &[u32], context_length: usize) -> Next {
-        let token = match self.sampler.sample(logits) {
+        let no_sampler = || Error::Internal("a stream runs that was not started".into());
+        let token = match self.sampler.as_mut().ok_or_else(no_sampler).and_then(|sampler| sampler.sample(logits)) {
             Ok(token) => token,
             Err(error) => return Next::End(Err(error)),
         };
@@ -336,6 +333,17 @@ impl Generate {
     }
 }
 
+/// Rows of evaluations that one step has, beside a row for each slot, at most: enough to read the weights once for many
+/// rows, at 40 MB of logits for a vocabulary of 152 thousand.
+fn eval_rows(prefill_chunk: usize) -> usize {
+    prefill_chunk.min(64)
+}
+
+/// Rows of logits that a step has at most.
+pub(super) fn logit_rows(slots: usize, prefill_chunk: usize) -> usize {
+    slots.saturating_add(eval_rows(prefill_chunk))
+}
+
 /// Makes `logits` at least `rows` rows long.
 fn hold(logits: &mut Vec<f32>, rows: usize, vocab: usize) -> Result<()> {
     let bytes = (rows as u64).saturating_mul(vocab as u64).saturating_mul(4);
@@ -346,10 +354,4 @@ fn hold(logits: &mut Vec<f32>, rows: usize, vocab: usize) -> Result<()> {
         logits.resize(len, 0.0);
     }
     Ok(())
-}
-
-/// What a panic said.
-pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tokenizers::models::bpe::{self, BPE, BpeTrainer};
 use tokenizers::{
-    AddedToken, DecoderWrapper, Model, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Token,
-    TokenizerImpl,
+    AddedToken, DecoderWrapper, Model, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    SplitDelimiterBehavior, Token, TokenizerImpl,
 };
 
 use super::byte_level::Alphabet;
@@ -46,6 +46,8 @@ pub struct Tokenizer {
     plain: Encoder,
     ids: Arc<Ids>,
     pieces: Pieces,
+    /// Bytes of text that one token stands for at most; `usize::MAX`: any number.
+    longest: usize,
     /// Special tokens, the longest first.
     special: Vec<(String, u32)>,
     prefix: Vec<u32>,
@@ -106,6 +108,7 @@ impl Tokenizer {
         }
         let ids = Arc::new(Ids::new(&parts, path)?);
         let pieces = Pieces::new(&parts, ids.len);
+        let longest = longest(&parts, &pieces);
         if let Some(id) = parts.prefix.iter().chain(&parts.suffix).find(|id| pieces.get(**id).is_none()) {
             return Err(bad(format!("token {id}, added around each text, is not in the vocabulary")));
         }
@@ -143,6 +146,7 @@ impl Tokenizer {
             parsing: encoder(&added),
             plain: encoder(&ordinary),
             pieces,
+            longest,
             special: longest_first(special.map(|(id, content)| (content, id)).collect()),
             prefix: parts.prefix,
             suffix: parts.suffix,
@@ -221,6 +225,12 @@ impl Tokenizer {
         self.ids.len as usize
     }
 
+    /// Bytes that a text of `tokens` tokens can have at most. A longer text has more tokens for certain; a shorter one
+    /// may have.
+    pub fn max_text_len(&self, tokens: usize) -> usize {
+        tokens.saturating_mul(self.longest)
+    }
+
     /// Special tokens and their ids, the longest first.
     pub(super) fn special_tokens(&self) -> &[(String, u32)] {
         &self.special
@@ -235,6 +245,34 @@ impl Tokenizer {
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
+    }
+}
+
+/// See [`Tokenizer::longest`].
+fn longest(parts: &Parts, pieces: &Pieces) -> usize {
+    // A composed character has a third of its parts' bytes or more: three Hangul jamo of three bytes are one syllable of
+    // three. What other normalizers leave out is not known here.
+    let factor = match &parts.normalizer {
+        None => 1,
+        Some(NormalizerWrapper::NFC(_)) => 3,
+        Some(_) => return usize::MAX,
+    };
+    if parts.pre_tokenizer.as_ref().is_some_and(drops_text) {
+        return usize::MAX;
+    }
+    // Such tokens take in the white space beside them, however much there is.
+    if parts.added.iter().any(|(_, token)| token.lstrip || token.rstrip) {
+        return usize::MAX;
+    }
+    let longest = pieces.ranges.iter().flatten().map(|(start, end)| end - start).max().unwrap_or(0);
+    longest.saturating_mul(factor).max(1)
+}
+
+fn drops_text(splitter: &PreTokenizerWrapper) -> bool {
+    match splitter {
+        PreTokenizerWrapper::Split(split) => split.behavior == SplitDelimiterBehavior::Removed,
+        PreTokenizerWrapper::Sequence(members) => members.as_ref().iter().any(drops_text),
+        _ => false,
     }
 }
 

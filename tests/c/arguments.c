@@ -140,9 +140,6 @@ int main(int argc, char **argv) {
         ROW(qm_stream_open(m, "Hello", &nan, &stream)),
         ROW(qm_stream_open(m, "Hello", &late, &stream)),
         ROW(qm_chat_open(m, BAD_UTF8, &o, &stream)),
-        ROW(qm_chat_open(m, "", &o, &stream)),
-        ROW(qm_chat_open(m, "{}", &o, &stream)),
-        ROW(qm_chat_open(m, "[{\"role\": \"user\"", &o, &stream)),
         ROW(qm_tokenize(m, BAD_UTF8, 4, 0, ids, 64, &len)),
         ROW(qm_tokenize(m, "a", 1, 2, ids, 64, &len)),
         ROW(qm_detokenize(m, ids, 2, 2, buf, sizeof buf, &len)),
@@ -155,6 +152,19 @@ int main(int argc, char **argv) {
     CHECK_STATUS(qm_load(BAD_UTF8, NULL, &model), QM_ERR_INVALID_ARGUMENT);
     CHECK_ERROR_SAYS("path");
     CHECK_ERROR_SAYS("byte 3");
+
+    /* What is wrong with a prompt is found behind the call that opens the stream, and stays. */
+    const char *chats[] = {"", "{}", "[{\"role\": \"user\""};
+    for (size_t i = 0; i < 4; i++) {
+        stream = NULL;
+        CHECK_STATUS(i < 3 ? qm_chat_open(m, chats[i], &o, &stream) : qm_stream_open(m, "", &o, &stream), QM_OK);
+        NEED(stream);
+        CHECK_STATUS(qm_stream_next(stream, buf, sizeof buf, &len, -1), QM_ERR_INVALID_ARGUMENT);
+        CHECK_STATUS(qm_stream_next(stream, buf, sizeof buf, &len, 0), QM_ERR_INVALID_ARGUMENT);
+        CHECK(len == 0 && qm_stream_error(stream, buf, sizeof buf) > 1);
+        qm_stream_free(stream);
+    }
+    CHECK_STATUS(qm_generate(m, "", &o, buf, sizeof buf, &len), QM_ERR_INVALID_ARGUMENT);
 
     CHECK(strcmp(qm_status_str(QM_OK), "ok") == 0 && strcmp(qm_status_str(12345), "unknown status") == 0);
     CHECK(qm_version_number() == QM_VERSION_NUMBER && qm_abi_version() == QM_ABI_VERSION);

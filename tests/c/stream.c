@@ -177,14 +177,29 @@ static void full_context(qm_model *model) {
     CHECK_STATUS(last, QM_DONE);
     qm_stream_free(other);
 
-    /* A prompt that is longer than the context is refused at once. */
+    /* A prompt that is longer than the context is an error of its stream, */
     char *prompt = malloc(20 * (size_t)info.context_length + 1);
     NEED(prompt);
     prompt[0] = '\0';
     for (uint32_t i = 0; i < info.context_length; i++) memcpy(prompt + 20 * i, "The quick brown fox\n", 21);
+    CHECK_STATUS(qm_stream_open(model, prompt, NULL, &stream), QM_OK);
+    NEED(stream);
+    free(prompt);
+    CHECK_STATUS(qm_stream_next(stream, text, sizeof text, &len, -1), QM_ERR_CONTEXT_FULL);
+    CHECK_STATUS(qm_stream_next(stream, text, sizeof text, &len, 0), QM_ERR_CONTEXT_FULL);
+    CHECK(len == 0 && qm_stream_error(stream, text, sizeof text) > 1 && strstr(text, "tokens"));
+    qm_stream_free(stream);
+
+    /* ... and one that is longer than any tokens could be is refused at once. */
+    size_t length_beyond = (size_t)4 << 20;
+    prompt = malloc(length_beyond + 1);
+    NEED(prompt);
+    memset(prompt, 'a', length_beyond);
+    prompt[length_beyond] = '\0';
     stream = (qm_stream *)&info;
+    int64_t before = now_us();
     CHECK_STATUS(qm_stream_open(model, prompt, NULL, &stream), QM_ERR_CONTEXT_FULL);
-    CHECK(stream == NULL);
+    CHECK(now_us() - before < 1000000 && stream == NULL);
     free(prompt);
 }
 

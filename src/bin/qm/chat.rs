@@ -1,6 +1,7 @@
 //! `qm chat`: a conversation in the terminal.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::time::Duration;
 
 use clap::Args;
 use qwen3moe::{Error, Model, Prompt};
@@ -119,18 +120,18 @@ impl Conversation {
 
     fn answer(&mut self, model: &Model, generate: &GenerateArguments, answer: &mut String) -> Outcome {
         let options = generate.options();
-        let stream = loop {
-            match model.stream(&self.prompt(), &options) {
-                // The last message alone may fill the context, and then there is nothing left to forget.
-                Err(Error::ContextFull(_)) if self.turns.len() > 2 => {
-                    self.turns.drain(..2);
-                    tell("[the context is full: the oldest message and its answer are forgotten]");
-                }
-                other => break other?,
-            }
-        };
         let mut out = io::stdout().lock();
-        let copied = answer::copy(&stream, &mut out, answer);
+        let (stream, copied) = loop {
+            let stream = model.stream(&self.prompt(), &options)?;
+            let copied = answer::copy(&stream, &mut out, answer);
+            // The last message alone may fill the context, and then there is nothing left to forget.
+            let full = copied.is_err() && matches!(stream.next(Some(Duration::ZERO)), Err(Error::ContextFull(_)));
+            if !full || stream.stats().generated_tokens > 0 || self.turns.len() <= 2 {
+                break (stream, copied);
+            }
+            self.turns.drain(..2);
+            tell("[the context is full: the oldest message and its answer are forgotten]");
+        };
         writeln!(out)?;
         let ended = copied?;
         let stats = stream.stats();
