@@ -156,7 +156,10 @@ fn read_text(config: &Fields<'_>, family: Family, unrecognised: &mut Vec<String>
     };
     let moe = match any(FeedForward::Moe) {
         true => Some(moe(config, family)?),
-        false => None,
+        false => {
+            config.ignore(&["norm_topk_prob", JSON.top_k, JSON.width, JSON.shared_width]);
+            None
+        }
     };
     let eps = config.number(JSON.norm_eps)?.ok_or_else(|| config.bad(JSON.norm_eps, "a small positive number"))?;
     Ok(ModelSpec {

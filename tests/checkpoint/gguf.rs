@@ -1,5 +1,7 @@
 //! GGUF files that are broken in one place.
 
+use qwen3moe::model::RopeScaling;
+
 use crate::build::{Gguf, array, get, golden, put, read_all, refused, string, u32_value, value};
 
 #[track_caller]
@@ -198,6 +200,74 @@ fn metadata_must_be_sane_and_supported() {
     refuse(&arch("ssm.inner_size"), u32_value(7), &["ssm.inner_size is 7", "multiple of ssm.time_step_rank"]);
     refuse("general.architecture", string("llama"), &["block_count is missing"]);
     refuse(&arch("ssm.conv_kernel"), u32_value(5), &["ssm_conv1d.weight", "ssm.conv_kernel"]);
+}
+
+/// The golden of qwen35moe with one more metadata pair.
+fn with_pair(key: &str, value: Vec<u8>) -> Vec<(String, Vec<u8>)> {
+    let mut files = golden("qwen35moe_gguf_q8");
+    let file = get(&files, "model.gguf");
+    let key = format!("qwen35moe.{key}");
+    let pair = [&(key.len() as u64).to_le_bytes()[..], key.as_bytes(), &value].concat();
+    let mut after = [&file[..24], &pair, &file[24..]].concat();
+    let count = u64::from_le_bytes(file[16..24].try_into().unwrap()) + 1;
+    after[16..24].copy_from_slice(&count.to_le_bytes());
+    put(&mut files, "model.gguf", realign(&file, after, pair.len() as i64));
+    files
+}
+
+#[test]
+fn keys_of_computations_that_are_not_done_are_refused_by_name() {
+    let f32_value = |v: f32| value(6, &v.to_le_bytes());
+    for (key, value) in [
+        ("attention.sliding_window", u32_value(128)),
+        ("attention.causal", value(7, &[0])),
+        ("attention.scale", f32_value(1.0)),
+        ("expert_weights_norm", value(7, &[0])),
+        ("expert_weights_scale", f32_value(2.5)),
+        ("expert_gating_func", u32_value(2)),
+        ("expert_shared_count", u32_value(2)),
+        ("final_logit_softcapping", f32_value(30.0)),
+        ("leading_dense_block_count", u32_value(1)),
+        ("attention.value_length", u32_value(7)),
+        ("rope.scaling.type", string("longrope")),
+    ] {
+        // value_length is there already: the file then says it twice.
+        let mut files = with_pair(key, value.clone());
+        if key == "attention.value_length" {
+            files = golden("qwen35moe_gguf_q8");
+            let file = get(&files, "model.gguf");
+            put(&mut files, "model.gguf", with_value(&file, &format!("qwen35moe.{key}"), value));
+        }
+        refused(files, &["not supported", &format!("metadata qwen35moe.{key} is")]);
+    }
+    for (key, value) in [("attention.causal", value(7, &[1])), ("expert_gating_func", u32_value(1))] {
+        assert!(read_all(with_pair(key, value)).unwrap().unrecognised.is_empty(), "{key}");
+    }
+    assert_eq!(read_all(with_pair("frobnicate", u32_value(1))).unwrap().unrecognised, ["qwen35moe.frobnicate"]);
+}
+
+#[test]
+fn rope_scaling_is_honoured() {
+    let scaling = |files| read_all(files).unwrap().spec.attention.rope.scaling;
+    let linear = with_pair("rope.scaling.factor", value(6, &4f32.to_le_bytes()));
+    assert_eq!(scaling(linear), RopeScaling::Linear { factor: 4.0 }, "llama.cpp's type where none is given");
+    let RopeScaling::Yarn { factor, attention_factor, truncate: true, .. } =
+        scaling(with_pair("rope.scaling.type", string("yarn")))
+    else {
+        panic!("not yarn")
+    };
+    assert_eq!((factor, attention_factor), (1.0, 1.0));
+    let absurd = with_pair("rope.scaling.factor", value(6, &f32::INFINITY.to_le_bytes()));
+    refused(absurd, &["rope.scaling.factor is inf"]);
+}
+
+#[test]
+fn the_list_of_recurrent_layers_wins_over_the_interval() {
+    let blocks = read_all(golden("qwen35moe_gguf_q8")).unwrap().spec.layers.len() + 1;
+    let attention_everywhere = array(7, blocks as u64, &vec![0; blocks]);
+    refused(with_pair("attention.recurrent_layers", attention_everywhere), &["blk.0.attn_q.weight is missing"]);
+    let too_many = array(7, 99, &[0; 99]);
+    refused(with_pair("attention.recurrent_layers", too_many), &["recurrent_layers is an array of 99 booleans"]);
 }
 
 /// `file` with the value of `key` replaced, its data moved to where the header now ends.
