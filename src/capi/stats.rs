@@ -184,30 +184,43 @@ impl From<ExpertStats> for qm_expert_stats_t {
     }
 }
 
+/// A struct with its own fields, and with those of every component of host and device memory.
+macro_rules! with_memory {
+    ($ram:ident, $vram:ident, $name:ident { $($field:ident $(: $value:expr)?),* $(,)? }) => {
+        $name {
+            $($field $(: $value)?,)*
+            ram_embeddings: $ram.embeddings,
+            ram_attention: $ram.attention,
+            ram_delta_net: $ram.delta_net,
+            ram_experts: $ram.experts,
+            ram_other: $ram.other,
+            ram_kv: $ram.kv,
+            ram_states: $ram.states,
+            ram_workspace: $ram.workspace,
+            vram_embeddings: $vram.embeddings,
+            vram_attention: $vram.attention,
+            vram_delta_net: $vram.delta_net,
+            vram_experts: $vram.experts,
+            vram_other: $vram.other,
+            vram_kv: $vram.kv,
+            vram_states: $vram.states,
+            vram_workspace: $vram.workspace,
+        }
+    };
+}
+
 impl From<MemoryStats> for qm_memory_stats_t {
     fn from(MemoryStats { ram, vram }: MemoryStats) -> Self {
-        Self {
-            struct_size: size_of::<Self>() as u32,
-            reserved: 0,
-            ram_total: ram.total(),
-            ram_embeddings: ram.embeddings,
-            ram_attention: ram.attention,
-            ram_delta_net: ram.delta_net,
-            ram_experts: ram.experts,
-            ram_other: ram.other,
-            ram_kv: ram.kv,
-            ram_states: ram.states,
-            ram_workspace: ram.workspace,
-            vram_total: vram.total(),
-            vram_embeddings: vram.embeddings,
-            vram_attention: vram.attention,
-            vram_delta_net: vram.delta_net,
-            vram_experts: vram.experts,
-            vram_other: vram.other,
-            vram_kv: vram.kv,
-            vram_states: vram.states,
-            vram_workspace: vram.workspace,
-        }
+        with_memory!(
+            ram,
+            vram,
+            Self {
+                struct_size: size_of::<Self>() as u32,
+                reserved: 0,
+                ram_total: ram.total(),
+                vram_total: vram.total(),
+            }
+        )
     }
 }
 
@@ -217,37 +230,25 @@ impl From<&Fit> for qm_fit_t {
         let mut advice = [0; QM_FIT_ADVICE_SIZE];
         // SAFETY: the buffer is as long as it is said to be.
         unsafe { TextBuffer::new(advice.as_mut_ptr(), advice.len()) }.put(&fit.advice);
-        Self {
-            struct_size: size_of::<Self>() as u32,
-            fits: u32::from(fit.fits),
-            context_length: count(fit.context_length),
-            streams: count(fit.streams),
-            kv_tokens: fit.kv_tokens as u64,
-            ram_required: fit.ram_required,
-            ram_limit: fit.ram_limit,
-            ram_available: fit.ram_available,
-            vram_required: fit.vram_required,
-            vram_limit: fit.vram_limit,
-            state_per_stream: fit.state_per_stream,
-            kv_per_1000_tokens: fit.kv_per_1000_tokens,
-            ram_embeddings: ram.embeddings,
-            ram_attention: ram.attention,
-            ram_delta_net: ram.delta_net,
-            ram_experts: ram.experts,
-            ram_other: ram.other,
-            ram_kv: ram.kv,
-            ram_states: ram.states,
-            ram_workspace: ram.workspace,
-            vram_embeddings: vram.embeddings,
-            vram_attention: vram.attention,
-            vram_delta_net: vram.delta_net,
-            vram_experts: vram.experts,
-            vram_other: vram.other,
-            vram_kv: vram.kv,
-            vram_states: vram.states,
-            vram_workspace: vram.workspace,
-            advice,
-        }
+        with_memory!(
+            ram,
+            vram,
+            Self {
+                struct_size: size_of::<Self>() as u32,
+                fits: u32::from(fit.fits),
+                context_length: count(fit.context_length),
+                streams: count(fit.streams),
+                kv_tokens: fit.kv_tokens as u64,
+                ram_required: fit.ram_required,
+                ram_limit: fit.ram_limit,
+                ram_available: fit.ram_available,
+                vram_required: fit.vram_required,
+                vram_limit: fit.vram_limit,
+                state_per_stream: fit.state_per_stream,
+                kv_per_1000_tokens: fit.kv_per_1000_tokens,
+                advice,
+            }
+        )
     }
 }
 
