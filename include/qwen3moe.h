@@ -252,7 +252,7 @@ typedef struct qm_model_info_t {
     uint32_t experts_per_token;
     /** Positions that one stream can hold in this load. */
     uint32_t context_length;
-    /** Positions that the model was made for. */
+    /** Positions that the model can be used for, those counted by which its files extend it with YaRN. */
     uint32_t model_context_length;
     /** Streams that can run at the same time. */
     uint32_t streams;

@@ -61,7 +61,7 @@ pub struct qm_model_info_t {
     pub experts_per_token: u32,
     /// Positions that one stream can hold in this load.
     pub context_length: u32,
-    /// Positions that the model was made for.
+    /// Positions that the model can be used for, those counted by which its files extend it with YaRN.
     pub model_context_length: u32,
     /// Streams that can run at the same time.
     pub streams: u32,

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use safetensors::Dtype;
 use serde::Deserialize;
 
+use super::allocate;
 use super::folder::DataFile;
 use super::safetensors::Entry;
 use crate::error::Result;
@@ -20,14 +21,14 @@ const MAX_STATE: u64 = 1 << 16;
 /// Most values of a 4-bit tensor: far above any matrix, and no product of it overflows.
 const MAX_ELEMENTS: u64 = 1 << 40;
 
-/// The side tensors of one weight, as found by name.
+/// The side tensors of one weight, as found by name. Boxed, as files may list many weights with one of them each.
 #[derive(Debug, Default, Clone)]
 pub(super) struct SideTensors {
-    absmax: Option<Piece>,
-    quant_map: Option<Piece>,
-    nested_absmax: Option<Piece>,
-    nested_quant_map: Option<Piece>,
-    state: Option<(Piece, &'static str)>,
+    absmax: Option<Box<Piece>>,
+    quant_map: Option<Box<Piece>>,
+    nested_absmax: Option<Box<Piece>>,
+    nested_quant_map: Option<Box<Piece>>,
+    state: Option<(Box<Piece>, &'static str)>,
 }
 
 /// A side tensor: where it lies and what it is.
@@ -42,15 +43,15 @@ struct Piece {
 pub(super) struct Scales {
     shape: Vec<usize>,
     block_size: usize,
-    absmax: Piece,
-    quant_map: Piece,
+    absmax: Box<Piece>,
+    quant_map: Box<Piece>,
     nested: Option<NestedScales>,
 }
 
 #[derive(Debug)]
 struct NestedScales {
-    absmax: Piece,
-    quant_map: Piece,
+    absmax: Box<Piece>,
+    quant_map: Box<Piece>,
     block_size: usize,
     offset: f32,
 }
@@ -95,7 +96,7 @@ pub(super) fn collect(
 ) -> Result<()> {
     let side = sides.entry(weight.to_string()).or_default();
     let name = entry.name.clone();
-    let piece = Piece { file, entry };
+    let piece = Box::new(Piece { file, entry });
     let before = match suffix {
         ".absmax" => side.absmax.replace(piece).is_some(),
         ".quant_map" => side.quant_map.replace(piece).is_some(),
@@ -190,7 +191,8 @@ impl Piece {
     /// The values of a float32 tensor, all finite.
     fn read_floats(&self, files: &[DataFile]) -> Result<Vec<f32>> {
         let bytes = self.read(files)?;
-        let values: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let mut values: Vec<f32> = allocate::list(bytes.len() as u64 / 4, &self.entry.name)?;
+        values.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
         match values.iter().position(|v| !v.is_finite()) {
             None => Ok(values),
             Some(i) => Err(self.file(files)?.bad(format!("{}: value {i} is not finite", self.entry.name))),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Source;
+use super::{Source, allocate};
 use crate::error::{Error, Result};
 
 /// A set of named files.
@@ -103,7 +103,7 @@ impl Folder {
         if file.len > limit {
             return Err(file.bad(format!("{} bytes, where at most {limit} make sense", file.len)));
         }
-        let mut bytes = vec![0; file.len as usize];
+        let mut bytes = allocate::zeroed(file.len, name)?;
         file.read(0, &mut bytes)?;
         Ok(Some(bytes))
     }

@@ -1,13 +1,14 @@
 //! Hugging Face directories: config.json beside one safetensors file, or several with an index.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use safetensors::Dtype;
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::folder::{DataFile, Folder};
-use super::list::{MAX_FILES, TensorList, known};
+use super::list::{MAX_FILES, MAX_TENSORS, TensorList, known};
 use super::names_hf::classify;
 use super::role::Named;
 use super::safetensors::{Entry, read_header};
@@ -83,25 +84,15 @@ fn open_files(folder: &Folder, named: Option<&str>) -> Result<(Vec<DataFile>, We
             cause: format!("neither {SINGLE} nor {INDEX} is there; other formats than safetensors are not read"),
         });
     };
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: HashMap<String, String>,
-    }
-    let Index { weight_map } =
+    let Index { weight_map: Placement { names, mut tensors } } =
         serde_json::from_slice(&index).map_err(|e| Error::bad_file(&index_path, format!("is no index: {e}")))?;
-    let names: BTreeSet<&str> = weight_map.values().map(String::as_str).collect();
-    if let Some(name) = named.filter(|name| *name != INDEX && !names.contains(name)) {
+    drop(index);
+    if let Some(name) = named.filter(|name| *name != INDEX && !names.contains_key(*name)) {
         return Err(stranger(name));
     }
-    if names.len() > MAX_FILES {
-        return Err(Error::bad_file(
-            index_path,
-            format!("weight_map names {} files, where at most {MAX_FILES} make sense", names.len()),
-        ));
-    }
     let mut files = Vec::with_capacity(names.len());
-    let mut number = HashMap::new();
-    for name in names {
+    let mut by_name = vec![0; names.len()];
+    for (name, number) in &names {
         // Only plain names: an index must not lead out of its directory.
         if !name.ends_with(".safetensors") || name.contains(['/', '\\', ':']) {
             return Err(Error::bad_file(
@@ -113,18 +104,69 @@ fn open_files(folder: &Folder, named: Option<&str>) -> Result<(Vec<DataFile>, We
             let what = format!("names {name}, which is not there: the download is incomplete");
             return Err(Error::bad_file(index_path, what));
         };
-        number.insert(name, files.len());
+        if let Some(place) = by_name.get_mut(*number) {
+            *place = files.len();
+        }
         files.push(file);
     }
-    let mapped = weight_map.iter().filter_map(|(tensor, file)| Some((tensor.clone(), *number.get(file.as_str())?)));
-    Ok((files, mapped.collect()))
+    for number in tensors.values_mut() {
+        *number = by_name.get(*number).copied().unwrap_or(0);
+    }
+    Ok((files, tensors))
+}
+
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: Placement,
+}
+
+/// The index's `weight_map`, each name of a file held once.
+#[derive(Default)]
+struct Placement {
+    /// Names of files, numbered as they came.
+    names: BTreeMap<String, usize>,
+    /// Names of tensors, with the number of the file.
+    tensors: WeightMap,
+}
+
+impl<'de> serde::Deserialize<'de> for Placement {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Placement;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of tensor names and file names")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Placement, A::Error> {
+                let mut placement = Placement::default();
+                while let Some((tensor, file)) = map.next_entry::<String, String>()? {
+                    let next = placement.names.len();
+                    let number = *placement.names.entry(file).or_insert(next);
+                    placement.tensors.insert(tensor, number);
+                    if placement.names.len() > MAX_FILES || placement.tensors.len() > MAX_TENSORS {
+                        return Err(A::Error::custom(format!(
+                            "weight_map names more than {MAX_FILES} files or {MAX_TENSORS} tensors"
+                        )));
+                    }
+                }
+                Ok(placement)
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
 }
 
 fn read_tensors(files: &[DataFile], mut mapped: WeightMap, four_bit: bool) -> Result<TensorList> {
     let mut sides = HashMap::new();
     let mut weights = Vec::new();
+    let mut count = 0;
     for (number, file) in files.iter().enumerate() {
-        for entry in read_header(file)? {
+        let entries = read_header(file)?;
+        count += entries.len();
+        if count > MAX_TENSORS {
+            return Err(file.bad(format!("more than {MAX_TENSORS} tensors with those of the other files")));
+        }
+        for entry in entries {
             if mapped.remove(&entry.name).is_some_and(|expected| expected != number) {
                 return Err(file.bad(format!("tensor {} lies here, but the index says elsewhere", entry.name)));
             }

@@ -10,6 +10,10 @@ use crate::error::Result;
 /// The most files one checkpoint may consist of: ten times the largest published.
 pub(super) const MAX_FILES: usize = 2048;
 
+/// The most tensors, side tensors counted, that one checkpoint may list: twice those of the largest published model with
+/// its experts one by one in 4 bits.
+pub(super) const MAX_TENSORS: usize = 1 << 20;
+
 /// Tensors by role, each role at most once.
 #[derive(Debug, Default)]
 pub(super) struct TensorList {

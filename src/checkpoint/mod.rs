@@ -4,6 +4,7 @@
 //! the file's real length before anything is allocated from it. [`Checkpoint::read`] copies one tensor's bytes out;
 //! files are read, never mapped, so that a file that shrinks under a running program is an error and not a signal.
 
+mod allocate;
 mod bnb;
 mod folder;
 mod gguf;

@@ -1,13 +1,14 @@
 //! The header of a safetensors file: <https://github.com/huggingface/safetensors#format>.
 //!
-//! The crate `safetensors` gives the types of an entry; its own reader wants the whole file in memory and does not say
-//! which tensor is wrong, so the list is read and checked here.
+//! The crate `safetensors` gives the number types; its own reader wants the whole file in memory, does not bound what it
+//! allocates and does not say which tensor is wrong, so the list is read and checked here.
 
 use safetensors::Dtype;
-use safetensors::tensor::TensorInfo as RawInfo;
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::allocate;
 use super::folder::DataFile;
+use super::list::MAX_TENSORS;
 use crate::error::Result;
 
 /// Bytes of the header at most: the format's own limit.
@@ -46,7 +47,7 @@ pub(super) fn read_header(file: &DataFile) -> Result<Vec<Entry>> {
             file.len()
         )));
     }
-    let mut json = vec![0; header as usize];
+    let mut json = allocate::zeroed(header, "a safetensors header")?;
     file.read(8, &mut json)?;
     let List(mut raw) =
         serde_json::from_slice(&json).map_err(|e| file.bad(format!("safetensors header is not as it must be: {e}")))?;
@@ -57,7 +58,7 @@ pub(super) fn read_header(file: &DataFile) -> Result<Vec<Entry>> {
         dtype: info.dtype,
         offset: start + info.data_offsets.0 as u64,
         bytes: (info.data_offsets.1 - info.data_offsets.0) as u64,
-        shape: info.shape,
+        shape: info.shape.0,
     };
     Ok(raw.into_iter().map(entry).collect())
 }
@@ -80,12 +81,12 @@ fn check(file: &DataFile, raw: &mut [(String, RawInfo)], data: u64) -> Result<()
         if end > data {
             return Err(file.bad(format!("tensor {name} ends at byte {end} of {data} bytes of data: truncated")));
         }
-        let bits = info.shape.iter().try_fold(info.dtype.bitsize() as u64, |bits, &d| bits.checked_mul(d as u64));
-        if info.shape.len() > MAX_AXES || bits != (end - start).checked_mul(8) {
+        let bits = info.shape.0.iter().try_fold(info.dtype.bitsize() as u64, |bits, &d| bits.checked_mul(d as u64));
+        if bits != (end - start).checked_mul(8) {
             return Err(file.bad(format!(
                 "tensor {name} of type {} and shape {:?} does not take the {} bytes that the header gives it",
                 info.dtype,
-                info.shape,
+                info.shape.0,
                 end - start
             )));
         }
@@ -95,6 +96,40 @@ fn check(file: &DataFile, raw: &mut [(String, RawInfo)], data: u64) -> Result<()
         return Err(file.bad(format!("the tensors take {at} bytes of {data} bytes of data")));
     }
     Ok(())
+}
+
+/// An entry as the header spells it.
+#[derive(serde::Deserialize)]
+struct RawInfo {
+    dtype: Dtype,
+    shape: Axes,
+    data_offsets: (usize, usize),
+}
+
+/// A shape of [`MAX_AXES`] axes at most.
+struct Axes(Vec<usize>);
+
+impl<'de> serde::Deserialize<'de> for Axes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Sizes;
+        impl<'de> Visitor<'de> for Sizes {
+            type Value = Axes;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "a shape of at most {MAX_AXES} axes")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Axes, A::Error> {
+                let mut axes = Vec::with_capacity(4);
+                while let Some(size) = sequence.next_element()? {
+                    if axes.len() == MAX_AXES {
+                        return Err(A::Error::invalid_length(MAX_AXES + 1, &self));
+                    }
+                    axes.push(size);
+                }
+                Ok(Axes(axes))
+            }
+        }
+        deserializer.deserialize_seq(Sizes)
+    }
 }
 
 /// The header as a list, so that a name that stands twice is seen.
@@ -113,6 +148,8 @@ impl<'de> serde::Deserialize<'de> for List {
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
                         map.next_value::<IgnoredAny>()?;
+                    } else if list.len() == MAX_TENSORS {
+                        return Err(A::Error::custom(format!("more than {MAX_TENSORS} tensors")));
                     } else {
                         list.push((name, map.next_value()?));
                     }

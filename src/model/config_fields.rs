@@ -35,6 +35,11 @@ impl<'a> Fields<'a> {
         Some(value).filter(|v| !v.is_null())
     }
 
+    /// Names of all fields.
+    pub fn keys(&self) -> impl Iterator<Item = &'a str> {
+        self.object.keys().map(String::as_str)
+    }
+
     /// Marks fields that change nothing as known.
     pub fn ignore(&self, keys: &[&str]) {
         for key in keys {

@@ -73,7 +73,8 @@ pub(super) fn read(checkpoint: &Checkpoint, metadata: &Metadata) -> Result<Confi
 fn read_spec(checkpoint: &Checkpoint, keys: &Keys<'_>, family: Family) -> Result<ModelSpec> {
     let hybrid = family != Family::Qwen3Moe;
     let hidden = keys.require_size(GGUF.hidden, limits::HIDDEN)?;
-    let heads = keys.uniform_size(GGUF.heads, limits::HEADS)?;
+    let layers = layers(keys, hybrid)?;
+    let heads = keys.uniform_size(GGUF.heads, limits::HEADS, &layers)?;
     let head_dim = match keys.size(GGUF.head_dim, limits::HEAD_DIM)? {
         Some(dim) => dim,
         None if hidden / heads > 0 => hidden / heads,
@@ -90,7 +91,6 @@ fn read_spec(checkpoint: &Checkpoint, keys: &Keys<'_>, family: Family) -> Result
     let stated_context = keys.require_size("context_length", limits::CONTEXT)?;
     let rope = rope(keys, family, head_dim, stated_context)?;
     let context_length = limits::usable_context(stated_context, &rope.scaling);
-    let layers = layers(keys, hybrid)?;
     let embedding = checkpoint.require(Role::Embedding)?;
     let vocab = embedding.shape.first().copied().filter(|v| limits::VOCAB.contains(v));
     let vocab = vocab.ok_or_else(|| {
@@ -101,6 +101,7 @@ fn read_spec(checkpoint: &Checkpoint, keys: &Keys<'_>, family: Family) -> Result
         return Err(keys.bad(GGUF.vocab, &format!("{vocab}, the rows of {}", embedding.name)));
     }
     let first_attention = layers.iter().position(|l| l.mixer == Mixer::Attention).unwrap_or(0) as u32;
+    let kv_heads = keys.uniform_size(GGUF.kv_heads, limits::HEADS, &layers)?;
     let eps = keys.number(GGUF.norm_eps)?.ok_or_else(|| keys.bad(GGUF.norm_eps, "a small positive number"))?;
     Ok(ModelSpec {
         family,
@@ -109,7 +110,7 @@ fn read_spec(checkpoint: &Checkpoint, keys: &Keys<'_>, family: Family) -> Result
         layers,
         attention: AttentionSpec {
             heads,
-            kv_heads: keys.uniform_size(GGUF.kv_heads, limits::HEADS)?,
+            kv_heads,
             head_dim,
             gated: hybrid,
             bias: checkpoint.tensor(Role::Layer(first_attention, LayerTensor::QueryBias)).is_some(),
@@ -141,15 +142,31 @@ fn layers(keys: &Keys<'_>, hybrid: bool) -> Result<Vec<LayerSpec>> {
     let blocks = keys.require_size(GGUF.layers, limits::LAYERS)?;
     let behind = keys.size("nextn_predict_layers", 0..=blocks - 1)?.unwrap_or(0);
     let count = blocks - behind;
-    let interval = keys.size("full_attention_interval", 1..=*limits::LAYERS.end())?;
     let recurrent: Vec<bool> = match keys.get(RECURRENT) {
-        _ if !hybrid => vec![false; count],
-        None => (1..=count).map(|i| !i.is_multiple_of(interval.unwrap_or(4))).collect(),
+        None if !hybrid => vec![false; count],
+        None => every(count, interval(keys)?.unwrap_or(4)).collect(),
         Some(Value::Bools(list)) if list.len() == count || list.len() == blocks => list[..count].to_vec(),
         Some(_) => return Err(keys.bad(RECURRENT, &format!("an array of {blocks} booleans"))),
     };
+    if !hybrid && recurrent.contains(&true) {
+        return Err(keys.unsupported(RECURRENT, "false for every block of this architecture"));
+    }
+    if hybrid && interval(keys)?.is_some_and(|n| !every(count, n).eq(recurrent.iter().copied())) {
+        return Err(keys.bad(INTERVAL, &format!("what {RECURRENT} says: the two contradict each other")));
+    }
     let mixer = |recurrent: bool| if recurrent { Mixer::DeltaNet } else { Mixer::Attention };
     Ok(recurrent.into_iter().map(|r| LayerSpec { mixer: mixer(r), feed_forward: FeedForward::Moe }).collect())
+}
+
+const INTERVAL: &str = "full_attention_interval";
+
+fn interval(keys: &Keys<'_>) -> Result<Option<usize>> {
+    keys.size(INTERVAL, 1..=*limits::LAYERS.end())
+}
+
+/// Which of `count` layers are recurrent where every `interval`-th has attention.
+fn every(count: usize, interval: usize) -> impl Iterator<Item = bool> {
+    (1..=count).map(move |i| !i.is_multiple_of(interval))
 }
 
 fn delta(keys: &Keys<'_>, family: Family) -> Result<DeltaSpec> {
@@ -266,16 +283,29 @@ impl<'a> Keys<'a> {
         self.size(name, range)?.ok_or_else(|| self.bad(name, &expected))
     }
 
-    /// A size that files may give once or layer by layer. Layers without attention may say 0; the others must agree.
-    fn uniform_size(&self, name: &str, range: RangeInclusive<usize>) -> Result<usize> {
+    /// A size of the attention that files may give once or block by block. Layers without attention may say 0; the others
+    /// must agree. What is said of blocks behind the trunk does not count.
+    fn uniform_size(&self, name: &str, range: RangeInclusive<usize>, layers: &[LayerSpec]) -> Result<usize> {
         let Some(Value::Integers(list)) = self.get(name) else { return self.require_size(name, range) };
-        let mut sizes = list.iter().copied().filter(|&s| s != 0);
-        let first = sizes.next().and_then(|s| usize::try_from(s).ok()).filter(|s| range.contains(s));
-        let first = first.ok_or_else(|| self.bad(name, "positive integers"))?;
-        match sizes.all(|s| usize::try_from(s) == Ok(first)) {
-            true => Ok(first),
-            false => Err(self.unsupported(name, "the same number in every layer")),
+        let blocks = self.require_size(GGUF.layers, limits::LAYERS)?;
+        if list.len() != blocks && list.len() != layers.len() {
+            return Err(self.bad(name, &format!("one number, or one for each of the {blocks} blocks")));
         }
+        let mut found = None;
+        for (index, (&size, layer)) in list.iter().zip(layers).enumerate() {
+            if size == 0 && layer.mixer == Mixer::DeltaNet {
+                continue;
+            }
+            let Some(size) = usize::try_from(size).ok().filter(|s| range.contains(s)) else {
+                let expected = format!("an integer from {} to {}", range.start(), range.end());
+                return Err(self.bad(name, &format!("{expected} for block {index}, not {size}")));
+            };
+            if found.is_some_and(|other| other != size) {
+                return Err(self.unsupported(name, "the same number in every layer"));
+            }
+            found = Some(size);
+        }
+        found.ok_or_else(|| self.bad(name, "positive integers"))
     }
 
     /// A finite number, of whatever type.

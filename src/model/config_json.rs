@@ -8,7 +8,8 @@ use super::config::{ConfigReport, mtp_layers};
 use super::config_fields::Fields;
 use super::config_limits::{self as limits, JSON};
 use super::{
-    AttentionSpec, DeltaSpec, Family, FeedForward, HeadOrder, LayerSpec, Mixer, ModelSpec, MoeSpec, config_rope,
+    AttentionSpec, DeltaSpec, Family, FeedForward, HeadOrder, LayerSpec, Mixer, ModelSpec, MoeSpec, config_refused,
+    config_rope,
 };
 use crate::checkpoint::{Checkpoint, Role};
 use crate::error::{Error, Result};
@@ -90,6 +91,7 @@ pub(super) fn read(checkpoint: &Checkpoint, path: &Path, object: &Map<String, Va
     let config = text.as_ref().unwrap_or(&outer);
     let mut spec = read_text(config, family, &mut unrecognised)?;
     if text.is_some() {
+        config_refused::check(&outer)?;
         outer.ignore(&NO_EFFECT);
         outer.ignore(&WRAPPER);
         spec.tied_head = tied(&outer, config)?;
@@ -187,6 +189,7 @@ fn read_text(config: &Fields<'_>, family: Family, unrecognised: &mut Vec<String>
 
 /// Fields that name a computation this library does not do, unless they hold the one value it does.
 fn refuse_what_is_not_done(config: &Fields<'_>, family: Family) -> Result<()> {
+    config_refused::check(config)?;
     config.only("hidden_act", &json!("silu"))?;
     config.only("use_sliding_window", &json!(false))?;
     config.only("is_encoder_decoder", &json!(false))?;
@@ -251,6 +254,9 @@ fn layers(config: &Fields<'_>, family: Family) -> Result<Vec<LayerSpec>> {
     let mixers = mixers(config, family, count)?;
     let step = config.size("decoder_sparse_step", 1..=*limits::LAYERS.end())?.unwrap_or(1);
     let dense = config.sizes("mlp_only_layers")?.unwrap_or_default();
+    if dense.len() > count {
+        return Err(config.bad("mlp_only_layers", &format!("at most {count} layers")));
+    }
     if let Some(layer) = dense.iter().find(|&&l| l >= count) {
         return Err(config.bad("mlp_only_layers", &format!("layers below {count}, not {layer}")));
     }

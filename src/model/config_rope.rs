@@ -2,6 +2,7 @@
 //! `partial_rotary_factor`) and 5 (`rope_parameters`). Definition: modeling_rope_utils.py of transformers 5.17.
 
 use super::config_fields::Fields;
+use super::config_refused;
 use super::{Family, RopeScaling, RopeSpec};
 use crate::error::Result;
 
@@ -41,6 +42,7 @@ pub(super) fn read(
         sections(&places, dim)?;
     }
     for place in &places.inner {
+        config_refused::check(place)?;
         unrecognised.extend(place.unrecognised());
     }
     Ok(RopeSpec { dim, theta, scaling })

@@ -6,6 +6,7 @@ mod config_fields;
 mod config_gguf;
 mod config_json;
 mod config_limits;
+mod config_refused;
 mod config_rope;
 mod forward;
 mod progress;

@@ -120,6 +120,33 @@ fn computations_that_are_not_done_are_refused_by_name() {
 }
 
 #[test]
+fn computations_of_other_families_are_refused_by_name() {
+    for (field, value, harmless) in [
+        ("use_qk_norm", json!(false), json!(true)),
+        ("qk_layernorm", json!(false), json!(true)),
+        ("router_logit_softcap", json!(30), json!(null)),
+        ("attn_logit_softcapping", json!(50.0), json!(0)),
+        ("final_logit_softcapping", json!(30.0), json!(0.0)),
+        ("rope_interleaved", json!(true), json!(false)),
+        ("use_attention_sinks", json!(true), json!(false)),
+        ("no_rope_layers", json!([0, 1]), json!([])),
+        ("routed_scaling_factor", json!(2.5), json!(1.0)),
+        ("n_group", json!(8), json!(1)),
+        ("scoring_func", json!("sigmoid"), json!("softmax")),
+        ("attention_multiplier", json!(0.0078125), json!(null)),
+        ("logits_scaling", json!("x"), json!(1)),
+    ] {
+        refused(with(MOE, json!({field: value})), &["config.json", "not supported", field, &value.to_string()]);
+        let report = read_all(with(MOE, json!({field: harmless}))).unwrap();
+        assert_eq!(report.unrecognised, Vec::<String>::new(), "{field}");
+    }
+    refused(with(WRAPPED, json!({"use_qk_norm": false})), &["not supported", "use_qk_norm is false"]);
+    refused(with(WRAPPED, json!({"text_config.use_qk_norm": false})), &["text_config.use_qk_norm is false"]);
+    let rope = json!({"rope_scaling": {"rope_type": "default", "rope_interleaved": true}});
+    refused(with(MOE, rope), &["rope_scaling.rope_interleaved is true"]);
+}
+
+#[test]
 fn both_spellings_of_the_rotary_fields_work_and_must_agree() {
     let old = spec(NEXT, json!({})).attention.rope;
     let parameters = json!({"rope_type": "default", "rope_theta": 10000000, "partial_rotary_factor": 0.25});

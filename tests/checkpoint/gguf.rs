@@ -2,7 +2,7 @@
 
 use qwen3moe::model::RopeScaling;
 
-use crate::build::{Gguf, array, get, golden, put, read_all, refused, string, u32_value, value};
+use crate::build::{Gguf, array, get, golden, put, read_all, refused, source, string, u32_value, value};
 
 #[track_caller]
 fn refuse(change: impl Fn(&mut Gguf), words: &[&str]) {
@@ -50,7 +50,7 @@ fn a_changed_byte_never_harms() {
 #[test]
 fn counts_beyond_the_file_are_refused_before_anything_is_allocated() {
     refuse(|f| f.tensor_count = Some(1 << 60), &["tensor count is 1152921504606846976"]);
-    refuse(|f| f.tensor_count = Some(1 << 20), &["axes"]);
+    refuse(|f| f.tensor_count = Some(1 << 16), &["axes"]);
     refuse(|f| f.pair_count = Some(u64::MAX), &["metadata count is 18446744073709551615"]);
     refuse(
         |f| {
@@ -70,6 +70,47 @@ fn counts_beyond_the_file_are_refused_before_anything_is_allocated() {
         },
         &["x is 1099511627776", "bytes are left"],
     );
+}
+
+#[test]
+fn arrays_that_nothing_reads_are_passed_over_and_the_others_are_bounded() {
+    use qwen3moe::checkpoint::{Checkpoint, Config, Value};
+    let mut file = Gguf::new();
+    file.pair("long.bytes", array(0, 100_000, &[7; 100_000]));
+    file.pair("short.bytes", array(0, 3, &[7, 8, 9]));
+    file.pair("short.wide", array(3, 2, &[0xff, 0xff, 1, 0]));
+    file.pair("short.floats", array(6, 1, &1.5f32.to_le_bytes()));
+    file.pair("short.flags", array(7, 2, &[0, 1]));
+    file.pair("some.strings", array(8, 1, &[&5u64.to_le_bytes()[..], b"hello"].concat()));
+    file.pair("tokenizer.ggml.token_type", array(5, 3000, &[1, 0, 0, 0].repeat(3000)));
+    file.pair("tokenizer.ggml.tokens", array(8, 1, &[&2u64.to_le_bytes()[..], b"hi"].concat()));
+    let checkpoint = Checkpoint::open(&source(file.write())).unwrap();
+    let Config::Gguf(metadata) = checkpoint.config() else { panic!("a GGUF file") };
+    for (key, expected) in [
+        ("long.bytes", Value::Skipped(100_000)),
+        ("short.bytes", Value::Integers(vec![7, 8, 9])),
+        ("short.wide", Value::Integers(vec![-1, 1])),
+        ("short.floats", Value::Floats(vec![1.5])),
+        ("short.flags", Value::Bools(vec![false, true])),
+        ("some.strings", Value::Skipped(1)),
+        ("tokenizer.ggml.token_type", Value::Integers(vec![1; 3000])),
+        ("tokenizer.ggml.tokens", Value::Strings(vec!["hi".into()])),
+    ] {
+        assert_eq!(metadata.get(key), Some(&expected), "{key}");
+    }
+
+    let many = (1u64 << 20) + 1;
+    let types = |f: &mut Gguf| {
+        f.pair("tokenizer.ggml.token_type", array(0, many, &vec![1; many as usize]));
+    };
+    refuse(types, &["tokenizer.ggml.token_type has 1048577 items, where at most 1048576"]);
+    let text = |f: &mut Gguf| {
+        f.pair("general.name", string(&"x".repeat((1 << 22) + 1)));
+    };
+    refuse(text, &["general.name at byte", "has 4194305 bytes, where at most 4194304"]);
+    refuse(|f| f.tensors[0].0 = "x".repeat(2000), &["a tensor's name", "has 2000 bytes"]);
+    refuse(|f| f.pair_count = Some(5000), &["metadata count is 5000"]);
+    refuse(|f| f.tensor_count = Some(1 << 17), &["tensor count is 131072"]);
 }
 
 #[test]
@@ -206,12 +247,7 @@ fn metadata_must_be_sane_and_supported() {
 fn with_pair(key: &str, value: Vec<u8>) -> Vec<(String, Vec<u8>)> {
     let mut files = golden("qwen35moe_gguf_q8");
     let file = get(&files, "model.gguf");
-    let key = format!("qwen35moe.{key}");
-    let pair = [&(key.len() as u64).to_le_bytes()[..], key.as_bytes(), &value].concat();
-    let mut after = [&file[..24], &pair, &file[24..]].concat();
-    let count = u64::from_le_bytes(file[16..24].try_into().unwrap()) + 1;
-    after[16..24].copy_from_slice(&count.to_le_bytes());
-    put(&mut files, "model.gguf", realign(&file, after, pair.len() as i64));
+    put(&mut files, "model.gguf", with_another(&file, &format!("qwen35moe.{key}"), value));
     files
 }
 
@@ -262,12 +298,62 @@ fn rope_scaling_is_honoured() {
 }
 
 #[test]
-fn the_list_of_recurrent_layers_wins_over_the_interval() {
-    let blocks = read_all(golden("qwen35moe_gguf_q8")).unwrap().spec.layers.len() + 1;
-    let attention_everywhere = array(7, blocks as u64, &vec![0; blocks]);
-    refused(with_pair("attention.recurrent_layers", attention_everywhere), &["blk.0.attn_q.weight is missing"]);
+fn layer_lists_must_have_one_item_a_block_and_agree_with_the_rest() {
+    const FILE: &str = "model.gguf";
+    let case = "qwen3next_gguf_kquants";
+    let whole = get(&golden(case), FILE);
+    let arch = |key: &str| format!("qwen3next.{key}");
+    let number = |key: &str| {
+        let (at, _) = find_value(&whole, &arch(key));
+        u64::from(u32::from_le_bytes(whole[at + 4..at + 8].try_into().unwrap()))
+    };
+    let (blocks, interval) = (number("block_count"), number("full_attention_interval"));
+    let (heads, kv_heads) = (number("attention.head_count"), number("attention.head_count_kv"));
+    let attention = |block: u64| (block + 1).is_multiple_of(interval);
+    let list = |items: Vec<u64>| {
+        let bytes: Vec<u8> = items.iter().flat_map(|&n| (n as u32).to_le_bytes()).collect();
+        array(4, items.len() as u64, &bytes)
+    };
+    let changed = |key: &str, new: Vec<u8>| {
+        let mut files = golden(case);
+        put(&mut files, FILE, with_value(&whole, &arch(key), new));
+        files
+    };
+    for (key, size) in [("attention.head_count", heads), ("attention.head_count_kv", kv_heads)] {
+        let sizes = |f: &dyn Fn(u64) -> u64| changed(key, list((0..blocks).map(f).collect()));
+        read_all(sizes(&|_| size)).unwrap();
+        read_all(sizes(&|block| if attention(block) { size } else { 0 })).unwrap();
+        refused(sizes(&|_| 0), &[key, "expected an integer from 1", "for block"]);
+        let first = interval - 1;
+        refused(sizes(&|block| if block == first { 0 } else { size }), &[key, &format!("for block {first}, not 0")]);
+        refused(sizes(&|block| if block == 0 { size + 1 } else { size }), &[key, "the same number in every layer"]);
+        for count in [0, 1, blocks - 1, blocks + 1] {
+            refused(changed(key, list(vec![size; count as usize])), &[key, "one for each of the"]);
+        }
+    }
+
+    // A list of recurrent layers in place of the interval is taken; beside it, it must say the same.
+    let recurrent = |other: bool| {
+        let flags: Vec<u8> = (0..blocks).map(|block| u8::from(!attention(block) != (other && block == 0))).collect();
+        array(7, blocks, &flags)
+    };
+    let beside = |other: bool| {
+        let mut files = golden(case);
+        put(&mut files, FILE, with_another(&whole, &arch("attention.recurrent_layers"), recurrent(other)));
+        files
+    };
+    read_all(beside(false)).unwrap();
+    refused(beside(true), &["full_attention_interval is", "recurrent_layers", "contradict"]);
     let too_many = array(7, 99, &[0; 99]);
     refused(with_pair("attention.recurrent_layers", too_many), &["recurrent_layers is an array of 99 booleans"]);
+}
+
+/// `file` with one more pair, its data moved to where the header now ends.
+fn with_another(file: &[u8], key: &str, new: Vec<u8>) -> Vec<u8> {
+    let pair = [&(key.len() as u64).to_le_bytes(), key.as_bytes(), &new].concat();
+    let pairs = u64::from_le_bytes(file[16..24].try_into().unwrap());
+    let out = [&file[..16], &(pairs + 1).to_le_bytes(), &pair, &file[24..]].concat();
+    realign(file, out, pair.len() as i64)
 }
 
 /// `file` with the value of `key` replaced, its data moved to where the header now ends.

@@ -67,6 +67,26 @@ fn data_that_overlap_or_leave_holes_are_refused_by_name() {
 }
 
 #[test]
+fn what_a_header_may_list_is_bounded() {
+    let axes = "1,".repeat(8) + "1";
+    let entry = format!("{{\"a\":{{\"dtype\":\"F32\",\"shape\":[{axes}],\"data_offsets\":[0,4]}}}}");
+    refuse_bytes(safetensors(&entry, &[0; 4]), &["header is not as it must be", "a shape of at most 8 axes"]);
+    let entries: Vec<String> =
+        (0..=1 << 20).map(|i| format!("\"{i}\":{{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}")).collect();
+    refuse_bytes(safetensors(&format!("{{{}}}", entries.join(",")), b""), &["more than 1048576 tensors"]);
+
+    let mut files = golden("qwen3_moe_f16_sharded_yarn");
+    let index = |pairs: Vec<String>| format!("{{\"weight_map\":{{{}}}}}", pairs.join(",")).into_bytes();
+    let words = ["model.safetensors.index.json", "more than 2048 files or 1048576 tensors"];
+    let tensors = (0..=1 << 20).map(|i| format!("\"{i}\":\"a.safetensors\"")).collect();
+    put(&mut files, "model.safetensors.index.json", index(tensors));
+    refused(files.clone(), &words);
+    let names = (0..=2048).map(|i| format!("\"{i}\":\"{i}.safetensors\"")).collect();
+    put(&mut files, "model.safetensors.index.json", index(names));
+    refused(files, &words);
+}
+
+#[test]
 fn tensors_must_be_known_once_and_of_a_supported_type() {
     refuse(|t| t.0[0].0 = "model.layers.0.mlp.gate.bias".into(), &["not supported", "model.layers.0.mlp.gate.bias"]);
     refuse(

@@ -1,10 +1,11 @@
 //! Reading the header of a GGUF file from front to back, never past its end and never more than a header can be.
 
+use crate::checkpoint::allocate;
 use crate::checkpoint::folder::DataFile;
 use crate::error::Result;
 
 /// Bytes of metadata and tensor list at most. The largest published tokenizers take 15 MB.
-const MAX_HEADER: u64 = 1 << 27;
+const MAX_HEADER: u64 = 1 << 26;
 
 /// Bytes fetched from the file at once.
 const WINDOW: u64 = 1 << 18;
@@ -44,14 +45,19 @@ impl<'a> Cursor<'a> {
             .bad(format!("{what} at byte {} reaches past the end of the file, {} bytes: truncated", self.at, self.end))
     }
 
-    fn take(&mut self, len: u64, what: &str) -> Result<&[u8]> {
+    /// The next `len` bytes.
+    pub fn take(&mut self, len: u64, what: &str) -> Result<&[u8]> {
         if len > self.remaining() {
             return Err(self.truncated(what));
         }
         let inside = self.at - self.window_at;
         if inside + len > self.window.len() as u64 {
             let fetch = len.max(WINDOW.min(self.remaining()));
-            self.window.resize(fetch as usize, 0);
+            if fetch > self.window.len() as u64 {
+                self.window = allocate::zeroed(fetch, "a GGUF header")?;
+            } else {
+                self.window.truncate(fetch as usize);
+            }
             self.window_at = self.at;
             self.file.read(self.at, &mut self.window)?;
         }
@@ -86,11 +92,25 @@ impl<'a> Cursor<'a> {
         Ok(count)
     }
 
-    /// A length and that many bytes of UTF-8.
-    pub fn string(&mut self, what: &str) -> Result<String> {
-        let len = self.u64(what)?;
+    /// Passes over `len` bytes.
+    pub fn skip(&mut self, len: u64, what: &str) -> Result<()> {
+        if len > self.remaining() {
+            return Err(self.truncated(what));
+        }
+        self.at += len;
+        Ok(())
+    }
+
+    /// A length and that many bytes of UTF-8, `limit` at most.
+    pub fn string(&mut self, limit: u64, what: &str) -> Result<String> {
+        let (file, len) = (self.file, self.u64(what)?);
         let at = self.at;
-        let bytes = self.take(len, what)?.to_vec();
-        String::from_utf8(bytes).map_err(|_| self.file.bad(format!("{what} at byte {at} is no UTF-8")))
+        if len > limit && len <= self.remaining() {
+            return Err(file.bad(format!("{what} at byte {at} has {len} bytes, where at most {limit} make sense")));
+        }
+        let bytes = self.take(len, what)?;
+        let mut text = allocate::list(len, what)?;
+        text.extend_from_slice(bytes);
+        String::from_utf8(text).map_err(|_| file.bad(format!("{what} at byte {at} is no UTF-8")))
     }
 }

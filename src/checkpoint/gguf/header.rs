@@ -12,8 +12,11 @@ use crate::error::Result;
 /// The first four bytes of a GGUF file.
 pub(in crate::checkpoint) const MAGIC: [u8; 4] = *b"GGUF";
 
-/// Tensors of one file at most.
-const MAX_TENSORS: u64 = 1 << 20;
+/// Tensors of all parts of a file at most: 64 a layer for the most layers that a model may have.
+pub(super) const MAX_TENSORS: u64 = 1 << 16;
+
+/// Bytes of a tensor's name at most; the specification allows 64.
+const MAX_NAME: u64 = 1 << 10;
 
 /// Axes of a tensor at most: ggml's own limit.
 const MAX_AXES: u32 = 4;
@@ -80,7 +83,7 @@ pub(super) fn read(file: &DataFile) -> Result<Header> {
 
 fn read_entry(cursor: &mut Cursor<'_>, alignment: u64) -> Result<Entry> {
     let file = cursor.file;
-    let name = cursor.string("a tensor's name")?;
+    let name = cursor.string(MAX_NAME, "a tensor's name")?;
     let axes = cursor.u32(&name)?;
     if !(1..=MAX_AXES).contains(&axes) {
         return Err(file.bad(format!("tensor {name} has {axes} axes, where 1 to {MAX_AXES} make sense")));

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::cursor::Cursor;
+use crate::checkpoint::allocate;
 use crate::error::{Error, Result};
 
 /// One value. Integers of every width are held in 64 bits, both floats as `f64`.
@@ -27,6 +28,8 @@ pub enum Value {
     Bools(Vec<bool>),
     /// An array of strings.
     Strings(Vec<String>),
+    /// An array that nothing here reads: long, or of strings, and no list of the tokenizer. Only its length is kept.
+    Skipped(u64),
 }
 
 /// The metadata of a GGUF file.
@@ -37,7 +40,25 @@ pub struct Metadata {
 }
 
 /// Keys at most; files with chat templates and imatrix notes have about 60.
-const MAX_KEYS: u64 = 1 << 16;
+const MAX_KEYS: u64 = 1 << 12;
+
+/// Bytes of a key at most, by the specification.
+const MAX_KEY: u64 = (1 << 16) - 1;
+
+/// Bytes of a text at most; the longest are chat templates.
+const MAX_TEXT: u64 = 1 << 22;
+
+/// The arrays that are kept whatever their length: those of the tokenizer.
+const LISTS: [&str; 3] = ["tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges"];
+
+/// Items of them at most: four times those of the largest published vocabulary.
+const MAX_ITEMS: u64 = 1 << 20;
+
+/// Bytes of one of their strings at most.
+const MAX_ITEM: u64 = 1 << 16;
+
+/// Items of the other arrays that are kept at most: they have one a layer.
+const MAX_SHORT: u64 = 1 << 11;
 
 const STRING: u32 = 8;
 const ARRAY: u32 = 9;
@@ -50,7 +71,7 @@ impl Metadata {
         }
         let mut values = HashMap::new();
         for _ in 0..count {
-            let key = cursor.string("a metadata key")?;
+            let key = cursor.string(MAX_KEY, "a metadata key")?;
             let value = read_value(cursor, &key)?;
             if values.insert(key.clone(), value).is_some() {
                 return Err(cursor.file.bad(format!("metadata key {key} is there twice")));
@@ -177,74 +198,128 @@ impl std::fmt::Display for Value {
             Value::Floats(v) => write!(f, "an array of {} floats", v.len()),
             Value::Bools(v) => write!(f, "an array of {} booleans", v.len()),
             Value::Strings(v) => write!(f, "an array of {} strings", v.len()),
+            Value::Skipped(items) => write!(f, "an array of {items} items"),
         }
     }
 }
 
 fn read_value(cursor: &mut Cursor<'_>, key: &str) -> Result<Value> {
-    match cursor.u32(key)? {
-        STRING => cursor.string(key).map(Value::String),
-        ARRAY => read_array(cursor, key),
-        scalar => read_scalar(cursor, key, scalar),
+    let kind = cursor.u32(key)?;
+    match kind {
+        STRING => return cursor.string(MAX_TEXT, key).map(Value::String),
+        ARRAY => return read_array(cursor, key),
+        _ => {}
+    }
+    let file = cursor.file;
+    let Some(size) = size_of(kind) else {
+        return Err(file.bad(format!("metadata {key} has the type {kind}, which GGUF does not have")));
+    };
+    let scalar = decode(kind, cursor.take(size, key)?);
+    scalar.map_err(|what| file.bad(format!("metadata {key} {what}")))
+}
+
+/// Bytes of a number or boolean; `None` for a type that is none.
+fn size_of(kind: u32) -> Option<u64> {
+    match kind {
+        0 | 1 | 7 => Some(1),
+        2 | 3 => Some(2),
+        4..=6 => Some(4),
+        10..=12 => Some(8),
+        _ => None,
     }
 }
 
-fn read_scalar(cursor: &mut Cursor<'_>, key: &str, kind: u32) -> Result<Value> {
+/// A number or boolean of `size_of(kind)` bytes, or what is wrong with it.
+fn decode(kind: u32, bytes: &[u8]) -> Result<Value, String> {
+    let mut wide = [0; 8];
+    wide.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    let [b0, b1, b2, b3, ..] = wide;
     Ok(match kind {
-        0 => Value::Unsigned(u64::from(cursor.array::<1>(key)?[0])),
-        1 => Value::Signed(i64::from(i8::from_le_bytes(cursor.array(key)?))),
-        2 => Value::Unsigned(u64::from(u16::from_le_bytes(cursor.array(key)?))),
-        3 => Value::Signed(i64::from(i16::from_le_bytes(cursor.array(key)?))),
-        4 => Value::Unsigned(u64::from(cursor.u32(key)?)),
-        5 => Value::Signed(i64::from(i32::from_le_bytes(cursor.array(key)?))),
-        6 => Value::Float(f64::from(f32::from_le_bytes(cursor.array(key)?))),
-        7 => match cursor.array::<1>(key)?[0] {
-            0 => Value::Bool(false),
-            1 => Value::Bool(true),
-            other => {
-                return Err(cursor.file.bad(format!("metadata {key} is the boolean {other}, where 0 or 1 must be")));
-            }
-        },
-        10 => Value::Unsigned(cursor.u64(key)?),
-        11 => Value::Signed(i64::from_le_bytes(cursor.array(key)?)),
-        12 => Value::Float(f64::from_le_bytes(cursor.array(key)?)),
-        other => return Err(cursor.file.bad(format!("metadata {key} has the type {other}, which GGUF does not have"))),
+        0 => Value::Unsigned(u64::from(b0)),
+        1 => Value::Signed(i64::from(i8::from_le_bytes([b0]))),
+        2 => Value::Unsigned(u64::from(u16::from_le_bytes([b0, b1]))),
+        3 => Value::Signed(i64::from(i16::from_le_bytes([b0, b1]))),
+        4 => Value::Unsigned(u64::from(u32::from_le_bytes([b0, b1, b2, b3]))),
+        5 => Value::Signed(i64::from(i32::from_le_bytes([b0, b1, b2, b3]))),
+        6 => Value::Float(f64::from(f32::from_le_bytes([b0, b1, b2, b3]))),
+        7 if b0 <= 1 => Value::Bool(b0 == 1),
+        7 => return Err(format!("is the boolean {b0}, where 0 or 1 must be")),
+        10 => Value::Unsigned(u64::from_le_bytes(wide)),
+        11 => Value::Signed(i64::from_le_bytes(wide)),
+        12 => Value::Float(f64::from_le_bytes(wide)),
+        other => return Err(format!("has the type {other}, which GGUF does not have")),
     })
 }
 
 fn read_array(cursor: &mut Cursor<'_>, key: &str) -> Result<Value> {
-    let kind = cursor.u32(key)?;
-    let least = match kind {
-        0 | 1 | 7 => 1,
-        2 | 3 => 2,
-        4..=6 => 4,
-        STRING | 10..=12 => 8,
-        ARRAY => return Err(cursor.file.unsupported(format!("metadata {key} is an array of arrays"))),
-        other => {
-            return Err(cursor.file.bad(format!("metadata {key} has items of type {other}, which GGUF does not have")));
+    let (file, kind) = (cursor.file, cursor.u32(key)?);
+    let size = match (kind, size_of(kind)) {
+        (_, Some(size)) => size,
+        // The length of a string.
+        (STRING, None) => 8,
+        (ARRAY, None) => return Err(file.unsupported(format!("metadata {key} is an array of arrays"))),
+        (other, None) => {
+            return Err(file.bad(format!("metadata {key} has items of type {other}, which GGUF does not have")));
         }
     };
-    let count = cursor.count(least, key)?;
+    let count = cursor.count(size, key)?;
+    let list = LISTS.contains(&key);
+    if list && count > MAX_ITEMS {
+        return Err(file.bad(format!("metadata {key} has {count} items, where at most {MAX_ITEMS} make sense")));
+    }
     match kind {
-        STRING => (0..count).map(|_| cursor.string(key)).collect::<Result<_>>().map(Value::Strings),
-        6 | 12 => {
-            let float = |v| if let Value::Float(v) = v { v } else { f64::NAN };
-            (0..count).map(|_| read_scalar(cursor, key, kind).map(float)).collect::<Result<_>>().map(Value::Floats)
+        STRING if list => {
+            let mut strings = allocate::list(count, key)?;
+            for _ in 0..count {
+                strings.push(cursor.string(MAX_ITEM, key)?);
+            }
+            Ok(Value::Strings(strings))
         }
-        7 => {
-            let flag = |v| v == Value::Bool(true);
-            (0..count).map(|_| read_scalar(cursor, key, kind).map(flag)).collect::<Result<_>>().map(Value::Bools)
+        STRING => {
+            for _ in 0..count {
+                let len = cursor.u64(key)?;
+                cursor.skip(len, key)?;
+            }
+            Ok(Value::Skipped(count))
         }
-        _ => (0..count).map(|_| read_integer(cursor, key, kind)).collect::<Result<_>>().map(Value::Integers),
+        _ if list || count <= MAX_SHORT => {
+            let bytes = cursor.take(count * size, key)?;
+            let items = bytes.chunks_exact(size as usize).map(|item| decode(kind, item));
+            scalars(kind, count, items, key)?.map_err(|what| file.bad(format!("metadata {key} {what}")))
+        }
+        _ => cursor.skip(count * size, key).map(|()| Value::Skipped(count)),
     }
 }
 
-fn read_integer(cursor: &mut Cursor<'_>, key: &str, kind: u32) -> Result<i64> {
-    match read_scalar(cursor, key, kind)? {
-        Value::Signed(v) => Ok(v),
-        Value::Unsigned(v) => {
-            i64::try_from(v).map_err(|_| cursor.file.bad(format!("metadata {key} holds {v}, which is absurdly large")))
-        }
-        _ => Err(Error::Internal(format!("metadata {key}: type {kind} is no integer"))),
+/// The array of `count` decoded scalars of type `kind`; inside, what is wrong with an item.
+fn scalars(
+    kind: u32,
+    count: u64,
+    items: impl Iterator<Item = Result<Value, String>>,
+    key: &str,
+) -> Result<Result<Value, String>> {
+    let (mut floats, mut bools, mut integers) = (Vec::new(), Vec::new(), Vec::new());
+    match kind {
+        6 | 12 => floats = allocate::list(count, key)?,
+        7 => bools = allocate::list(count, key)?,
+        _ => integers = allocate::list(count, key)?,
     }
+    for item in items {
+        match item {
+            Ok(Value::Float(v)) => floats.push(v),
+            Ok(Value::Bool(v)) => bools.push(v),
+            Ok(Value::Signed(v)) => integers.push(v),
+            Ok(Value::Unsigned(v)) => match i64::try_from(v) {
+                Ok(v) => integers.push(v),
+                Err(_) => return Ok(Err(format!("holds {v}, which is absurdly large"))),
+            },
+            Ok(other) => return Err(Error::Internal(format!("metadata {key}: an item is {other}"))),
+            Err(what) => return Ok(Err(what)),
+        }
+    }
+    Ok(Ok(match kind {
+        6 | 12 => Value::Floats(floats),
+        7 => Value::Bools(bools),
+        _ => Value::Integers(integers),
+    }))
 }

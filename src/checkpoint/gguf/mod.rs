@@ -44,6 +44,10 @@ pub(super) fn open(folder: Folder, name: &str) -> Result<Checkpoint> {
             }
         }
         tensors += entries.len() as u64;
+        if tensors > header::MAX_TENSORS {
+            let most = header::MAX_TENSORS;
+            return Err(file.bad(format!("more than {most} tensors with those of the other parts")));
+        }
         add(&mut list, &file, files.len(), entries, trunk)?;
         files.push(file);
     }
