@@ -249,6 +249,25 @@ fn chat_remembers_resets_and_tells_its_speed_when_driven_by_a_pipe() {
 }
 
 #[test]
+fn chat_forgets_the_oldest_turns_when_the_context_is_full() {
+    let mut child = qm()
+        .args(["chat", "--seed", "1", "--max-tokens", "8", "--context", "96"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let script = "Hello! Who are you, and what is there to eat tonight?\n".repeat(6);
+    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("the oldest message and its answer are forgotten"), "{told}");
+    let cut = "context full: 96 positions, of which";
+    assert_eq!(told.matches("tok/s").count() + told.matches(cut).count(), 6, "every message is answered: {told}");
+}
+
+#[test]
 fn ctrl_c_ends_an_answer_at_once() {
     let mut child = qm()
         .args(["generate", "Tell me a story", "--ignore-eos", "--max-tokens", "1900"])

@@ -159,6 +159,26 @@ fn special_tokens_in_plain_text_are_characters() {
 }
 
 #[test]
+fn no_text_of_some_tokens_is_longer_than_is_said() {
+    let longest = |change: Change<Value>| {
+        let mut json = tokenizer_json();
+        change(&mut json);
+        from_json(&json).unwrap().max_text_len(1)
+    };
+    let bytes = longest(|json| json["normalizer"] = Value::Null);
+    let tokenizer = from_json(&tokenizer_json()).unwrap();
+    let pieces = (0..tokenizer.vocab_size() as u32).filter_map(|id| tokenizer.token_bytes(id));
+    assert_eq!(bytes, pieces.map(<[u8]>::len).max().unwrap());
+    // Three jamo of three bytes become a syllable of three.
+    assert_eq!(longest(|json| json["normalizer"] = serde_json::json!({"type": "NFC"})), 3 * bytes);
+    assert_eq!(tokenizer.encode("\u{1112}\u{1161}\u{11ab}", PARSE), tokenizer.encode("\u{d55c}", PARSE));
+    assert_eq!(longest(|json| json["added_tokens"][0]["rstrip"] = true.into()), usize::MAX);
+    let removed = |json: &mut Value| json["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Removed".into();
+    assert_eq!(longest(removed), usize::MAX);
+    assert_eq!(tokenizer.max_text_len(usize::MAX), usize::MAX);
+}
+
+#[test]
 fn ids_without_a_token_have_no_bytes() {
     let tokenizer = from_gguf(small()).unwrap();
     assert_eq!(tokenizer.token_bytes(tokenizer.vocab_size() as u32), None);
