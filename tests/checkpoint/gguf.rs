@@ -334,7 +334,7 @@ fn layer_lists_must_have_one_item_a_block_and_agree_with_the_rest() {
 
     // A list of recurrent layers in place of the interval is taken; beside it, it must say the same.
     let recurrent = |other: bool| {
-        let flags: Vec<u8> = (0..blocks).map(|block| u8::from(!attention(block) != (other && block == 0))).collect();
+        let flags: Vec<u8> = (0..blocks).map(|block| u8::from(attention(block) == (other && block == 0))).collect();
         array(7, blocks, &flags)
     };
     let beside = |other: bool| {
