@@ -376,6 +376,9 @@ fn generations_end_as_their_options_say() {
     assert_eq!(run(stop("two")), text("one ", FinishReason::Stop));
     assert_eq!(run(stop("three and")), text("one two three", FinishReason::EndOfSequence), "held text comes out");
     assert_eq!(run(GenerateOptions { stop: vec!["two".into()], ..greedy(6) }), text("one tw", FinishReason::Length));
+    let special = vec!["three and".into(), "<|end|>".into()];
+    let special = GenerateOptions { stop: special, ignore_eos: true, ..greedy(40) };
+    assert_eq!(run(special), text("one two three", FinishReason::Stop), "a stop string that is a special token");
     let past = GenerateOptions { ignore_eos: true, ..greedy(20) };
     assert_eq!(run(past), text("one two threeone tw", FinishReason::Length), "the end has no text");
 

@@ -34,17 +34,7 @@ fn shared(file: &str) -> Option<PathBuf> {
 
 fn vocabulary(gguf: &Path) -> GgufVocabulary {
     let files = Checkpoint::open(&Source::Path(gguf.into())).unwrap().text_files().unwrap();
-    let gguf = files.gguf.unwrap();
-    GgufVocabulary {
-        model: gguf.model,
-        pre: gguf.pre,
-        tokens: gguf.tokens,
-        types: gguf.types,
-        merges: gguf.merges,
-        bos_id: gguf.bos_id,
-        eos_id: None,
-        add_bos: gguf.add_bos,
-    }
+    files.gguf.unwrap().into()
 }
 
 fn small() -> GgufVocabulary {
@@ -193,6 +183,11 @@ fn tokens_around_a_text_are_added_where_the_files_say_so() {
     assert_eq!(with_bos.encode("", EncodeOptions::default()).unwrap(), [bos]);
     assert!(with_bos.encode("", PARSE).unwrap().is_empty());
 
+    let gguf = small();
+    let with_eos = from_gguf(GgufVocabulary { eos_id: Some(bos), add_eos: true, ..gguf }).unwrap();
+    assert_eq!(with_eos.encode("", EncodeOptions::default()).unwrap(), [bos]);
+    assert_eq!(with_eos.encode("a", EncodeOptions::default()).unwrap().last(), Some(&bos));
+
     let config = br#"{"add_bos_token": true, "bos_token": {"content": "<|endoftext|>"}}"#;
     let contents = tokenizer_json().to_string();
     let by_config = Tokenizer::from_huggingface(Path::new("model"), contents.as_bytes(), Some(config)).unwrap();
@@ -251,7 +246,8 @@ fn gguf_metadata_that_is_odd_but_sound_is_accepted() {
 
 #[test]
 fn a_tokenizer_json_of_another_kind_is_refused_by_name() {
-    let bad: [(&str, Change<Value>); 15] = [
+    let bad: [(&str, Change<Value>); 16] = [
+        ("the id 200000, expected less than", |v| v["added_tokens"][0]["id"] = 200_000.into()),
         ("model.type is \"Unigram\"", |v| v["model"]["type"] = "Unigram".into()),
         ("dropout", |v| v["model"]["dropout"] = 0.1.into()),
         ("byte_fallback", |v| v["model"]["byte_fallback"] = true.into()),

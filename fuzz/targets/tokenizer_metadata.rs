@@ -5,7 +5,7 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use qwen3moe::checkpoint::{Checkpoint, Source};
-use qwen3moe::text::{ChatTemplate, EncodeOptions, GgufVocabulary, Tokenizer};
+use qwen3moe::text::{ChatTemplate, EncodeOptions, Tokenizer};
 
 fuzz_target!(|data: &[u8]| {
     let mut file = data.to_vec();
@@ -15,18 +15,8 @@ fuzz_target!(|data: &[u8]| {
     let Ok(checkpoint) = Checkpoint::open(&Source::Memory([("model.gguf".to_string(), file)].into())) else { return };
     let Ok(files) = checkpoint.text_files() else { return };
     let Some(gguf) = files.gguf else { return };
-    let vocabulary = GgufVocabulary {
-        model: gguf.model,
-        pre: gguf.pre,
-        tokens: gguf.tokens,
-        types: gguf.types,
-        merges: gguf.merges,
-        bos_id: gguf.bos_id,
-        eos_id: files.eos_ids.first().copied(),
-        add_bos: gguf.add_bos,
-    };
     let path = Path::new("fuzzed");
-    let Ok(tokenizer) = Tokenizer::from_gguf(path, vocabulary) else { return };
+    let Ok(tokenizer) = Tokenizer::from_gguf(path, gguf.into()) else { return };
     if let Ok(ids) = tokenizer.encode("Hello, wörld 12 <|im_end|>\n\n  x", EncodeOptions::default()) {
         tokenizer.decode(&ids, false);
     }

@@ -134,7 +134,10 @@ pub struct TextFiles {
     pub chat_template: Option<String>,
     /// The tokenizer of a GGUF file.
     pub gguf: Option<GgufTokenizer>,
-    /// Ids that end a generation: `generation_config.json`, else `config.json`, else GGUF metadata (eos, eot, eom ids).
+    /// Sampling defaults of a GGUF file.
+    pub gguf_sampling: GgufSampling,
+    /// Ids that end a generation: `generation_config.json`, else `config.json`; of a GGUF file the eos, eot and eom ids and
+    /// the control tokens that end a text or a turn by their name.
     pub eos_ids: Vec<u32>,
     /// Contents of `generation_config.json`: sampling defaults of the model.
     pub generation_config: Option<Vec<u8>>,
@@ -155,8 +158,27 @@ pub struct GgufTokenizer {
     pub merges: Vec<String>,
     /// `tokenizer.ggml.bos_token_id`.
     pub bos_id: Option<u32>,
+    /// `tokenizer.ggml.eos_token_id`.
+    pub eos_id: Option<u32>,
     /// `tokenizer.ggml.add_bos_token`.
     pub add_bos: bool,
+    /// `tokenizer.ggml.add_eos_token`.
+    pub add_eos: bool,
+}
+
+/// `general.sampling.*` of a GGUF file: how its model wants to be sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct GgufSampling {
+    /// `temp`.
+    pub temperature: Option<f64>,
+    /// `top_k`; 0 and less keep all.
+    pub top_k: Option<i64>,
+    /// `top_p`.
+    pub top_p: Option<f64>,
+    /// `min_p`.
+    pub min_p: Option<f64>,
+    /// `penalty_repeat`.
+    pub repetition_penalty: Option<f64>,
 }
 
 impl From<&Path> for Source {

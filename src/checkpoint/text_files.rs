@@ -3,7 +3,8 @@
 use serde_json::Value as Json;
 
 use super::folder::Folder;
-use super::{Checkpoint, Config, GgufTokenizer, Metadata, TextFiles};
+use super::gguf::Value;
+use super::{Checkpoint, Config, GgufSampling, GgufTokenizer, Metadata, TextFiles};
 use crate::error::{Error, Result};
 
 /// Bytes of tokenizer.json at most. The largest published is 20 MB.
@@ -11,6 +12,23 @@ const MAX_TOKENIZER: u64 = 1 << 26;
 
 /// Bytes of the other files at most: as parsed JSON they take up to 30 times as much. The largest published take 1 MB.
 const MAX_TEXT: u64 = 1 << 22;
+
+/// Value of `tokenizer.ggml.token_type` for a control token.
+const CONTROL: i32 = 3;
+
+/// Control tokens that end a generation whatever ids the metadata names, as in llama.cpp (`llama-vocab.cpp`,
+/// `special_eog_ids`): a chat model ends a turn by one and a text by another, and `eos_token_id` names one of them.
+const ENDS: [&str; 9] = [
+    "<|endoftext|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<EOT>",
+    "_<EOT>",
+];
 
 /// Reads what `checkpoint` carries.
 pub(super) fn read(checkpoint: &Checkpoint) -> Result<TextFiles> {
@@ -104,11 +122,40 @@ fn from_metadata(metadata: &Metadata) -> Result<TextFiles> {
             types: token_types(metadata)?,
             merges: list("tokenizer.ggml.merges")?,
             bos_id: token("bos_token_id")?,
+            eos_id: token("eos_token_id")?,
             add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(false),
+            add_eos: metadata.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false),
         }),
     };
+    if let Some(gguf) = &gguf {
+        for (id, (token, kind)) in (0..).zip(gguf.tokens.iter().zip(&gguf.types)) {
+            if *kind == CONTROL && ENDS.contains(&token.as_str()) && !eos_ids.contains(&id) {
+                eos_ids.push(id);
+            }
+        }
+    }
     let chat_template = metadata.string("tokenizer.chat_template")?.map(str::to_string);
-    Ok(TextFiles { gguf, eos_ids, chat_template, ..TextFiles::default() })
+    let gguf_sampling = sampling(metadata)?;
+    Ok(TextFiles { gguf, gguf_sampling, eos_ids, chat_template, ..TextFiles::default() })
+}
+
+/// The defaults that llama.cpp takes from a file too (`llama_model_meta_key`).
+fn sampling(metadata: &Metadata) -> Result<GgufSampling> {
+    let number = |name: &str| metadata.float(&format!("general.sampling.{name}"));
+    const TOP_K: &str = "general.sampling.top_k";
+    let top_k = match metadata.get(TOP_K) {
+        None => None,
+        Some(Value::Signed(k)) => Some(*k),
+        Some(Value::Unsigned(k)) => Some(i64::try_from(*k).map_err(|_| metadata.bad(TOP_K, "a number of tokens"))?),
+        Some(_) => return Err(metadata.bad(TOP_K, "an integer")),
+    };
+    Ok(GgufSampling {
+        temperature: number("temp")?,
+        top_k,
+        top_p: number("top_p")?,
+        min_p: number("min_p")?,
+        repetition_penalty: number("penalty_repeat")?,
+    })
 }
 
 fn token_types(metadata: &Metadata) -> Result<Vec<i32>> {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::log::Log;
 use super::prompt::PromptLimits;
 use super::{LogLevel, Prompt};
+
 use crate::error::{Error, Result};
-use crate::model::TextFiles;
+use crate::model::{GgufTokenizer, TextFiles};
 use crate::text::{ChatTemplate, EncodeOptions, GgufVocabulary, StopMatcher, TextDecoder, Tokenizer};
 
 /// What turns a model's text into ids and back. A model may lack any of it: without a tokenizer it takes and gives ids
@@ -41,19 +42,7 @@ impl Language {
     pub(super) fn read(path: &Path, files: TextFiles, log: &Log) -> Result<Self> {
         let tokenizer = match (&files.tokenizer_json, files.gguf) {
             (Some(json), _) => Some(Tokenizer::from_huggingface(path, json, files.tokenizer_config.as_deref())?),
-            (None, Some(gguf)) => {
-                let vocabulary = GgufVocabulary {
-                    model: gguf.model,
-                    pre: gguf.pre,
-                    tokens: gguf.tokens,
-                    types: gguf.types,
-                    merges: gguf.merges,
-                    bos_id: gguf.bos_id,
-                    eos_id: files.eos_ids.first().copied(),
-                    add_bos: gguf.add_bos,
-                };
-                Some(Tokenizer::from_gguf(path, vocabulary)?)
-            }
+            (None, Some(gguf)) => Some(Tokenizer::from_gguf(path, gguf.into())?),
             (None, None) => None,
         };
         if tokenizer.is_none() {
@@ -124,18 +113,33 @@ impl Language {
     }
 }
 
+impl From<GgufTokenizer> for GgufVocabulary {
+    fn from(metadata: GgufTokenizer) -> Self {
+        let GgufTokenizer { model, pre, tokens, types, merges, bos_id, eos_id, add_bos, add_eos } = metadata;
+        Self { model, pre, tokens, types, merges, bos_id, eos_id, add_bos, add_eos }
+    }
+}
+
 /// The text of one generation, as its tokens come.
 pub(super) struct Output {
     language: Arc<Language>,
     decoder: TextDecoder,
     stop: StopMatcher,
+    /// Special tokens that are stop strings: they have no text that could match.
+    stop_ids: Vec<u32>,
     /// Decoded text on its way to the matcher.
     decoded: String,
 }
 
 impl Output {
     pub(super) fn new(language: Arc<Language>, stop: &[String]) -> Self {
-        Self { language, decoder: TextDecoder::new(), stop: StopMatcher::new(stop), decoded: String::new() }
+        let special = |text: &String| {
+            let tokenizer = language.tokenizer.as_ref()?;
+            tokenizer.token_id(text).filter(|id| tokenizer.is_special(*id))
+        };
+        let stop_ids = stop.iter().filter_map(special).collect();
+        let (decoder, stop) = (TextDecoder::new(), StopMatcher::new(stop));
+        Self { language, decoder, stop, stop_ids, decoded: String::new() }
     }
 
     /// Takes the next token, appends the text that is certain to `out`, and says whether a stop string is complete.
@@ -143,7 +147,7 @@ impl Output {
     pub(super) fn push(&mut self, token: u32, out: &mut String) -> bool {
         let Some(tokenizer) = &self.language.tokenizer else { return false };
         if tokenizer.is_special(token) {
-            return false;
+            return self.stop_ids.contains(&token);
         }
         self.decoded.clear();
         self.decoder.push(tokenizer.token_bytes(token).unwrap_or_default(), &mut self.decoded);

@@ -43,7 +43,7 @@ impl Model {
                 let path = checkpoint.path().join("generation_config.json");
                 SamplingDefaults::from_generation_config(&path, contents)?
             }
-            None => SamplingDefaults::default(),
+            None => SamplingDefaults::from_gguf(checkpoint.path(), &files.gguf_sampling)?,
         };
         let language = Language::read(checkpoint.path(), files, &log)?;
         stop_if_cancelled()?;

@@ -5,9 +5,11 @@ use std::path::Path;
 use serde_json::Value as Json;
 
 use super::GenerateOptions;
-use crate::error::{Error, Result};
 
-/// What a model's `generation_config.json` says on sampling; `None` where it says nothing.
+use crate::error::{Error, Result};
+use crate::model::GgufSampling;
+
+/// What a model's `generation_config.json` or GGUF metadata says on sampling; `None` where it says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct SamplingDefaults {
     /// 0 where the file says `do_sample: false`.
@@ -47,6 +49,26 @@ impl SamplingDefaults {
             repetition_penalty: number("repetition_penalty")?,
         };
         Sampling::settle(&GenerateOptions::default(), &defaults).check().map_err(|what| Error::bad_file(path, what))?;
+        Ok(defaults)
+    }
+}
+
+impl SamplingDefaults {
+    /// From the metadata of the GGUF file at `path`, which is for messages.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] with the name of a value that is out of range.
+    pub fn from_gguf(path: &Path, metadata: &GgufSampling) -> Result<Self> {
+        let number = |value: Option<f64>| value.map(|value| value as f32);
+        let defaults = Self {
+            temperature: number(metadata.temperature),
+            top_k: metadata.top_k.map(|k| u32::try_from(k.max(0)).unwrap_or(u32::MAX)),
+            top_p: number(metadata.top_p),
+            min_p: number(metadata.min_p),
+            repetition_penalty: number(metadata.repetition_penalty),
+        };
+        let checked = Sampling::settle(&GenerateOptions::default(), &defaults).check();
+        checked.map_err(|what| Error::bad_file(path, format!("general.sampling: {what}")))?;
         Ok(defaults)
     }
 }

@@ -48,6 +48,44 @@ const ONLY: [(&str, &[f64]); 28] = [
     ("use_parallel_residual", &[0.0]),
 ];
 
+/// Keys of the text side by their prefix, with the names that are read and those that say nothing byte-level BPE needs.
+const TEXT_PREFIXES: [(&str, &[&str]); 2] = [
+    ("general.sampling.", &["temp", "top_k", "top_p", "min_p", "penalty_repeat"]),
+    (
+        "tokenizer.ggml.",
+        &[
+            "model",
+            "pre",
+            "tokens",
+            "token_type",
+            "merges",
+            "scores",
+            "bos_token_id",
+            "eos_token_id",
+            "eot_token_id",
+            "eom_token_id",
+            "add_bos_token",
+            "add_eos_token",
+            "unknown_token_id",
+            "padding_token_id",
+            "seperator_token_id",
+            "cls_token_id",
+            "mask_token_id",
+            "fim_pre_token_id",
+            "fim_suf_token_id",
+            "fim_mid_token_id",
+            "fim_pad_token_id",
+            "fim_rep_token_id",
+            "fim_sep_token_id",
+            "prefix_token_id",
+            "suffix_token_id",
+            "middle_token_id",
+            "token_type_count",
+            "add_space_prefix",
+        ],
+    ),
+];
+
 /// Reads the sizes from the metadata of a GGUF file.
 pub(super) fn read(checkpoint: &Checkpoint, metadata: &Metadata) -> Result<ConfigReport> {
     const ARCH: &str = "general.architecture";
@@ -335,7 +373,13 @@ impl<'a> Keys<'a> {
     fn unrecognised(&self) -> Vec<String> {
         let seen = self.seen.borrow();
         let own = format!("{}.", self.arch);
-        let unknown = self.metadata.keys().into_iter().filter(|k| k.starts_with(&own) && !seen.contains(*k));
+        let unknown = self.metadata.keys().into_iter().filter(|key| {
+            let of_text = TEXT_PREFIXES.iter().find_map(|(prefix, known)| Some((key.strip_prefix(prefix)?, known)));
+            match of_text {
+                Some((name, known)) => !known.contains(&name),
+                None => key.starts_with(&own) && !seen.contains(*key),
+            }
+        });
         unknown.map(str::to_string).collect()
     }
 }

@@ -20,7 +20,9 @@ pub use forward::forward;
 pub use progress::LoadProgress;
 pub use shapes::check_shapes;
 
-pub use crate::checkpoint::{Checkpoint, DeltaTensor, LayerTensor, Role, Source, TextFiles, Unused};
+pub use crate::checkpoint::{
+    Checkpoint, DeltaTensor, GgufSampling, GgufTokenizer, LayerTensor, Role, Source, TextFiles, Unused,
+};
 pub use spec::{
     AttentionSpec, DeltaSpec, Family, FeedForward, HeadOrder, LayerSpec, Mixer, ModelSpec, MoeSpec, RopeScaling,
     RopeSpec,

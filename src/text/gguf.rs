@@ -44,6 +44,8 @@ pub struct GgufVocabulary {
     pub eos_id: Option<u32>,
     /// `tokenizer.ggml.add_bos_token`.
     pub add_bos: bool,
+    /// `tokenizer.ggml.add_eos_token`.
+    pub add_eos: bool,
 }
 
 impl GgufVocabulary {
@@ -76,11 +78,13 @@ impl GgufVocabulary {
         };
         let bos = name("bos_token_id", self.bos_id)?;
         let eos = name("eos_token_id", self.eos_id)?;
-        let prefix = match (self.add_bos, self.bos_id) {
-            (false, _) => Vec::new(),
-            (true, Some(id)) => vec![id],
-            (true, None) => return Err(bad("tokenizer.ggml.add_bos_token is set without bos_token_id".into())),
+        let around = |name: &str, wanted: bool, id: Option<u32>| match (wanted, id) {
+            (false, _) => Ok(Vec::new()),
+            (true, Some(id)) => Ok(vec![id]),
+            (true, None) => Err(bad(format!("tokenizer.ggml.add_{name}_token is set without {name}_token_id"))),
         };
+        let prefix = around("bos", self.add_bos, self.bos_id)?;
+        let suffix = around("eos", self.add_eos, self.eos_id)?;
 
         let merges = self.merges.iter().enumerate().map(|(i, merge)| {
             merge_pair(merge)
@@ -116,6 +120,7 @@ impl GgufVocabulary {
             normalizer: Some(NFC.into()),
             pre_tokenizer: Some(split_by(pattern, path)?.into()),
             prefix,
+            suffix,
             bos,
             eos,
             ..Parts::default()

@@ -17,9 +17,11 @@ use super::quoting::{find_unquoted, longest_first};
 use super::template::RenderedChat;
 use crate::error::{Error, Result};
 
-/// One more than the largest token id accepted: eight times the largest vocabulary of the Qwen family. Tables by id take
-/// 50 MB at most.
+/// One more than the largest token id accepted: eight times the largest vocabulary of the Qwen family.
 const MAX_VOCABULARY: u32 = 1 << 21;
+/// Ids without a token that are accepted, beyond three for each token. Tables go by id: they must follow from the size of
+/// the file and not from a number in it.
+const MAX_GAPS: usize = 1 << 16;
 
 /// How to read a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +109,7 @@ impl Tokenizer {
             return Err(bad("the tokenizer has no tokens".into()));
         }
         let ids = Arc::new(Ids::new(&parts, path)?);
-        let pieces = Pieces::new(&parts, ids.len);
+        let pieces = Pieces::new(&parts, ids.len).ok_or_else(|| bad("its tokens are longer than 4 GiB".into()))?;
         let longest = longest(&parts, &pieces);
         if let Some(id) = parts.prefix.iter().chain(&parts.suffix).find(|id| pieces.get(**id).is_none()) {
             return Err(bad(format!("token {id}, added around each text, is not in the vocabulary")));
@@ -264,7 +266,7 @@ fn longest(parts: &Parts, pieces: &Pieces) -> usize {
     if parts.added.iter().any(|(_, token)| token.lstrip || token.rstrip) {
         return usize::MAX;
     }
-    let longest = pieces.ranges.iter().flatten().map(|(start, end)| end - start).max().unwrap_or(0);
+    let longest = pieces.ranges.iter().map(|(start, end)| end.saturating_sub(*start) as usize).max().unwrap_or(0);
     longest.saturating_mul(factor).max(1)
 }
 
@@ -307,8 +309,10 @@ impl Ids {
             }
         }
         let largest = parts.vocab.values().chain(added.values()).copied().max().unwrap_or(0);
-        if largest >= MAX_VOCABULARY {
-            let what = format!("a token has the id {largest}, expected less than {MAX_VOCABULARY}");
+        let tokens = parts.vocab.len() + added.len();
+        let limit = tokens.saturating_mul(4).saturating_add(MAX_GAPS).min(MAX_VOCABULARY as usize);
+        if largest as usize >= limit {
+            let what = format!("a token has the id {largest}, expected less than {limit} for {tokens} tokens");
             return Err(Error::bad_file(path, what));
         }
         let mut taken = vec![false; largest as usize + 1];
@@ -331,30 +335,33 @@ impl Ids {
 /// The bytes of every token, one after the other.
 struct Pieces {
     bytes: Vec<u8>,
-    /// By id; `None` where there is no such token.
-    ranges: Vec<Option<(usize, usize)>>,
+    /// Start and end by id; [`NO_PIECE`] where there is no such token.
+    ranges: Vec<(u32, u32)>,
 }
 
+const NO_PIECE: (u32, u32) = (u32::MAX, 0);
+
 impl Pieces {
-    fn new(parts: &Parts, len: u32) -> Self {
+    /// `None` where offsets do not fit.
+    fn new(parts: &Parts, len: u32) -> Option<Self> {
         let alphabet = Alphabet::new();
-        let mut pieces = Self { bytes: Vec::new(), ranges: vec![None; len as usize] };
+        let mut pieces = Self { bytes: Vec::new(), ranges: vec![NO_PIECE; len as usize] };
         for (token, id) in &parts.vocab {
-            let start = pieces.bytes.len();
+            let start = u32::try_from(pieces.bytes.len()).ok()?;
             alphabet.decode_into(token, &mut pieces.bytes);
-            pieces.ranges[*id as usize] = Some((start, pieces.bytes.len()));
+            pieces.ranges[*id as usize] = (start, u32::try_from(pieces.bytes.len()).ok()?);
         }
         for (id, token) in &parts.added {
-            let start = pieces.bytes.len();
+            let start = u32::try_from(pieces.bytes.len()).ok()?;
             pieces.bytes.extend_from_slice(token.content.as_bytes());
-            pieces.ranges[*id as usize] = Some((start, pieces.bytes.len()));
+            pieces.ranges[*id as usize] = (start, u32::try_from(pieces.bytes.len()).ok()?);
         }
-        pieces
+        Some(pieces)
     }
 
     fn get(&self, id: u32) -> Option<&[u8]> {
-        let (start, end) = (*self.ranges.get(id as usize)?)?;
-        self.bytes.get(start..end)
+        let (start, end) = *self.ranges.get(id as usize)?;
+        self.bytes.get(start as usize..end as usize)
     }
 }
 

@@ -1,6 +1,10 @@
 //! GGUF files that are broken in one place.
 
-use qwen3moe::model::RopeScaling;
+use std::path::Path;
+
+use qwen3moe::checkpoint::{Checkpoint, Source};
+use qwen3moe::engine::SamplingDefaults;
+use qwen3moe::model::{RopeScaling, read_config};
 
 use crate::build::{Gguf, array, get, golden, put, read_all, refused, source, string, u32_value, value};
 
@@ -354,6 +358,75 @@ fn with_another(file: &[u8], key: &str, new: Vec<u8>) -> Vec<u8> {
     let pairs = u64::from_le_bytes(file[16..24].try_into().unwrap());
     let out = [&file[..16], &(pairs + 1).to_le_bytes(), &pair, &file[24..]].concat();
     realign(file, out, pair.len() as i64)
+}
+
+fn strings(texts: &[&str]) -> Vec<u8> {
+    let bytes: Vec<u8> = texts.iter().flat_map(|text| string(text)[4..].to_vec()).collect();
+    array(8, texts.len() as u64, &bytes)
+}
+
+#[test]
+fn tokens_that_end_a_text_or_a_turn_are_known_by_name_too() {
+    let tokens = ["a", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|end|>", "<EOT>"];
+    let types: Vec<u8> = [1, 3, 3, 3, 4, 3i32].iter().flat_map(|kind| kind.to_le_bytes()).collect();
+    let mut file = Gguf::new();
+    file.pair("tokenizer.ggml.model", string("gpt2"));
+    file.pair("tokenizer.ggml.pre", string("qwen2"));
+    file.pair("tokenizer.ggml.tokens", strings(&tokens));
+    file.pair("tokenizer.ggml.token_type", array(5, 6, &types));
+    file.pair("tokenizer.ggml.eos_token_id", u32_value(3));
+    file.pair("tokenizer.ggml.add_eos_token", value(7, &[1]));
+    let files = open(file.write()).text_files().unwrap();
+    // A token of the user's is none, whatever its name.
+    assert_eq!(files.eos_ids, [3, 1, 5]);
+    let gguf = files.gguf.unwrap();
+    assert_eq!((gguf.eos_id, gguf.add_eos, gguf.add_bos), (Some(3), true, false));
+}
+
+#[test]
+fn sampling_defaults_of_a_file_are_read() {
+    let f32_value = |v: f32| value(6, &v.to_le_bytes());
+    let mut file = Gguf::new();
+    file.pair("general.sampling.temp", f32_value(0.5));
+    file.pair("general.sampling.top_k", value(5, &20i32.to_le_bytes()));
+    file.pair("general.sampling.top_p", f32_value(0.75));
+    file.pair("general.sampling.min_p", f32_value(0.125));
+    file.pair("general.sampling.penalty_repeat", f32_value(1.5));
+    let sampling = open(file.write()).text_files().unwrap().gguf_sampling;
+    let defaults = SamplingDefaults::from_gguf(Path::new("model.gguf"), &sampling).unwrap();
+    let expected = SamplingDefaults {
+        temperature: Some(0.5),
+        top_k: Some(20),
+        top_p: Some(0.75),
+        min_p: Some(0.125),
+        repetition_penalty: Some(1.5),
+    };
+    assert_eq!(defaults, expected);
+
+    file.pairs.pop();
+    file.pair("general.sampling.penalty_repeat", f32_value(-1.0));
+    let sampling = open(file.write()).text_files().unwrap().gguf_sampling;
+    let error = SamplingDefaults::from_gguf(Path::new("model.gguf"), &sampling).unwrap_err().to_string();
+    assert!(error.contains("model.gguf") && error.contains("repetition_penalty is -1"), "{error}");
+    let mut file = Gguf::new();
+    file.pair("general.sampling.top_k", string("all"));
+    assert!(open(file.write()).text_files().unwrap_err().to_string().contains("general.sampling.top_k is \"all\""));
+}
+
+#[test]
+fn keys_of_the_text_side_that_nobody_reads_are_reported() {
+    let mut files = golden("qwen3moe_gguf_mixed");
+    let file = get(&files, "model.gguf");
+    let known = b"tokenizer.ggml.padding_token_id";
+    let at = file.windows(known.len()).position(|w| w == known).unwrap();
+    let mut changed = file;
+    changed[at + 15..at + known.len()].copy_from_slice(b"added_scores_xyz");
+    put(&mut files, "model.gguf", changed);
+    assert_eq!(read_config(&open(files)).unwrap().unrecognised, ["tokenizer.ggml.added_scores_xyz"]);
+}
+
+fn open(files: Vec<(String, Vec<u8>)>) -> Checkpoint {
+    Checkpoint::open(&Source::Memory(files.into())).unwrap()
 }
 
 /// `file` with the value of `key` replaced, its data moved to where the header now ends.
