@@ -100,7 +100,8 @@ fn interleaved(case: &Case, sequences: [&[u32]; 3], rows: [usize; 3]) -> [Vec<f3
     let is_moe = spec.layers.iter().map(|layer| layer.feed_forward == FeedForward::Moe);
     let counters = Arc::new(ExpertCounters::new(spec.moe.as_ref().map_or(0, |moe| moe.experts), is_moe));
     let options = CpuOptions { threads: 2, exact: true, max_rows: rows.iter().sum() };
-    let mut backend = CpuBackend::new(spec.clone(), weights, layout, counters, &options).unwrap();
+    let mut backend =
+        CpuBackend::new(spec.clone(), weights, layout, counters, &options, &LoadProgress::default()).unwrap();
     let mut pools = Pools::new(layout).unwrap();
     let mut memory = [(); 3].map(|()| pools.open().unwrap());
     let mut position = [0; 3];

@@ -13,7 +13,7 @@ use super::memory::zeroed;
 use super::pool::{SharedOutput, at_least};
 use super::rope::{Angles, Rope};
 use crate::error::{Error, Result};
-use crate::model::{AttentionWeights, Batch, BatchSequence, Mixer, ModelSpec};
+use crate::model::{AttentionWeights, Batch, BatchSequence, LoadProgress, Mixer, ModelSpec};
 use crate::state::StateLayout;
 
 /// Rows of one sequence that a task takes together.
@@ -65,12 +65,13 @@ impl KvCache {
     /// Memory for every page of `layout`, in float32 where `exact`, else float16.
     ///
     /// # Errors
-    /// [`Error::OutOfHostMemory`].
-    pub fn new(spec: &ModelSpec, layout: &StateLayout, exact: bool) -> Result<Self> {
+    /// [`Error::OutOfHostMemory`], [`Error::Cancelled`] between two layers.
+    pub fn new(spec: &ModelSpec, layout: &StateLayout, exact: bool, progress: &LoadProgress) -> Result<Self> {
         let sizes = [layout.page_tokens, spec.attention.kv_heads, spec.attention.head_dim];
         let len = sizes.iter().try_fold(layout.pages, |len, size| len.checked_mul(*size));
         let len = len.ok_or_else(|| Error::OutOfHostMemory { what: "KV cache".into(), bytes: u64::MAX })?;
         let layer = || -> Result<KvLayer> {
+            progress.advance(0)?;
             let (keys, values) = (Store::new(len, exact)?, Store::new(len, exact)?);
             Ok(KvLayer { page_tokens: layout.page_tokens, keys, values })
         };

@@ -11,7 +11,9 @@ use super::matmul::{Inputs, Processor};
 use super::memory::zeroed;
 use super::pool::{Scratch, SharedOutput, at_least};
 use crate::error::{Error, Result};
-use crate::model::{Batch, BatchSequence, DeltaGates, DeltaInputs, DeltaSpec, DeltaWeights, Mixer, ModelSpec};
+use crate::model::{
+    Batch, BatchSequence, DeltaGates, DeltaInputs, DeltaSpec, DeltaWeights, LoadProgress, Mixer, ModelSpec,
+};
 
 /// Added to the squared length of queries and keys (transformers' `l2norm`).
 const L2_EPS: f32 = 1e-6;
@@ -36,11 +38,12 @@ impl DeltaStates {
     /// Zero states for `slots` sequences.
     ///
     /// # Errors
-    /// [`Error::OutOfHostMemory`].
-    pub fn new(spec: &ModelSpec, slots: usize) -> Result<Self> {
+    /// [`Error::OutOfHostMemory`], [`Error::Cancelled`] between two layers.
+    pub fn new(spec: &ModelSpec, slots: usize, progress: &LoadProgress) -> Result<Self> {
         let Some(delta) = &spec.delta else { return Ok(Self { layers: Vec::new(), heads: 0 }) };
         let conv_len = (delta.conv_kernel - 1) * delta.conv_channels();
         let layer = || -> Result<DeltaLayer> {
+            progress.advance(0)?;
             let state = |_| Ok(Mutex::new(zeroed(delta.key_dim, delta.value_dim, "DeltaNet states")?));
             let states = (0..slots * delta.value_heads).map(state).collect::<Result<_>>()?;
             Ok(DeltaLayer { states, conv: zeroed(slots, conv_len, "convolution states")?, conv_len })

@@ -26,7 +26,7 @@ use rope::Rope;
 
 use crate::error::{Error, Result};
 use crate::experts::ExpertCounters;
-use crate::model::{Backend, Batch, FeedForwardWeights, MixerWeights, ModelSpec, Weights};
+use crate::model::{Backend, Batch, FeedForwardWeights, LoadProgress, MixerWeights, ModelSpec, Weights};
 use crate::state::StateLayout;
 
 /// How the backend runs.
@@ -82,20 +82,22 @@ impl CpuBackend {
     /// Takes ownership of the weights and all memory that any later step will need.
     ///
     /// # Errors
-    /// [`Error::OutOfHostMemory`], or [`Error::Internal`] when no thread can be started.
+    /// [`Error::OutOfHostMemory`], [`Error::Internal`] when no thread can be started, [`Error::Cancelled`] between the
+    /// memory of two layers when `progress` asks for that.
     pub fn new(
         spec: Arc<ModelSpec>,
         weights: Weights,
         layout: StateLayout,
         counters: Arc<ExpertCounters>,
         options: &CpuOptions,
+        progress: &LoadProgress,
     ) -> Result<Self> {
         let needs_attention = spec.attention_layers() > 0;
         Ok(Self {
             processor: Processor::new(options.threads, options.exact)?,
             rope: needs_attention.then(|| Rope::new(&spec.attention.rope)),
-            kv: KvCache::new(&spec, &layout, options.exact)?,
-            states: DeltaStates::new(&spec, layout.slots)?,
+            kv: KvCache::new(&spec, &layout, options.exact, progress)?,
+            states: DeltaStates::new(&spec, layout.slots, progress)?,
             work: Workspace::new(&spec, options.max_rows)?,
             max_rows: options.max_rows,
             spec,
