@@ -36,4 +36,7 @@ pub use engine::{
     StreamStats, fit, tokenize,
 };
 pub use error::{Error, Result};
-pub use model::{ConfigReport, Family, FeedForward, LoadProgress, Mixer, ModelSpec, Source, read_config};
+pub use model::{
+    BackendInfo, ConfigReport, Cost, Costs, Family, FeedForward, LoadProgress, Mixer, ModelSpec, Operation,
+    PhaseProfile, Profile, Source, read_config,
+};

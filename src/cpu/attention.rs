@@ -28,6 +28,7 @@ pub struct KvCache {
 /// Keys and values of one layer: `[pages, kv_heads, page_tokens, head_dim]`.
 pub struct KvLayer {
     page_tokens: usize,
+    pages: usize,
     keys: Store,
     values: Store,
 }
@@ -40,6 +41,20 @@ enum Store {
 impl Store {
     fn new(len: usize, exact: bool) -> Result<Self> {
         Ok(if exact { Store::F32(zeroed(len, 1, "KV cache")?) } else { Store::F16(zeroed(len, 1, "KV cache")?) })
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Store::F32(_) => "F32",
+            Store::F16(_) => "F16",
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Store::F32(store) => size_of_val(store.as_slice()),
+            Store::F16(store) => size_of_val(store.as_slice()),
+        }
     }
 
     fn write(&mut self, at: usize, values: &[f32]) {
@@ -73,10 +88,15 @@ impl KvCache {
         let layer = || -> Result<KvLayer> {
             progress.advance(0)?;
             let (keys, values) = (Store::new(len, exact)?, Store::new(len, exact)?);
-            Ok(KvLayer { page_tokens: layout.page_tokens, keys, values })
+            Ok(KvLayer { page_tokens: layout.page_tokens, pages: layout.pages, keys, values })
         };
         let layers = spec.layers.iter().map(|l| (l.mixer == Mixer::Attention).then(layer).transpose());
         Ok(Self { layers: layers.collect::<Result<_>>()? })
+    }
+
+    /// The number format of keys and values; `None` in a model without attention.
+    pub fn type_name(&self) -> Option<&'static str> {
+        self.layers.iter().flatten().next().map(|layer| layer.keys.name())
     }
 
     /// The cache of trunk layer `layer`.
@@ -240,6 +260,12 @@ impl Context<'_> {
 }
 
 impl KvLayer {
+    /// Bytes that the keys and values of one position occupy.
+    pub fn bytes_per_position(&self) -> u64 {
+        let positions = (self.pages * self.page_tokens).max(1);
+        ((self.keys.bytes() + self.values.bytes()) / positions) as u64
+    }
+
     /// Writes the rows' keys and values to the pages of their sequences.
     fn append(&mut self, batch: &Batch<'_>, keys: &[f32], values: &[f32], head_dim: usize) {
         let kv_width = keys.len() / batch.tokens.len().max(1);

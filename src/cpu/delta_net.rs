@@ -70,6 +70,13 @@ impl DeltaStates {
 }
 
 impl DeltaLayer {
+    /// Bytes of all states of one sequence.
+    pub fn bytes_per_sequence(&self) -> u64 {
+        let slots = (self.conv.len() / self.conv_len.max(1)).max(1);
+        let state = self.states.first().map_or(0, |state| state.lock().unwrap_or_else(PoisonError::into_inner).len());
+        4 * (self.conv_len + self.states.len() / slots * state) as u64
+    }
+
     fn conv(&self, slot: usize) -> &[f32] {
         &self.conv[slot * self.conv_len..(slot + 1) * self.conv_len]
     }

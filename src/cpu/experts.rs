@@ -3,14 +3,15 @@
 //! Rows are grouped by expert, so that each expert's weights are decoded once for all rows that chose it. All experts of
 //! a step run in two rounds of tasks: gate and up, then down.
 
-use super::Workspace;
 use std::ops::Range;
+use std::time::Instant;
 
+use super::Workspace;
 use super::int8::Int8Rows;
 use super::kernels::{sigmoid, silu};
 use super::matmul::{Inputs, Processor, tile_rows};
 use super::pool::{Scratch, SharedOutput};
-use crate::model::{MoeSpec, MoeWeights, SwiGlu};
+use crate::model::{MoeSpec, MoeWeights, Operation, SwiGlu};
 
 /// Which rows visit which experts.
 #[derive(Default)]
@@ -41,6 +42,11 @@ impl Routing {
     /// The expert of every (row, choice) of the last step.
     pub fn activations(&self) -> impl Iterator<Item = usize> {
         self.choices.iter().map(|c| c.expert)
+    }
+
+    /// The experts that any row of the last step visits.
+    pub fn active(&self) -> impl Iterator<Item = usize> {
+        self.groups.iter().map(|group| group.expert)
     }
 
     /// Softmax over all experts in float32, the `top_k` best, renormalised where the model says so
@@ -122,12 +128,14 @@ impl<'a> Job<'a> {
 impl Context<'_> {
     /// `x += experts(normed)`.
     pub fn moe(&self, weights: &MoeWeights, spec: &MoeSpec, work: &mut Workspace) {
+        let start = Instant::now();
         let (rows, hidden) = (work.rows, self.hidden);
         let inputs = self.processor.inputs(&work.normed[..rows * hidden], hidden, &mut work.int8);
         let [logits, shared_gates, ..] = &mut work.projections;
         let logits = &mut logits[..rows * spec.experts];
         self.processor.matmul(&weights.router, None, inputs.exact(), logits);
         work.routing.route(logits, spec);
+        work.costs[Operation::Router].time += start.elapsed();
 
         let routing = &work.routing;
         let mut jobs: Vec<Job<'_>> = Vec::with_capacity(routing.groups.len() + 1);

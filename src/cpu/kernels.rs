@@ -31,6 +31,15 @@ impl Isa {
         }
         Isa::Portable
     }
+
+    /// A name for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(_) => "avx2",
+        }
+    }
 }
 
 /// Defines `Isa::$name`, which calls the body compiled for the processor at hand.

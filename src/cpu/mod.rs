@@ -13,6 +13,7 @@ mod matmul;
 mod memory;
 mod pool;
 mod rope;
+mod traffic;
 
 use std::sync::Arc;
 
@@ -26,7 +27,9 @@ use rope::Rope;
 
 use crate::error::{Error, Result};
 use crate::experts::ExpertCounters;
-use crate::model::{Backend, Batch, FeedForwardWeights, LoadProgress, MixerWeights, ModelSpec, Weights};
+use crate::model::{
+    Backend, BackendInfo, Batch, Costs, FeedForwardWeights, LoadProgress, MixerWeights, ModelSpec, Operation, Weights,
+};
 use crate::state::StateLayout;
 
 /// How the backend runs.
@@ -76,6 +79,8 @@ struct Workspace {
     expert_hidden: Vec<f32>,
     /// Outputs `[entries, hidden]`.
     expert_out: Vec<f32>,
+    /// What the step moved so far.
+    costs: Costs,
 }
 
 impl CpuBackend {
@@ -156,6 +161,7 @@ impl Backend for CpuBackend {
         for (token, x) in batch.tokens.iter().zip(self.work.x.chunks_exact_mut(hidden)) {
             self.weights.embedding.decode_row(*token as usize, x);
         }
+        self.work.costs[Operation::Embed].bytes += traffic::embed(&self.weights.embedding, batch.tokens.len());
         for s in batch.sequences.iter().filter(|s| s.position == 0) {
             self.states.clear(s.memory.slot);
         }
@@ -169,7 +175,9 @@ impl Backend for CpuBackend {
         };
         let rope = self.rope.as_ref().ok_or_else(|| Error::Internal("no rotary table".into()))?;
         let context = attention::Context { spec: &self.spec, processor: &self.processor, rope };
-        context.run(weights, self.kv.layer_mut(layer)?, batch, &mut self.work);
+        let kv = self.kv.layer_mut(layer)?;
+        context.run(weights, kv, batch, &mut self.work);
+        self.work.costs[Operation::Attention].bytes += traffic::attention(weights, kv, batch);
         self.add_residual();
         Ok(())
     }
@@ -182,7 +190,9 @@ impl Backend for CpuBackend {
             return Err(self.wrong_layer(layer, "DeltaNet"));
         };
         let context = delta_net::Context { spec: delta, eps: self.spec.norm_eps, processor: &self.processor };
-        context.run(weights, self.states.layer_mut(layer)?, batch, &mut self.work);
+        let states = self.states.layer_mut(layer)?;
+        context.run(weights, states, batch, &mut self.work);
+        self.work.costs[Operation::DeltaNet].bytes += traffic::delta_net(weights, states, batch);
         self.add_residual();
         Ok(())
     }
@@ -199,6 +209,8 @@ impl Backend for CpuBackend {
         for expert in self.work.routing.activations() {
             self.counters.record(layer, expert);
         }
+        self.work.costs[Operation::Router].bytes += traffic::router(weights);
+        self.work.costs[Operation::Experts].bytes += traffic::experts(weights, self.work.routing.active());
         Ok(())
     }
 
@@ -209,6 +221,7 @@ impl Backend for CpuBackend {
         };
         let context = experts::Context { hidden: self.spec.hidden, processor: &self.processor };
         context.dense(weights, &mut self.work);
+        self.work.costs[Operation::Dense].bytes += traffic::swiglu(weights);
         Ok(())
     }
 
@@ -224,7 +237,18 @@ impl Backend for CpuBackend {
         }
         let inputs = self.processor.inputs(&work.normed[..wanted.len() * hidden], hidden, &mut work.int8);
         self.processor.matmul(&self.weights.head, None, inputs, logits);
+        if !wanted.is_empty() {
+            work.costs[Operation::Head].bytes += self.weights.head.bytes() as u64;
+        }
         Ok(())
+    }
+
+    fn take_costs(&mut self) -> Costs {
+        std::mem::take(&mut self.work.costs)
+    }
+
+    fn info(&self) -> BackendInfo {
+        BackendInfo { kernels: self.processor.isa.name(), kv_type: self.kv.type_name().unwrap_or("none") }
     }
 }
 
@@ -249,6 +273,7 @@ impl Workspace {
             routing: Routing::default(),
             expert_hidden: rows(sizes.expert_hidden)?,
             expert_out: rows(sizes.expert_out)?,
+            costs: Costs::default(),
         })
     }
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::experts::ExpertCounters;
-use crate::model::{Backend, ModelSpec};
+use crate::model::{Backend, ModelSpec, Profile, ProfileCounters};
 use crate::state::StateLayout;
 
 /// A loaded model. Clones share it; the last one to go, streams included, ends the model's threads and frees the memory.
@@ -63,6 +63,7 @@ struct Shared {
     language: Arc<Language>,
     sampling: SamplingDefaults,
     counters: Arc<ExpertCounters>,
+    profile: Arc<ProfileCounters>,
     memory: MemoryStats,
     /// Requests in line.
     waiting: Arc<AtomicUsize>,
@@ -101,11 +102,13 @@ impl Model {
             streams: parts.layout.slots,
             kv_tokens: parts.layout.pages.saturating_mul(parts.layout.page_tokens),
             threads: parts.threads,
+            backend: parts.backend.info(),
             parameters: parts.parameters,
             has_chat_template: language.has_template(),
             has_tokenizer: language.has_tokenizer(),
             eos_ids: language.eos_ids.clone(),
         };
+        let profile = Arc::<ProfileCounters>::default();
         let worker = Worker::new(
             WorkerParts {
                 spec: parts.spec,
@@ -114,6 +117,7 @@ impl Model {
                 context_length: parts.context_length,
                 prefill_chunk: parts.prefill_chunk,
                 eos_ids: language.eos_ids.clone(),
+                profile: profile.clone(),
                 log: Log::new(parts.log),
             },
             inbox,
@@ -132,6 +136,7 @@ impl Model {
             language,
             sampling: parts.sampling,
             counters: parts.counters,
+            profile,
             memory: parts.memory,
             waiting: Arc::default(),
             engine,
@@ -280,6 +285,12 @@ impl Model {
             };
             Error::InvalidArgument(format!("layer {layer}: {what}"))
         })
+    }
+
+    /// Time and memory traffic of all steps since load, by operation. When a stream has ended, its steps are in it, but for
+    /// the engine's own time in the last of them.
+    pub fn profile(&self) -> Profile {
+        self.shared.profile.snapshot()
     }
 
     /// Memory that the model holds, by component.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::FinishReason;
-use crate::model::ModelSpec;
+use crate::model::{BackendInfo, ModelSpec};
 
 /// Facts about a loaded model.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub struct ModelInfo {
     pub kv_tokens: usize,
     /// Worker threads of the backend.
     pub threads: usize,
+    /// What computes.
+    pub backend: BackendInfo,
     /// Parameters of the trunk.
     pub parameters: u64,
     /// A chat template is present.

@@ -15,7 +15,7 @@ use super::request::{Generate, Request, Work};
 use super::schedule;
 use super::{FinishReason, LogLevel};
 use crate::error::{Error, Result};
-use crate::model::{Backend, Batch, LogitRows, ModelSpec, forward};
+use crate::model::{Backend, Batch, Costs, LogitRows, ModelSpec, Operation, Phase, ProfileCounters, Timed, forward};
 use crate::state::{Pools, Sequence, StateLayout};
 
 /// What the thread is given.
@@ -26,6 +26,7 @@ pub(super) struct WorkerParts {
     pub context_length: usize,
     pub prefill_chunk: usize,
     pub eos_ids: Vec<u32>,
+    pub profile: Arc<ProfileCounters>,
     pub log: Log,
 }
 
@@ -121,6 +122,7 @@ impl Worker {
     }
 
     fn step(&mut self) {
+        let start = Instant::now();
         if let Some(error) = &self.broken {
             self.waiting.drain(..).for_each(|request| request.end(Err(error.clone())));
             return;
@@ -135,12 +137,23 @@ impl Worker {
         let mut rows = schedule::rows(&pending, self.parts.prefill_chunk, self.steps);
         self.cut_evaluations(&mut rows);
         self.steps = self.steps.wrapping_add(1);
-        if let Err(error) = self.compute(&rows) {
-            self.parts.log.line(LogLevel::Error, &format!("a step failed: {error}"));
-            self.end_where(|index, _| (rows[index] > 0).then(|| Err(error.clone())));
-            return;
-        }
+        let phase = self.phase(&rows);
+        let costs = match self.compute(&rows) {
+            Ok(costs) => costs,
+            Err(error) => {
+                self.parts.log.line(LogLevel::Error, &format!("a step failed: {error}"));
+                self.end_where(|index, _| (rows[index] > 0).then(|| Err(error.clone())));
+                return;
+            }
+        };
+        // Before the streams hear of their ends, so that who waits for one finds its steps counted.
+        self.parts.profile.record_step(phase, rows.iter().sum(), &costs);
+        let computed = Instant::now();
         self.distribute(&rows);
+        let sampling = computed.elapsed();
+        let other = start.elapsed().saturating_sub(costs.total().time + sampling);
+        self.parts.profile.record_time(phase, Operation::Sampling, sampling);
+        self.parts.profile.record_time(phase, Operation::Other, other);
     }
 
     fn end_cancelled_and_expired(&mut self) {
@@ -210,8 +223,18 @@ impl Worker {
         }
     }
 
+    /// Which kind of work the given rows of each sequence are.
+    fn phase(&self, rows: &[usize]) -> Phase {
+        let reads = |running: &Running| match &running.request.work {
+            Work::Eval(_) => true,
+            Work::Generate(generate) => generate.generated == 0,
+        };
+        let mut working = self.running.iter().zip(rows).filter(|(_, rows)| **rows > 0);
+        if working.any(|(running, _)| reads(running)) { Phase::Prefill } else { Phase::Decode }
+    }
+
     /// Runs the network over the given rows of each sequence.
-    fn compute(&mut self, rows: &[usize]) -> Result<()> {
+    fn compute(&mut self, rows: &[usize]) -> Result<Costs> {
         let mut batch = Batch::default();
         for (running, &rows) in self.running.iter().zip(rows).filter(|(_, rows)| **rows > 0) {
             let tokens = running.request.tokens.get(running.position..running.position + rows);
@@ -220,7 +243,9 @@ impl Worker {
         }
         let logits = self.logits.get_mut(..batch.logit_rows().len() * self.parts.spec.vocab);
         let logits = logits.ok_or_else(|| Error::Internal("a step with more logits than were planned".into()))?;
-        forward(&self.parts.spec, self.parts.backend.as_mut(), &batch, logits)
+        let mut backend = Timed::new(self.parts.backend.as_mut());
+        forward(&self.parts.spec, &mut backend, &batch, logits)?;
+        Ok(backend.finish())
     }
 
     /// Gives each sequence its logits, and ends those that are done.

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::Costs;
 use crate::error::Result;
 use crate::state::Sequence;
 
@@ -60,6 +61,15 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// What a backend tells about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackendInfo {
+    /// The instruction set or device that its kernels are made for.
+    pub kernels: &'static str,
+    /// The number format of keys and values.
+    pub kv_type: &'static str,
+}
+
 /// A processor that runs the network. It owns the weights, the activations of the step in progress and the memory of all
 /// sequences. Each operation is coarse, so that a backend may fuse inside it as it likes.
 pub trait Backend: Send {
@@ -80,4 +90,15 @@ pub trait Backend: Send {
 
     /// Logits of [`Batch::logit_rows`], `[rows, vocab]` row-major, into `logits`, which is exactly that long.
     fn head(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()>;
+
+    /// Bytes that the operations moved since this was last asked, and the time of the router within [`Backend::moe`]; the
+    /// time of everything else is measured outside. A backend that does not count says nothing.
+    fn take_costs(&mut self) -> Costs {
+        Costs::default()
+    }
+
+    /// What computes, for information.
+    fn info(&self) -> BackendInfo {
+        BackendInfo { kernels: "unknown", kv_type: "unknown" }
+    }
 }

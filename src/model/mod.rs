@@ -9,14 +9,16 @@ mod config_limits;
 mod config_refused;
 mod config_rope;
 mod forward;
+mod profile;
 mod progress;
 mod shapes;
 mod spec;
 mod weights;
 
-pub use backend::{Backend, Batch, BatchSequence, LogitRows};
+pub use backend::{Backend, BackendInfo, Batch, BatchSequence, LogitRows};
 pub use config::{ConfigReport, read_config, read_spec};
 pub use forward::forward;
+pub use profile::{Cost, Costs, Operation, Phase, PhaseProfile, Profile, ProfileCounters, Timed};
 pub use progress::LoadProgress;
 pub use shapes::check_shapes;
 
