@@ -3,9 +3,9 @@
 //! Sections of a block, in order: low nibbles (or whole codes), high bits, scales. Source layouts: see `legacy`,
 //! `kquant` and `float`.
 
-use super::layout::{BLOCK, Codes, ROWS, TILE, byte_at, half_at, put_bits, slot_of_row, take_bits};
+use super::layout::{BLOCK, Codes, LINE, ROWS, TILE, byte_at, half_at, place, slot_of_row, take_bits};
 use crate::quant::Format;
-use crate::quant::kquant::{join_scale_and_min, scale_and_min};
+use crate::quant::kquant::join_scale_and_min;
 
 /// Lengths of the sections of a block of `tiles` tiles: codes, high bits, scales.
 pub const fn sections(format: Format, tiles: usize) -> Option<[usize; 3]> {
@@ -25,51 +25,51 @@ fn scale_at(tile: usize, row: usize) -> usize {
 }
 
 /// Packs columns `first..` of up to 16 rows, given as stored, into one zeroed block of `tiles` tiles.
+///
+/// Works in words of four codes, because a load packs every weight: [`unpack_row`] is the plain inverse.
 pub fn pack_block(format: Format, rows: &[&[u8]], first: usize, tiles: usize, block: &mut [u8]) {
     let Some([codes_len, high_len, _]) = sections(format, tiles) else { return };
     let (codes, rest) = block.split_at_mut(codes_len);
     let (high, scales) = rest.split_at_mut(high_len);
-    let mut nibbles: Codes = [[0; BLOCK]; ROWS];
+    let mut records = [[0; 4]; 8];
     for (row, bytes) in rows.iter().enumerate() {
         match format {
             Format::F16 | Format::BF16 => {
-                for (column, value) in bytes[2 * first..].as_chunks::<2>().0.iter().take(tiles * TILE).enumerate() {
-                    codes[half_at(row, column)..][..2].copy_from_slice(value);
-                }
+                let source = bytes[2 * first..].as_chunks::<4>().0;
+                put_words(codes, row, 16, source.iter().take(16 * tiles));
             }
             Format::Q8_0 => {
-                for (tile, source) in bytes[first / TILE * 34..].chunks_exact(34).take(tiles).enumerate() {
+                for (tile, source) in bytes[first / TILE * 34..].as_chunks::<34>().0.iter().take(tiles).enumerate() {
                     scales[scale_at(tile, row)..][..2].copy_from_slice(&source[..2]);
-                    for (i, code) in source[2..].iter().enumerate() {
-                        codes[byte_at(row, tile * TILE + i)] = *code;
-                    }
+                    put_words(&mut codes[8 * LINE * tile..], row, 8, source[2..].as_chunks::<4>().0.iter());
                 }
             }
             Format::Q4_0 => {
-                for (tile, source) in bytes[first / TILE * 18..].chunks_exact(18).take(tiles).enumerate() {
+                for (tile, source) in bytes[first / TILE * 18..].as_chunks::<18>().0.iter().take(tiles).enumerate() {
                     scales[scale_at(tile, row)..][..2].copy_from_slice(&source[..2]);
-                    for (i, pair) in source[2..].iter().enumerate() {
-                        nibbles[row][tile * TILE + i] = pair & 15;
-                        nibbles[row][tile * TILE + 16 + i] = pair >> 4;
+                    for (line, eight) in source[2..].as_chunks::<8>().0.iter().enumerate() {
+                        let [low, high] = nibble_words(*eight);
+                        put_word(codes, 4 * tile + line, row, false, low);
+                        put_word(codes, 4 * tile + line + 2, row, true, high);
                     }
                 }
             }
             Format::Q4K => {
                 let source = &bytes[first / BLOCK * 144..][..144];
-                for (i, pair) in source[16..].iter().enumerate() {
-                    let column = i / 32 * 64 + i % 32;
-                    nibbles[row][column] = pair & 15;
-                    nibbles[row][column + 32] = pair >> 4;
+                let (runs, _) = source[16..].as_chunks::<32>();
+                for (i, run) in runs.iter().enumerate() {
+                    put_nibbles(codes, row, [2 * i, 2 * i + 1], run);
                 }
-                pack_k_scales(&source[..16], row, scales);
+                add_k_scales(&source[..16], row, &mut records);
             }
             Format::Q6K => {
                 let source = &bytes[first / BLOCK * 210..][..210];
-                for (column, code) in nibbles[row].iter_mut().enumerate() {
-                    let (half, within) = (column / 128, column % 128);
-                    let (quarter, i) = (within / 32, within % 32);
-                    let low = source[64 * half + i + 32 * (quarter % 2)] >> (4 * (quarter / 2)) & 15;
-                    *code = low | (source[128 + 32 * half + i] >> (2 * quarter) & 3) << 4;
+                for (i, run) in source[..128].as_chunks::<32>().0.iter().enumerate() {
+                    let tile = i / 2 * 4 + i % 2;
+                    put_nibbles(codes, row, [tile, tile + 2], run);
+                }
+                for (i, sixteen) in source[128..192].as_chunks::<16>().0.iter().enumerate() {
+                    put_crumbs(high, row, i, sixteen);
                 }
                 for (sub, scale) in source[192..208].iter().enumerate() {
                     scales[sub * ROWS + slot_of_row(row)] = *scale;
@@ -79,13 +79,61 @@ pub fn pack_block(format: Format, rows: &[&[u8]], first: usize, tiles: usize, bl
             Format::F32 | Format::Bnb4 => {}
         }
     }
-    match format {
-        Format::Q4_0 | Format::Q4K => put_bits::<4>(0, &nibbles, tiles, codes),
-        Format::Q6K => {
-            put_bits::<4>(0, &nibbles, tiles, codes);
-            put_bits::<2>(4, &nibbles, tiles, high);
+    if format == Format::Q4K {
+        for (out, record) in scales.as_chunks_mut::<8>().0.iter_mut().zip(records.as_flattened()) {
+            *out = record.to_le_bytes();
         }
-        _ => {}
+    }
+}
+
+/// Puts the four bytes of `row` into line `line`.
+#[inline(always)]
+fn put_word(lines: &mut [u8], line: usize, row: usize, rotated: bool, word: u32) {
+    lines[line * LINE + place(row, rotated)..][..4].copy_from_slice(&word.to_le_bytes());
+}
+
+/// Puts four bytes of `row` into each line, of which a tile has `per_tile`.
+#[inline(always)]
+fn put_words<'a>(lines: &mut [u8], row: usize, per_tile: usize, words: impl Iterator<Item = &'a [u8; 4]>) {
+    for (line, word) in words.enumerate() {
+        let rotated = line % per_tile >= per_tile / 2;
+        lines[line * LINE + place(row, rotated)..][..4].copy_from_slice(word);
+    }
+}
+
+/// The low nibbles of eight bytes, and the high ones, as a line of eight columns holds them: those of the last four bytes
+/// above those of the first four.
+#[inline(always)]
+fn nibble_words(eight: [u8; 8]) -> [u32; 2] {
+    let pairs = u64::from_le_bytes(eight);
+    let (first, last) = (pairs as u32, (pairs >> 32) as u32);
+    let low = 0x0f0f_0f0f;
+    [first & low | (last & low) << 4, first >> 4 & low | last & !low]
+}
+
+/// Puts 32 bytes, which hold the codes of two tiles in their low and their high nibbles.
+#[inline(always)]
+fn put_nibbles(codes: &mut [u8], row: usize, tiles: [usize; 2], run: &[u8; 32]) {
+    for (line, eight) in run.as_chunks::<8>().0.iter().enumerate() {
+        for (tile, word) in tiles.into_iter().zip(nibble_words(*eight)) {
+            put_word(codes, 4 * tile + line, row, line >= 2, word);
+        }
+    }
+}
+
+/// Puts 16 bytes of Q6_K's upper bits, the `i`-th of four: one half line of four tiles.
+#[inline(always)]
+fn put_crumbs(high: &mut [u8], row: usize, i: usize, sixteen: &[u8; 16]) {
+    let (half, line) = (i / 2, i % 2);
+    let mut words = [0; 4];
+    for (field, four) in sixteen.as_chunks::<4>().0.iter().enumerate() {
+        let four = u32::from_le_bytes(*four);
+        for (quarter, word) in words.iter_mut().enumerate() {
+            *word |= (four >> (2 * quarter) & 0x0303_0303) << (2 * field);
+        }
+    }
+    for (quarter, word) in words.into_iter().enumerate() {
+        put_word(high, 2 * (4 * half + quarter) + line, row, line == 1, word);
     }
 }
 
@@ -95,24 +143,27 @@ fn record_at(sub: usize, quad: usize) -> usize {
     8 * (4 * sub + quad)
 }
 
-/// Packs `d`, `dmin` and the twelve bytes of 6-bit scales and minima of one row.
-fn pack_k_scales(head: &[u8], row: usize, scales: &mut [u8]) {
+/// Adds `d`, `dmin` and the twelve bytes of 6-bit scales and minima of one row to the records `[sub-block][quad]`.
+#[inline(always)]
+fn add_k_scales(head: &[u8], row: usize, records: &mut [[u64; 4]; 8]) {
     let (quad, lane) = (slot_of_row(row) / 4, slot_of_row(row) % 4);
-    for sub in 0..8 {
-        let (scale, min) = scale_and_min(&head[4..], sub);
-        let at = record_at(sub, quad);
-        let mut record = [0; 8];
-        record.copy_from_slice(&scales[at..at + 8]);
-        let bits = u64::from(scale) << (6 * lane) | u64::from(min) << (24 + 6 * lane);
-        let record = u64::from_le_bytes(record) | bits;
-        scales[at..at + 8].copy_from_slice(&record.to_le_bytes());
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(head.as_chunks::<4>().0) {
+        *word = u32::from_le_bytes(*bytes);
     }
-    for (which, value) in head[..4].chunks_exact(2).enumerate() {
-        scales[record_at(2 * lane + which, quad) + 6..][..2].copy_from_slice(value);
+    let [factors, a, b, c] = words;
+    let (six, four, two) = (0x3f3f_3f3f, 0x0f0f_0f0f, 0x3030_3030);
+    let scales = u64::from(a & six) | u64::from(c & four | a >> 2 & two) << 32;
+    let mins = u64::from(b & six) | u64::from(c >> 4 & four | b >> 2 & two) << 32;
+    for (sub, records) in records.iter_mut().enumerate() {
+        let field = |bytes: u64| bytes >> (8 * sub) & 63;
+        records[quad] |= field(scales) << (6 * lane) | field(mins) << (24 + 6 * lane);
     }
+    records[2 * lane][quad] |= u64::from(factors & 0xffff) << 48;
+    records[2 * lane + 1][quad] |= u64::from(factors >> 16) << 48;
 }
 
-/// The inverse of [`pack_k_scales`].
+/// The inverse of [`add_k_scales`] for one row.
 fn unpack_k_scales(scales: &[u8], row: usize) -> [u8; 16] {
     let (quad, lane) = (slot_of_row(row) / 4, slot_of_row(row) % 4);
     let mut head = [0; 16];

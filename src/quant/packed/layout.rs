@@ -28,30 +28,13 @@ pub const fn row_of_slot(slot: usize) -> usize {
 }
 
 /// Byte within a line where the four bytes of `row` begin; `second_half` for the rotated lines of a tile.
-const fn place(row: usize, second_half: bool) -> usize {
+pub const fn place(row: usize, second_half: bool) -> usize {
     (4 * slot_of_row(row) + if second_half { LINE / 2 } else { 0 }) % LINE
 }
 
-/// Puts the `BITS` (4, 2 or 1) bits above `skip` of every code of the first `tiles` tiles into `out`, lines of `32 / BITS`
-/// columns: byte `b`, field `f` of a row's four bytes is column `b + 4 f`. A line of single bits spans the whole tile and is
-/// not rotated.
-pub fn put_bits<const BITS: usize>(skip: usize, codes: &Codes, tiles: usize, out: &mut [u8]) {
-    let mask = (1u8 << BITS) - 1;
-    for (line, out) in out.chunks_exact_mut(LINE).take(tiles * BITS).enumerate() {
-        let first = line * (32 / BITS);
-        let rotated = BITS > 1 && first % TILE >= TILE / 2;
-        for (row, codes) in codes.iter().enumerate() {
-            let mut word = 0u32;
-            for (field, four) in codes[first..first + 32 / BITS].as_chunks::<4>().0.iter().enumerate() {
-                let fields = four.map(|code| (code >> skip) & mask);
-                word |= u32::from_le_bytes(fields) << (BITS * field);
-            }
-            out[place(row, rotated)..][..4].copy_from_slice(&word.to_le_bytes());
-        }
-    }
-}
-
-/// The inverse of [`put_bits`]: or-s the fields into `codes`.
+/// Reads the first `tiles` tiles of fields of `BITS` (4, 2 or 1) bits, in lines of `32 / BITS` columns: byte `b`, field `f` of
+/// a row's four bytes is column `b + 4 f`. A line of single bits spans the whole tile and is not rotated. The fields are
+/// or-ed into `codes`, `skip` bits up.
 pub fn take_bits<const BITS: usize>(skip: usize, data: &[u8], tiles: usize, codes: &mut Codes) {
     let mask = (1u8 << BITS) - 1;
     for (line, data) in data.chunks_exact(LINE).take(tiles * BITS).enumerate() {
@@ -79,6 +62,23 @@ pub const fn half_at(row: usize, column: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The inverse of [`take_bits`]: puts the bits above `skip` of every code of the first `tiles` tiles into `out`.
+    fn put_bits<const BITS: usize>(skip: usize, codes: &Codes, tiles: usize, out: &mut [u8]) {
+        let mask = (1u8 << BITS) - 1;
+        for (line, out) in out.chunks_exact_mut(LINE).take(tiles * BITS).enumerate() {
+            let first = line * (32 / BITS);
+            let rotated = BITS > 1 && first % TILE >= TILE / 2;
+            for (row, codes) in codes.iter().enumerate() {
+                let mut word = 0u32;
+                for (field, four) in codes[first..first + 32 / BITS].as_chunks::<4>().0.iter().enumerate() {
+                    let fields = four.map(|code| (code >> skip) & mask);
+                    word |= u32::from_le_bytes(fields) << (BITS * field);
+                }
+                out[place(row, rotated)..][..4].copy_from_slice(&word.to_le_bytes());
+            }
+        }
+    }
 
     #[test]
     fn every_code_of_a_block_has_its_own_bits_and_comes_back() {
