@@ -122,7 +122,7 @@ struct Task<'a> {
 }
 
 impl Context<'_> {
-    /// `normed = attention(normed)`.
+    /// `x += attention(normed)`.
     pub fn run(&self, weights: &AttentionWeights, kv: &mut KvLayer, batch: &Batch<'_>, work: &mut Workspace) {
         let (attention, rows, hidden) = (&self.spec.attention, work.rows, self.spec.hidden);
         let head_dim = attention.head_dim;
@@ -131,12 +131,14 @@ impl Context<'_> {
         let [queries, keys, values, ..] = &mut work.projections;
         let (queries, keys) = (&mut queries[..rows * query_width], &mut keys[..rows * kv_width]);
         let values = &mut values[..rows * kv_width];
-        let inputs = self.processor.inputs(&work.normed[..rows * hidden], hidden, &mut work.int8);
-        for (linear, out) in
-            [(&weights.query, &mut *queries), (&weights.key, &mut *keys), (&weights.value, &mut *values)]
-        {
-            self.processor.matmul(&linear.matrix, linear.bias.as_deref(), inputs, out);
-        }
+        let linears = [&weights.query, &weights.key, &weights.value];
+        let matrices = linears.map(|linear| &linear.matrix);
+        let inputs = self.processor.inputs(&work.normed[..rows * hidden], hidden, &mut work.int8, matrices);
+        self.processor.multiply([
+            weights.query.product(inputs, &mut *queries),
+            weights.key.product(inputs, &mut *keys),
+            weights.value.product(inputs, &mut *values),
+        ]);
 
         let angles: Vec<Angles> =
             batch.sequences.iter().flat_map(|s| (0..s.rows.len()).map(|i| self.rope.angles(s.position + i))).collect();
@@ -156,9 +158,9 @@ impl Context<'_> {
             self.attend(&tasks[t], kv, queries, query_stride, &mut scratch.values, out);
         });
 
-        let inputs = self.processor.inputs(&work.mixed[..rows * mixed_width], mixed_width, &mut work.int8);
-        let output = &mut work.normed[..rows * hidden];
-        self.processor.matmul(&weights.output.matrix, weights.output.bias.as_deref(), inputs, output);
+        let mixed = &work.mixed[..rows * mixed_width];
+        let inputs = self.processor.inputs(mixed, mixed_width, &mut work.int8, [&weights.output.matrix]);
+        self.processor.multiply([weights.output.product(inputs, &mut work.x[..rows * hidden]).added()]);
     }
 
     /// Normalises and rotates each head of one row; heads start `stride` apart.

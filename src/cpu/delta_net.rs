@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Workspace;
 use super::kernels::{DeltaStep, sigmoid, silu, softplus};
-use super::matmul::{Inputs, Processor};
+use super::matmul::{Inputs, Processor, Product};
 use super::memory::zeroed;
 use super::pool::{Scratch, SharedOutput, at_least};
 use crate::error::{Error, Result};
@@ -157,12 +157,13 @@ fn flatten(spec: &DeltaSpec, row: &mut [f32], scratch: &mut Vec<f32>) {
 }
 
 impl Context<'_> {
-    /// `normed = delta_net(normed)`, advancing the states of the batch's sequences.
+    /// `x += delta_net(normed)`, advancing the states of the batch's sequences.
     pub fn run(&self, weights: &DeltaWeights, layer: &mut DeltaLayer, batch: &Batch<'_>, work: &mut Workspace) {
         let (rows, hidden) = (work.rows, weights.output.rows());
         let (channels, values) = (self.spec.conv_channels(), self.spec.values());
         let [first, second, third, fourth, heads_out] = &mut work.projections;
-        let inputs = self.processor.inputs(&work.normed[..rows * hidden], hidden, &mut work.int8);
+        let matrices = weights.inputs.matrices().chain(weights.gates.matrices());
+        let inputs = self.processor.inputs(&work.normed[..rows * hidden], hidden, &mut work.int8, matrices);
         let projected = self.project(weights, inputs, [first, second, third, fourth]);
 
         let mixed = &mut work.mixed[..rows * channels];
@@ -186,35 +187,31 @@ impl Context<'_> {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             self.recur(weights, &projected, mixed, sequence, head, &mut state, &mut scratch.values, out);
         });
-        let inputs = self.processor.inputs(heads_out, values, &mut work.int8);
-        self.processor.matmul(&weights.output, None, inputs, &mut work.normed[..rows * hidden]);
+        let inputs = self.processor.inputs(heads_out, values, &mut work.int8, [&weights.output]);
+        self.processor.multiply([Product::new(&weights.output, inputs, &mut work.x[..rows * hidden]).added()]);
     }
 
-    fn project<'b>(&'b self, weights: &DeltaWeights, inputs: Inputs<'_>, out: [&'b mut Vec<f32>; 4]) -> Projected<'b> {
-        let apply = |matrix: &crate::quant::Weight, out: &'b mut Vec<f32>| -> (&'b [f32], usize) {
-            let out = &mut out[..inputs.len() * matrix.rows()];
-            self.processor.matmul(matrix, None, inputs, out);
-            (out, matrix.rows())
-        };
+    /// All projections in one round.
+    fn project<'b>(&self, weights: &DeltaWeights, inputs: Inputs<'_>, out: [&'b mut Vec<f32>; 4]) -> Projected<'b> {
         let [first, second, third, fourth] = out;
-        let ((qkv, qkv_width), (z, z_width)) = match &weights.inputs {
+        let of_inputs = weights.inputs.matrices().zip([&mut *first, &mut *second]);
+        let of_gates = weights.gates.matrices().zip([&mut *third, &mut *fourth]);
+        self.processor.multiply(of_inputs.chain(of_gates).map(|(matrix, out)| {
+            let len = inputs.len() * matrix.rows();
+            Product::new(matrix, inputs, &mut out[..len])
+        }));
+        let ((qkv, qkv_width), (z, z_width)): ((&[f32], usize), (&[f32], usize)) = match &weights.inputs {
             DeltaInputs::Interleaved(qkvz) => {
                 let width = qkvz.rows();
-                let out = &mut first[..inputs.len() * width];
-                self.processor.matmul(qkvz, None, inputs, out);
                 let flat = |_, row: &mut [f32], scratch: &mut Scratch| flatten(self.spec, row, &mut scratch.values);
-                self.processor.pool.run_chunks(out, width, flat);
-                let all: (&[f32], usize) = (out, width);
-                (all, all)
+                self.processor.pool.run_chunks(&mut first[..inputs.len() * width], width, flat);
+                ((&*first, width), (&*first, width))
             }
-            DeltaInputs::Split { qkv, z } => (apply(qkv, first), apply(z, second)),
+            DeltaInputs::Split { qkv, z } => ((&*first, qkv.rows()), (&*second, z.rows())),
         };
-        let (interleaved_gates, (b, gate_width), (a, _)) = match &weights.gates {
-            DeltaGates::Interleaved(ba) => {
-                let all = apply(ba, third);
-                (true, all, all)
-            }
-            DeltaGates::Split { b, a } => (false, apply(b, third), apply(a, fourth)),
+        let (interleaved_gates, gate_width, b, a): (bool, usize, &[f32], &[f32]) = match &weights.gates {
+            DeltaGates::Interleaved(ba) => (true, ba.rows(), &*third, &*third),
+            DeltaGates::Split { b, .. } => (false, b.rows(), &*third, &*fourth),
         };
         Projected { qkv, qkv_width, z, z_width, b, a, gate_width, interleaved_gates }
     }

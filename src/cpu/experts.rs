@@ -1,17 +1,21 @@
 //! Feed-forward halves: routed experts, the shared expert, and dense layers.
 //!
 //! Rows are grouped by expert, so that each expert's weights are decoded once for all rows that chose it. All experts of
-//! a step run in two rounds of tasks: gate and up, then down.
+//! a step run in two rounds of tasks: gate and up, whose tasks leave their part of the activations quantised; then down,
+//! whose tasks each own some columns of the residual stream and add every expert's share to them.
 
-use std::ops::Range;
 use std::time::Instant;
 
 use super::Workspace;
 use super::int8::Int8Rows;
 use super::kernels::{sigmoid, silu};
-use super::matmul::{Inputs, Processor, tile_rows};
-use super::pool::{Scratch, SharedOutput};
+use super::matmul::{Inputs, Processor, Product, for_blocks, in_row_order, strips_per_task};
+use super::pool::{Pool, SharedOutput, at_least};
 use crate::model::{MoeSpec, MoeWeights, Operation, SwiGlu};
+use crate::quant::packed::{ROWS, TILE, row_of_slot};
+
+/// Strips that make up a whole tile of the next product's columns.
+const STRIPS_OF_A_TILE: usize = TILE / ROWS;
 
 /// Which rows visit which experts.
 #[derive(Default)]
@@ -20,16 +24,16 @@ pub struct Routing {
     choices: Vec<Choice>,
     /// Row of each entry, grouped by expert.
     rows: Vec<u32>,
+    /// Share of each entry's output in its row's sum.
+    weights: Vec<f32>,
     /// Experts that any row chose, with their entries.
     groups: Vec<Group>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Choice {
     expert: usize,
     weight: f32,
-    /// Where the expert's output for this row will be found.
-    entry: usize,
 }
 
 struct Group {
@@ -52,29 +56,27 @@ impl Routing {
     /// Softmax over all experts in float32, the `top_k` best, renormalised where the model says so
     /// (`Qwen3NextTopKRouter` in transformers). Equal probabilities go to the lower index. A row whose logits are not
     /// finite gets weights that are no numbers: its own stream fails when it samples, the others go on.
-    fn route(&mut self, logits: &[f32], spec: &MoeSpec) {
+    fn route(&mut self, logits: &[f32], spec: &MoeSpec, pool: &Pool) {
         self.choices.clear();
-        let mut order: Vec<usize> = Vec::with_capacity(spec.experts);
-        for logits in logits.chunks_exact(spec.experts) {
+        self.choices.resize(logits.len() / spec.experts * spec.top_k, Choice::default());
+        pool.run_chunks(&mut self.choices, spec.top_k, |row, choices, _| {
+            let logits = &logits[row * spec.experts..(row + 1) * spec.experts];
             let maximum = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let finite = logits.iter().all(|l| l.is_finite());
-            let total: f32 = if finite { logits.iter().map(|l| (l - maximum).exp()).sum() } else { f32::NAN };
-            order.clear();
-            order.extend(0..spec.experts);
+            let mut order: Vec<usize> = (0..spec.experts).collect();
             let better = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
             if spec.top_k < spec.experts {
                 order.select_nth_unstable_by(spec.top_k, better);
                 order.truncate(spec.top_k);
             }
             order.sort_unstable_by(better);
-            let probability = |e: usize| (logits[e] - maximum).exp() / total;
-            let norm = if spec.normalise_top_k { order.iter().map(|e| probability(*e)).sum() } else { 1.0 };
-            self.choices.extend(order.iter().map(|&expert| Choice {
-                expert,
-                weight: probability(expert) / norm,
-                entry: 0,
-            }));
-        }
+            let share = |expert: usize| (logits[expert] - maximum).exp();
+            let among = if spec.normalise_top_k { &order } else { &(0..spec.experts).collect() };
+            let total: f32 = if finite { among.iter().map(|&expert| share(expert)).sum() } else { f32::NAN };
+            for (choice, &expert) in choices.iter_mut().zip(&order) {
+                *choice = Choice { expert, weight: share(expert) / total };
+            }
+        });
         self.group(spec);
     }
 
@@ -91,12 +93,13 @@ impl Routing {
                 self.groups.push(Group { expert, first_entry: next[expert], entries });
             }
         }
-        self.rows.clear();
         self.rows.resize(self.choices.len(), 0);
-        for (i, choice) in self.choices.iter_mut().enumerate() {
-            choice.entry = next[choice.expert];
+        self.weights.resize(self.choices.len(), 0.0);
+        for (i, choice) in self.choices.iter().enumerate() {
+            let entry = next[choice.expert];
             next[choice.expert] += 1;
-            self.rows[choice.entry] = (i / spec.top_k) as u32;
+            self.rows[entry] = (i / spec.top_k) as u32;
+            self.weights[entry] = choice.weight;
         }
     }
 }
@@ -111,18 +114,12 @@ pub struct Context<'a> {
 struct Job<'a> {
     weights: &'a SwiGlu,
     inputs: Inputs<'a>,
-    /// The rows of `inputs`, which all tiles of the job share.
-    slices: Vec<&'a [f32]>,
     /// Where its SwiGLU activations `[inputs, width]` start.
     hidden_at: usize,
-    /// Where its outputs `[inputs, hidden]` start.
-    out_at: usize,
-}
-
-impl<'a> Job<'a> {
-    fn new(weights: &'a SwiGlu, inputs: Inputs<'a>, hidden_at: usize, out_at: usize) -> Self {
-        Self { weights, slices: inputs.slices(), inputs, hidden_at, out_at }
-    }
+    /// Which row each input is; `None`: all, in order.
+    rows: Option<&'a [u32]>,
+    /// What each input's output is multiplied with; `None`: 1.
+    scales: Option<&'a [f32]>,
 }
 
 impl Context<'_> {
@@ -130,118 +127,152 @@ impl Context<'_> {
     pub fn moe(&self, weights: &MoeWeights, spec: &MoeSpec, work: &mut Workspace) {
         let start = Instant::now();
         let (rows, hidden) = (work.rows, self.hidden);
-        let inputs = self.processor.inputs(&work.normed[..rows * hidden], hidden, &mut work.int8);
+        let any = weights.experts.iter().take(1).chain(weights.shared.iter().map(|(shared, _)| shared));
+        let first_half = any.flat_map(|expert| [&expert.gate, &expert.up]);
+        let inputs = self.processor.inputs(&work.normed[..rows * hidden], hidden, &mut work.int8, first_half);
         let [logits, shared_gates, ..] = &mut work.projections;
-        let logits = &mut logits[..rows * spec.experts];
-        self.processor.matmul(&weights.router, None, inputs.exact(), logits);
-        work.routing.route(logits, spec);
+        let (logits, shared_gates) = (&mut logits[..rows * spec.experts], &mut shared_gates[..rows]);
+        match &weights.shared {
+            Some((_, gate)) => {
+                self.processor.multiply([
+                    Product::new(&weights.router, inputs.exact(), &mut *logits),
+                    Product::new(gate, inputs.exact(), &mut *shared_gates),
+                ]);
+                shared_gates.iter_mut().for_each(|gate| *gate = sigmoid(*gate));
+            }
+            None => self.processor.matmul(&weights.router, inputs.exact(), logits),
+        }
+        work.routing.route(logits, spec, &self.processor.pool);
         work.costs[Operation::Router].time += start.elapsed();
 
         let routing = &work.routing;
+        let entries = routing.choices.len();
         let mut jobs: Vec<Job<'_>> = Vec::with_capacity(routing.groups.len() + 1);
         for group in &routing.groups {
-            let picked = &routing.rows[group.first_entry..group.first_entry + group.entries];
-            let (hidden_at, out_at) = (group.first_entry * spec.width, group.first_entry * hidden);
-            jobs.push(Job::new(&weights.experts[group.expert], inputs.picked(picked), hidden_at, out_at));
+            let entries = group.first_entry..group.first_entry + group.entries;
+            let (picked, hidden_at) = (&routing.rows[entries.clone()], group.first_entry * spec.width);
+            jobs.push(Job {
+                weights: &weights.experts[group.expert],
+                inputs: inputs.picked(picked),
+                hidden_at,
+                rows: Some(picked),
+                scales: Some(&routing.weights[entries]),
+            });
         }
-        let entries = routing.choices.len();
-        let shared_at = entries * hidden;
-        if let Some((shared, gate)) = &weights.shared {
-            self.processor.matmul(gate, None, inputs.exact(), &mut shared_gates[..rows]);
-            jobs.push(Job::new(shared, inputs, entries * spec.width, shared_at));
+        if let Some((shared, _)) = &weights.shared {
+            let hidden_at = entries * spec.width;
+            jobs.push(Job { weights: shared, inputs, hidden_at, rows: None, scales: Some(shared_gates) });
         }
-        let activations = &mut work.expert_hidden[..entries * spec.width + rows * spec.shared_width];
-        self.gate_and_up(&jobs, activations);
-        self.down(&jobs, activations, &mut work.hidden_int8, &mut work.expert_out);
-
-        let (out, shared) = (&work.expert_out, weights.shared.is_some());
-        self.processor.pool.run_chunks(&mut work.x[..rows * hidden], hidden, |row, x, _| {
-            let mut add = |weight: f32, at: usize| {
-                for (x, y) in x.iter_mut().zip(&out[at..at + hidden]) {
-                    *x += weight * y;
-                }
-            };
-            for choice in &routing.choices[row * spec.top_k..(row + 1) * spec.top_k] {
-                add(choice.weight, choice.entry * hidden);
-            }
-            if shared {
-                add(sigmoid(shared_gates[row]), shared_at + row * hidden);
-            }
-        });
+        let len = entries * spec.width + rows * spec.shared_width;
+        self.run(&jobs, &mut work.expert_hidden[..len], &mut work.hidden_int8, &mut work.x[..rows * hidden]);
     }
 
     /// `x += swiglu(normed)`.
     pub fn dense(&self, weights: &SwiGlu, work: &mut Workspace) {
         let (rows, hidden) = (work.rows, self.hidden);
-        let inputs = self.processor.inputs(&work.normed[..rows * hidden], hidden, &mut work.int8);
-        let jobs = [Job::new(weights, inputs, 0, 0)];
-        let activations = &mut work.expert_hidden[..rows * weights.gate.rows()];
-        self.gate_and_up(&jobs, activations);
-        self.down(&jobs, activations, &mut work.hidden_int8, &mut work.expert_out);
-        for (x, y) in work.x[..rows * hidden].iter_mut().zip(&work.expert_out) {
-            *x += y;
-        }
+        let first_half = [&weights.gate, &weights.up];
+        let inputs = self.processor.inputs(&work.normed[..rows * hidden], hidden, &mut work.int8, first_half);
+        let jobs = [Job { weights, inputs, hidden_at: 0, rows: None, scales: None }];
+        let len = rows * weights.gate.rows();
+        self.run(&jobs, &mut work.expert_hidden[..len], &mut work.hidden_int8, &mut work.x[..rows * hidden]);
     }
 
-    /// `activations = silu(gate(x)) * up(x)` of every job.
-    fn gate_and_up(&self, jobs: &[Job<'_>], activations: &mut [f32]) {
-        let shared = SharedOutput::new(activations);
-        let rows = |job: &Job<'_>| job.weights.gate.rows();
-        self.each_tile(jobs, rows, |job, rows, scratch| {
-            let (n, width) = (job.slices.len(), job.weights.gate.rows());
-            let gate = self.processor.project(&job.weights.gate, rows.clone(), &job.inputs, &job.slices, scratch);
-            let len = gate.len();
-            // Both products use the same scratch: the first one's moves aside.
-            std::mem::swap(&mut scratch.values, &mut scratch.more);
-            self.processor.project(&job.weights.up, rows.clone(), &job.inputs, &job.slices, scratch);
-            for (at, (gate, up)) in scratch.more[..len].iter().zip(&scratch.values[..len]).enumerate() {
-                let (row, input) = (rows.start + at / n, at % n);
-                shared.set(job.hidden_at + input * width + row, silu(*gate) * up);
-            }
+    /// `x += scale * down(silu(gate(input)) * up(input))` for every job.
+    fn run(&self, jobs: &[Job<'_>], activations: &mut [f32], int8: &mut Int8Rows, x: &mut [f32]) {
+        let wants_int8 = |job: &Job<'_>| self.processor.takes_int8(&job.weights.down);
+        let (integer, float) = (jobs.iter().any(wants_int8), !jobs.iter().all(wants_int8));
+        self.gate_and_up(jobs, activations, int8, float);
+        self.down(jobs, activations, integer.then_some(&*int8), x);
+    }
+
+    /// `activations = silu(gate(input)) * up(input)` of every job: as int8 for jobs whose last product takes that, and in
+    /// float32 for all where `float`.
+    fn gate_and_up(&self, jobs: &[Job<'_>], activations: &mut [f32], int8: &mut Int8Rows, float: bool) {
+        let int8 = int8.share(activations.len());
+        let activations = SharedOutput::new(activations);
+        let strips = |job: &Job<'_>| job.weights.gate.rows().div_ceil(ROWS);
+        let per_task = strips_per_task(jobs.iter().map(strips).sum(), self.processor.pool.threads(), STRIPS_OF_A_TILE);
+        let tasks: Vec<(&Job<'_>, usize)> =
+            jobs.iter().flat_map(|job| (0..strips(job)).step_by(per_task).map(move |first| (job, first))).collect();
+        self.processor.pool.run(tasks.len(), |task, scratch| {
+            let (job, first) = tasks[task];
+            let width = job.weights.gate.rows();
+            let quantise = self.processor.takes_int8(&job.weights.down);
+            let (mut gates, mut ups) = (std::mem::take(&mut scratch.strip), std::mem::take(&mut scratch.second_strip));
+            let mut tile = std::mem::take(&mut scratch.more);
+            for_blocks(job.inputs.len(), |block| {
+                for strip in first..strips(job).min(first + per_task) {
+                    let (gate, up) = (&job.weights.gate, &job.weights.up);
+                    self.processor.strip(gate, strip, &job.inputs, block.clone(), scratch, &mut gates);
+                    self.processor.strip(up, strip, &job.inputs, block.clone(), scratch, &mut ups);
+                    // Two strips make a tile of the next product's columns, which is quantised as a whole.
+                    let tile = at_least(&mut tile, block.len() * TILE);
+                    let half = strip % STRIPS_OF_A_TILE * ROWS;
+                    for ((gate, up), tile) in gates.iter().zip(&ups).zip(tile.chunks_exact_mut(TILE)) {
+                        for slot in 0..ROWS {
+                            tile[half + row_of_slot(slot)] = silu(gate[slot]) * up[slot];
+                        }
+                    }
+                    for (i, tile) in block.clone().zip(tile.chunks_exact(TILE)) {
+                        let at = job.hidden_at + i * width + strip * ROWS;
+                        if float {
+                            for row in 0..ROWS.min(width - strip * ROWS) {
+                                activations.set(at + row, tile[half + row]);
+                            }
+                        }
+                        if quantise && half > 0 {
+                            int8.quantize(at - half, tile);
+                        }
+                    }
+                }
+            });
+            (scratch.strip, scratch.second_strip, scratch.more) = (gates, ups, tile);
         });
     }
 
-    /// `out = down(activations)` of every job.
-    fn down(&self, jobs: &[Job<'_>], activations: &[f32], int8: &mut Int8Rows, out: &mut [f32]) {
-        let quantised = jobs.iter().all(|job| Int8Rows::takes(job.weights.down.cols()));
-        let all = match quantised {
-            true => self.processor.inputs(activations, activations.len(), int8),
-            false => Inputs::all(activations, activations.len()),
-        };
-        let inputs = |job: &Job<'_>| all.part(job.hidden_at, job.slices.len(), job.weights.down.cols());
-        let jobs: Vec<_> =
-            jobs.iter().map(|job| Job::new(job.weights, inputs(job), job.hidden_at, job.out_at)).collect();
-        let shared = SharedOutput::new(out);
-        let rows = |job: &Job<'_>| job.weights.down.rows();
-        self.each_tile(&jobs, rows, |job, rows, scratch| {
-            let n = job.slices.len();
-            let values = self.processor.project(&job.weights.down, rows.clone(), &job.inputs, &job.slices, scratch);
-            for (at, value) in values.iter().enumerate() {
-                shared.set(job.out_at + (at % n) * self.hidden + rows.start + at / n, *value);
-            }
-        });
-    }
-
-    /// Calls `work(job, weight rows, scratch)` for tiles that cover the `rows(job)` weight rows of every job.
-    fn each_tile(
-        &self,
-        jobs: &[Job<'_>],
-        rows: impl Fn(&Job<'_>) -> usize,
-        work: impl Fn(&Job<'_>, Range<usize>, &mut Scratch) + Sync,
-    ) {
-        let total: usize = jobs.iter().map(&rows).sum();
-        let tile = tile_rows(total, self.processor.pool.threads());
-        let tiles: Vec<(usize, Range<usize>)> = jobs
+    /// `x += scale * down(activations)` of every job.
+    fn down(&self, jobs: &[Job<'_>], activations: &[f32], int8: Option<&Int8Rows>, x: &mut [f32]) {
+        let hidden = self.hidden;
+        let rows = x.len() / hidden;
+        let inputs: Vec<Inputs<'_>> = jobs
             .iter()
-            .enumerate()
-            .flat_map(|(i, job)| {
-                let rows = rows(job);
-                (0..rows).step_by(tile).map(move |first| (i, first..rows.min(first + tile)))
+            .map(|job| {
+                let int8 = int8.filter(|_| self.processor.takes_int8(&job.weights.down));
+                Inputs::part(activations, int8, job.hidden_at, job.inputs.len(), job.weights.down.cols())
             })
             .collect();
-        self.processor.pool.run(tiles.len(), |t, scratch| {
-            let (job, rows) = &tiles[t];
-            work(&jobs[*job], rows.clone(), scratch);
+        let strips = hidden.div_ceil(ROWS);
+        let per_task = strips_per_task(strips, self.processor.pool.threads(), 1);
+        let x = SharedOutput::new(x);
+        self.processor.pool.run(strips.div_ceil(per_task), |task, scratch| {
+            let strips = task * per_task..strips.min((task + 1) * per_task);
+            let mut sums = std::mem::take(&mut scratch.strip);
+            let mut totals = std::mem::take(&mut scratch.second_strip);
+            totals.clear();
+            totals.resize(rows * strips.len(), [0.0; ROWS]);
+            for (job, inputs) in jobs.iter().zip(&inputs) {
+                for_blocks(inputs.len(), |block| {
+                    for (s, strip) in strips.clone().enumerate() {
+                        self.processor.strip(&job.weights.down, strip, inputs, block.clone(), scratch, &mut sums);
+                        for (i, sums) in block.clone().zip(&sums) {
+                            let row = job.rows.map_or(i, |rows| rows[i] as usize);
+                            let scale = job.scales.map_or(1.0, |scales| scales[i]);
+                            for (total, sum) in totals[row * strips.len() + s].iter_mut().zip(sums) {
+                                *total += scale * sum;
+                            }
+                        }
+                    }
+                });
+            }
+            for (row, totals) in totals.chunks_exact(strips.len()).enumerate() {
+                for (strip, totals) in strips.clone().zip(totals) {
+                    let first = strip * ROWS;
+                    for (value, at) in in_row_order(totals).into_iter().zip(first..hidden.min(first + ROWS)) {
+                        x.add(row * hidden + at, value);
+                    }
+                }
+            }
+            (scratch.strip, scratch.second_strip) = (sums, totals);
         });
     }
 }
@@ -255,13 +286,15 @@ mod tests {
         let spec = MoeSpec { experts: 4, top_k: 2, width: 1, shared_width: 0, normalise_top_k: true };
         let mut routing = Routing::default();
         let logits = [0.0, 1.0, 2.0, -1.0, 3.0, 0.0, 2.0, 0.0, 0.0, 5.0, 0.0, 4.0];
-        routing.route(&logits, &spec);
+        routing.route(&logits, &spec, &Pool::new(1).unwrap());
         let chosen: Vec<_> = routing.activations().collect();
         assert_eq!(chosen, [2, 1, 0, 2, 1, 3]);
         for (i, choice) in routing.choices.iter().enumerate() {
-            assert_eq!(routing.rows[choice.entry] as usize, i / 2);
             let group = routing.groups.iter().find(|g| g.expert == choice.expert).unwrap();
-            assert!((group.first_entry..group.first_entry + group.entries).contains(&choice.entry));
+            let entries = group.first_entry..group.first_entry + group.entries;
+            let found: Vec<_> = entries.filter(|&entry| routing.rows[entry] as usize == i / 2).collect();
+            assert_eq!(found.len(), 1);
+            assert_eq!(routing.weights[found[0]], choice.weight);
         }
         for pair in routing.choices.chunks(2) {
             assert!((pair[0].weight + pair[1].weight - 1.0).abs() < 1e-6);
@@ -272,7 +305,7 @@ mod tests {
     fn weights_are_plain_probabilities_without_normalisation_and_ties_go_to_the_lower_index() {
         let spec = MoeSpec { experts: 4, top_k: 2, width: 1, shared_width: 0, normalise_top_k: false };
         let mut routing = Routing::default();
-        routing.route(&[0.0; 4], &spec);
+        routing.route(&[0.0; 4], &spec, &Pool::new(1).unwrap());
         assert_eq!(routing.activations().collect::<Vec<_>>(), [0, 1]);
         assert!(routing.choices.iter().all(|c| (c.weight - 0.25).abs() < 1e-7));
     }
@@ -283,7 +316,11 @@ mod tests {
             let spec = MoeSpec { experts: 3, top_k: 2, width: 1, shared_width: 0, normalise_top_k };
             let mut routing = Routing::default();
             let (nan, infinity) = (f32::NAN, f32::INFINITY);
-            routing.route(&[0.0, nan, 1.0, 0.0, 1.0, 2.0, infinity, 0.0, 0.0, nan, nan, nan], &spec);
+            routing.route(
+                &[0.0, nan, 1.0, 0.0, 1.0, 2.0, infinity, 0.0, 0.0, nan, nan, nan],
+                &spec,
+                &Pool::new(2).unwrap(),
+            );
             let weights: Vec<bool> = routing.choices.iter().map(|c| c.weight.is_nan()).collect();
             assert_eq!(weights, [true, true, false, false, true, true, true, true]);
         }

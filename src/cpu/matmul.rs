@@ -1,11 +1,17 @@
 //! The matrix product: weights as the model holds them times rows of activations.
+//!
+//! Work is cut into strips of 16 weight rows, the unit of the packed form; several products share one round of tasks.
 
 use super::int8::{Int8Rows, strips};
 use super::kernels::Isa;
 use super::pool::{Pool, Scratch, SharedOutput, at_least};
 use crate::error::Result;
-use crate::quant::packed::{ROWS, row_of_slot};
-use crate::quant::{Packed, Weight};
+use crate::model::Linear;
+use crate::quant::Weight;
+use crate::quant::packed::{ROWS, row_of_slot, slot_of_row};
+
+/// Rows of activations that pass over a strip together: their codes fit the second-level cache.
+const INPUT_BLOCK: usize = 64;
 
 /// The workers and the arithmetic of one model.
 pub struct Processor {
@@ -20,27 +26,57 @@ pub struct Processor {
 pub struct Inputs<'a> {
     data: &'a [f32],
     cols: usize,
+    rows: usize,
     /// The same values, quantised, and where in them `data` starts.
     int8: Option<(&'a Int8Rows, usize)>,
     /// Which rows of `data`, in which order; `None`: all.
     picked: Option<&'a [u32]>,
 }
 
+/// One product of a round: `out[i, r] = inputs[i] · weight[r] + bias[r]`, `out` is `[inputs.len(), weight.rows()]`.
+pub struct Product<'a> {
+    pub weight: &'a Weight,
+    pub bias: Option<&'a [f32]>,
+    pub inputs: Inputs<'a>,
+    pub out: &'a mut [f32],
+    /// Add to what `out` holds.
+    pub add: bool,
+}
+
+impl Linear {
+    /// The product of this matrix and its bias with `inputs`.
+    pub(super) fn product<'a>(&'a self, inputs: Inputs<'a>, out: &'a mut [f32]) -> Product<'a> {
+        Product { bias: self.bias.as_deref(), ..Product::new(&self.matrix, inputs, out) }
+    }
+}
+
+impl<'a> Product<'a> {
+    /// `out[i, r] = inputs[i] · weight[r]`.
+    pub fn new(weight: &'a Weight, inputs: Inputs<'a>, out: &'a mut [f32]) -> Self {
+        Self { weight, bias: None, inputs, out, add: false }
+    }
+
+    /// The same product, added to what `out` holds.
+    pub fn added(self) -> Self {
+        Self { add: true, ..self }
+    }
+}
+
 impl<'a> Inputs<'a> {
     /// Every row of `data` `[rows, cols]`, in float32 only.
     pub fn all(data: &'a [f32], cols: usize) -> Self {
-        Self { data, cols, int8: None, picked: None }
+        Self { data, cols, rows: data.len() / cols.max(1), int8: None, picked: None }
     }
 
-    /// `rows` rows of `cols` columns that start at value `at` of these, whose own shape does not matter.
-    pub fn part(self, at: usize, rows: usize, cols: usize) -> Self {
-        let int8 = self.int8.map(|(int8, start)| (int8, start + at));
-        Self { data: &self.data[at..at + rows * cols], cols, int8, picked: None }
+    /// `rows` rows of `cols` columns that start at value `at` of a buffer that was filled in float32, as int8, or as both.
+    pub fn part(data: &'a [f32], int8: Option<&'a Int8Rows>, at: usize, rows: usize, cols: usize) -> Self {
+        let data = data.get(at..at + rows * cols).unwrap_or_default();
+        Self { data, cols, rows, int8: int8.map(|int8| (int8, at)), picked: None }
     }
 
     /// Only the rows `picked`.
     pub fn picked(self, picked: &'a [u32]) -> Self {
-        Self { picked: Some(picked), ..self }
+        Self { picked: Some(picked), rows: picked.len(), ..self }
     }
 
     /// The same rows, in float32 only: for products whose small errors would change a choice.
@@ -50,26 +86,25 @@ impl<'a> Inputs<'a> {
 
     /// How many rows there are.
     pub fn len(&self) -> usize {
-        self.picked.map_or(self.data.len() / self.cols, <[u32]>::len)
+        self.rows
     }
 
-    fn index(&self, i: usize) -> usize {
-        self.picked.map_or(i, |p| p[i] as usize)
+    fn start(&self, i: usize) -> usize {
+        self.picked.map_or(i, |p| p[i] as usize) * self.cols
     }
 
-    /// The rows in float32, for [`Processor::project`].
-    pub fn slices(&self) -> Vec<&'a [f32]> {
-        (0..self.len()).map(|i| self.index(i) * self.cols).map(|at| &self.data[at..at + self.cols]).collect()
+    fn row(&self, i: usize) -> &'a [f32] {
+        &self.data[self.start(i)..][..self.cols]
     }
 }
 
-/// Weight rows of one task: whole strips, few enough that every worker gets several tasks.
-pub fn tile_rows(rows: usize, threads: usize) -> usize {
-    (rows / (threads * 8)).next_multiple_of(ROWS).clamp(ROWS, 4 * ROWS)
+/// Strips of one task: few enough that every worker gets several tasks, and a multiple of `unit`.
+pub fn strips_per_task(strips: usize, threads: usize, unit: usize) -> usize {
+    (strips / (threads * 8)).clamp(1, 4).next_multiple_of(unit)
 }
 
 impl Processor {
-    /// Starts `threads` workers; `exact` keeps activations in float32.
+    /// Starts workers for `threads` threads, the calling one being one of them; `exact` keeps activations in float32.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -78,86 +113,135 @@ impl Processor {
         Ok(Self { pool: Pool::new(threads)?, isa, integer: !exact && isa.has_integer_kernels() })
     }
 
-    /// Every row of `data` `[rows, cols]`; quantised into `int8` where the model computes with integers.
-    pub fn inputs<'a>(&self, data: &'a [f32], cols: usize, int8: &'a mut Int8Rows) -> Inputs<'a> {
-        if !self.integer || !Int8Rows::takes(cols) {
+    /// Whether products with `weight` take quantised activations.
+    pub fn takes_int8(&self, weight: &Weight) -> bool {
+        let Weight::Packed(packed) = weight else { return false };
+        self.integer && strips::serve(packed.format()) && Int8Rows::takes(packed.cols())
+    }
+
+    /// Every row of `data` `[rows, cols]`; quantised into `int8` where a product with one of `weights` wants that.
+    pub fn inputs<'a, 'w>(
+        &self,
+        data: &'a [f32],
+        cols: usize,
+        int8: &'a mut Int8Rows,
+        weights: impl IntoIterator<Item = &'w Weight>,
+    ) -> Inputs<'a> {
+        if !weights.into_iter().any(|weight| self.takes_int8(weight)) {
             return Inputs::all(data, cols);
         }
-        int8.quantize(data);
+        let shared = int8.share(data.len());
+        self.pool.run(data.len() / cols, |row, _| shared.quantize(row * cols, &data[row * cols..(row + 1) * cols]));
         Inputs { int8: Some((int8, 0)), ..Inputs::all(data, cols) }
     }
 
-    /// `out[i, r] = inputs[i] · weight[r] + bias[r]`, `out` is `[inputs.len(), weight.rows()]`.
-    pub fn matmul(&self, weight: &Weight, bias: Option<&[f32]>, inputs: Inputs<'_>, out: &mut [f32]) {
-        let (n, rows) = (inputs.len(), weight.rows());
-        if n == 0 {
-            return;
+    /// All `products` in one round.
+    pub fn multiply<'a>(&self, products: impl IntoIterator<Item = Product<'a>>) {
+        let products: Vec<_> = products
+            .into_iter()
+            .map(|p| {
+                (p.weight, p.bias, p.inputs, SharedOutput::new(&mut p.out[..p.inputs.len() * p.weight.rows()]), p.add)
+            })
+            .collect();
+        let strips = |weight: &Weight| weight.rows().div_ceil(ROWS);
+        let per_task = strips_per_task(products.iter().map(|p| strips(p.0)).sum(), self.pool.threads(), 1);
+        let mut tasks = Vec::new();
+        for (product, (weight, ..)) in products.iter().enumerate() {
+            let strips = strips(weight);
+            tasks.extend((0..strips).step_by(per_task).map(|first| (product, first..strips.min(first + per_task))));
         }
-        let slices = inputs.slices();
-        let tile = tile_rows(rows, self.pool.threads());
-        let out = SharedOutput::new(&mut out[..n * rows]);
-        self.pool.run(rows.div_ceil(tile), |task, scratch| {
-            let first = task * tile;
-            let values = self.project(weight, first..rows.min(first + tile), &inputs, &slices, scratch);
-            for (r, values) in values.chunks_exact(n).enumerate() {
-                let bias = bias.map_or(0.0, |b| b[first + r]);
-                for (i, value) in values.iter().enumerate() {
-                    out.set(i * rows + first + r, value + bias);
+        self.pool.run(tasks.len(), |task, scratch| {
+            let (product, strips) = &tasks[task];
+            let (weight, bias, inputs, out, add) = &products[*product];
+            let rows = weight.rows();
+            let mut sums = std::mem::take(&mut scratch.strip);
+            for_blocks(inputs.len(), |block| {
+                for strip in strips.clone() {
+                    self.strip(weight, strip, inputs, block.clone(), scratch, &mut sums);
+                    let first = strip * ROWS;
+                    for (i, sums) in block.clone().zip(&sums) {
+                        for row in 0..ROWS.min(rows - first) {
+                            let value = sums[slot_of_row(row)] + bias.map_or(0.0, |bias| bias[first + row]);
+                            let at = i * rows + first + row;
+                            if *add { out.add(at, value) } else { out.set(at, value) }
+                        }
+                    }
                 }
-            }
+            });
+            scratch.strip = sums;
         });
     }
 
-    /// Products of the weight rows `rows` (from a strip's start) with all inputs: `[rows, inputs]`, in the scratch.
-    /// `slices` are the inputs' rows, which many tasks share.
-    pub fn project<'s>(
-        &self,
-        weight: &Weight,
-        rows: std::ops::Range<usize>,
-        inputs: &Inputs<'_>,
-        slices: &[&[f32]],
-        scratch: &'s mut Scratch,
-    ) -> &'s [f32] {
-        let n = slices.len();
-        let values = at_least(&mut scratch.values, rows.len() * n);
-        match weight {
-            Weight::Stored(matrix) => {
-                let decoded = at_least(&mut scratch.weights, 4 * matrix.cols());
-                self.isa.project(matrix, rows.start, slices, decoded, values);
-            }
-            Weight::Packed(packed) => {
-                for (strip, values) in (rows.start / ROWS..).zip(values.chunks_mut(ROWS * n)) {
-                    self.strip(packed, strip, inputs, slices, &mut scratch.strip, values);
-                }
-            }
-        }
-        values
+    /// `out = inputs · weight`, a round by itself.
+    pub fn matmul(&self, weight: &Weight, inputs: Inputs<'_>, out: &mut [f32]) {
+        self.multiply([Product::new(weight, inputs, out)]);
     }
 
-    fn strip(
+    /// `sums[i][slot] = weight[row of slot in strip] · inputs[block.start + i]` for a block of [`for_blocks`]; rows beyond the
+    /// last are unspecified.
+    pub fn strip(
         &self,
-        packed: &Packed,
+        weight: &Weight,
         strip: usize,
         inputs: &Inputs<'_>,
-        slices: &[&[f32]],
+        block: std::ops::Range<usize>,
+        scratch: &mut Scratch,
         sums: &mut Vec<[f32; ROWS]>,
-        values: &mut [f32],
     ) {
-        let n = slices.len();
+        let n = block.len();
+        sums.clear();
         sums.resize(n, [0.0; ROWS]);
-        match inputs.int8.filter(|_| strips::serve(packed.format())) {
-            Some((int8, start)) => {
-                let row = |i| int8.row(start + inputs.index(i) * inputs.cols, inputs.cols);
+        match (weight, inputs.int8) {
+            (Weight::Packed(packed), Some((int8, start))) if self.takes_int8(weight) => {
+                let row = |i| int8.row(start + inputs.start(block.start + i), inputs.cols);
                 strips::project(self.isa, packed, strip, row, sums);
             }
-            None => self.isa.project_strip(packed, strip, slices, sums),
+            _ => {
+                let mut rows: [&[f32]; INPUT_BLOCK] = [&[]; INPUT_BLOCK];
+                rows.iter_mut().zip(block).for_each(|(row, i)| *row = inputs.row(i));
+                self.strip_of_floats(weight, strip, &rows[..n], scratch, sums);
+            }
         }
-        for (i, sums) in sums.iter().enumerate() {
-            for (slot, sum) in sums.iter().enumerate() {
-                if let Some(value) = values.get_mut(row_of_slot(slot) * n + i) {
-                    *value = *sum;
+    }
+
+    fn strip_of_floats(
+        &self,
+        weight: &Weight,
+        strip: usize,
+        inputs: &[&[f32]],
+        scratch: &mut Scratch,
+        sums: &mut [[f32; ROWS]],
+    ) {
+        match weight {
+            Weight::Packed(packed) => self.isa.project_strip(packed, strip, inputs, sums),
+            Weight::Stored(matrix) => {
+                let n = inputs.len();
+                let rows = ROWS.min(matrix.rows() - strip * ROWS);
+                let decoded = at_least(&mut scratch.weights, 4 * matrix.cols());
+                let values = at_least(&mut scratch.values, rows * n);
+                self.isa.project(matrix, strip * ROWS, inputs, decoded, values);
+                for (row, values) in values.chunks_exact(n).enumerate() {
+                    for (sums, value) in sums.iter_mut().zip(values) {
+                        sums[slot_of_row(row)] = *value;
+                    }
                 }
             }
         }
     }
+}
+
+/// Calls `work` for blocks of up to [`INPUT_BLOCK`] of `n` inputs.
+pub fn for_blocks(n: usize, mut work: impl FnMut(std::ops::Range<usize>)) {
+    for first in (0..n).step_by(INPUT_BLOCK) {
+        work(first..n.min(first + INPUT_BLOCK));
+    }
+}
+
+/// Puts the sums of one strip for one input into row order.
+pub fn in_row_order(sums: &[f32; ROWS]) -> [f32; ROWS] {
+    let mut rows = [0.0; ROWS];
+    for (slot, sum) in sums.iter().enumerate() {
+        rows[row_of_slot(slot)] = *sum;
+    }
+    rows
 }

@@ -28,11 +28,7 @@ pub fn plan(spec: &ModelSpec, layout: &StateLayout, exact: bool, max_rows: usize
         conv.saturating_add(heads).saturating_mul(product(&[4, spec.delta_layers()]))
     });
     let sizes = WorkspaceSizes::new(spec);
-    let row = 2 * spec.hidden
-        + sizes.projections.iter().sum::<usize>()
-        + sizes.mixed
-        + sizes.expert_hidden
-        + sizes.expert_out;
+    let row = 2 * spec.hidden + sizes.projections.iter().sum::<usize>() + sizes.mixed + sizes.expert_hidden;
     MemoryPlan {
         // The books of the pool are four bytes a page.
         kv: product(&positions).saturating_mul(product(&kv_token)).saturating_add(product(&[4, layout.pages])),
@@ -47,7 +43,6 @@ pub struct WorkspaceSizes {
     pub projections: [usize; 5],
     pub mixed: usize,
     pub expert_hidden: usize,
-    pub expert_out: usize,
 }
 
 impl WorkspaceSizes {
@@ -66,13 +61,12 @@ impl WorkspaceSizes {
             }
             mixed = mixed.max(delta.conv_channels());
         }
-        let (mut expert_hidden, mut expert_out) = (spec.dense_width, spec.hidden);
+        let mut expert_hidden = spec.dense_width;
         if let Some(moe) = &spec.moe {
             projections[0] = projections[0].max(moe.experts);
             expert_hidden = expert_hidden.max(moe.top_k * moe.width + moe.shared_width);
-            expert_out = (moe.top_k + usize::from(moe.shared_width > 0)) * spec.hidden;
         }
-        Self { projections, mixed, expert_hidden, expert_out }
+        Self { projections, mixed, expert_hidden }
     }
 }
 

@@ -4,6 +4,7 @@
 //! kind is one file: [`attention`], [`delta_net`], [`experts`]; they share the matrix product in [`matmul`], its integer
 //! kernels in [`int8`], the float kernels in [`kernels`] and the worker threads in [`pool`].
 
+mod affinity;
 mod attention;
 mod delta_net;
 mod experts;
@@ -17,6 +18,7 @@ mod traffic;
 
 use std::sync::Arc;
 
+pub use affinity::cores;
 use attention::KvCache;
 use delta_net::DeltaStates;
 use experts::Routing;
@@ -63,7 +65,7 @@ struct Workspace {
     rows: usize,
     /// Residual stream `[rows, hidden]`.
     x: Vec<f32>,
-    /// Normalised input of the current half layer `[rows, hidden]`; also takes the output of a mixer.
+    /// Normalised input of the current half layer `[rows, hidden]`.
     normed: Vec<f32>,
     /// `normed`, `mixed` or the heads of a DeltaNet layer, quantised, whichever is multiplied next.
     int8: Int8Rows,
@@ -77,8 +79,6 @@ struct Workspace {
     routing: Routing,
     /// SwiGLU activations `[entries, width]`.
     expert_hidden: Vec<f32>,
-    /// Outputs `[entries, hidden]`.
-    expert_out: Vec<f32>,
     /// What the step moved so far.
     costs: Costs,
 }
@@ -122,14 +122,6 @@ impl CpuBackend {
         });
     }
 
-    /// `x += normed`, the end of each half layer whose output was left in `normed`.
-    fn add_residual(&mut self) {
-        let len = self.work.rows * self.spec.hidden;
-        for (x, y) in self.work.x[..len].iter_mut().zip(&self.work.normed[..len]) {
-            *x += y;
-        }
-    }
-
     fn wrong_layer(&self, layer: usize, expected: &str) -> Error {
         Error::Internal(format!("layer {layer} of {} is no {expected} layer", self.spec.layers.len()))
     }
@@ -154,6 +146,10 @@ impl CpuBackend {
 }
 
 impl Backend for CpuBackend {
+    fn attach(&mut self) {
+        self.processor.pool.attach();
+    }
+
     fn embed(&mut self, batch: &Batch<'_>) -> Result<()> {
         self.check(batch)?;
         let hidden = self.spec.hidden;
@@ -178,7 +174,6 @@ impl Backend for CpuBackend {
         let kv = self.kv.layer_mut(layer)?;
         context.run(weights, kv, batch, &mut self.work);
         self.work.costs[Operation::Attention].bytes += traffic::attention(weights, kv, batch);
-        self.add_residual();
         Ok(())
     }
 
@@ -193,7 +188,6 @@ impl Backend for CpuBackend {
         let states = self.states.layer_mut(layer)?;
         context.run(weights, states, batch, &mut self.work);
         self.work.costs[Operation::DeltaNet].bytes += traffic::delta_net(weights, states, batch);
-        self.add_residual();
         Ok(())
     }
 
@@ -235,11 +229,13 @@ impl Backend for CpuBackend {
         for (row, out) in wanted.iter().zip(work.normed.chunks_exact_mut(hidden)) {
             self.processor.isa.rms_norm(&work.x[row * hidden..(row + 1) * hidden], &self.weights.final_norm, eps, out);
         }
-        let inputs = self.processor.inputs(&work.normed[..wanted.len() * hidden], hidden, &mut work.int8);
-        self.processor.matmul(&self.weights.head, None, inputs, logits);
+        let normed = &work.normed[..wanted.len() * hidden];
+        let inputs = self.processor.inputs(normed, hidden, &mut work.int8, [&self.weights.head]);
+        self.processor.matmul(&self.weights.head, inputs, logits);
         if !wanted.is_empty() {
             work.costs[Operation::Head].bytes += self.weights.head.bytes() as u64;
         }
+        self.processor.pool.rest();
         Ok(())
     }
 
@@ -272,7 +268,6 @@ impl Workspace {
             hidden_int8: Int8Rows::default(),
             routing: Routing::default(),
             expert_hidden: rows(sizes.expert_hidden)?,
-            expert_out: rows(sizes.expert_out)?,
             costs: Costs::default(),
         })
     }

@@ -1,8 +1,9 @@
 //! What the machine has: memory that a load may take, and cores to compute with.
 
-use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use crate::cpu;
 
 /// Bytes of host memory that this process can still take: what the kernel holds to be available, or less where a control
 /// group (a container) sets a limit. `None` where neither is known.
@@ -56,17 +57,12 @@ fn field(text: &str, name: &str) -> Option<u64> {
 
 /// Worker threads that suit the machine: one a physical core, within what this process may use.
 pub(super) fn default_threads() -> usize {
+    // Counts a control group's share of the processors, too.
     let allowed = std::thread::available_parallelism().map_or(1, usize::from);
-    physical_cores().map_or(allowed, |cores| cores.min(allowed)).max(1)
-}
-
-fn physical_cores() -> Option<usize> {
-    let cpus = fs::read_dir("/sys/devices/system/cpu").ok()?;
-    let cores = cpus.flatten().filter_map(|cpu| {
-        let read = |name| fs::read_to_string(cpu.path().join("topology").join(name)).ok();
-        Some((read("physical_package_id")?, read("core_id")?))
-    });
-    Some(cores.collect::<HashSet<_>>().len()).filter(|&cores| cores > 0)
+    match cpu::cores().len() {
+        0 => allowed,
+        cores => cores.min(allowed),
+    }
 }
 
 #[cfg(test)]

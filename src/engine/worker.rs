@@ -97,6 +97,7 @@ impl Worker {
 
     /// Serves requests until every handle of the model is gone.
     pub(super) fn run(mut self) {
+        self.parts.backend.attach();
         while self.receive() {
             if let Err(panic) = catch(|| self.step()) {
                 self.break_down(panic);

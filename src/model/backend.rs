@@ -73,6 +73,9 @@ pub struct BackendInfo {
 /// A processor that runs the network. It owns the weights, the activations of the step in progress and the memory of all
 /// sequences. Each operation is coarse, so that a backend may fuse inside it as it likes.
 pub trait Backend: Send {
+    /// Tells the backend that the calling thread, which belongs to the library, will run every step from now on.
+    fn attach(&mut self) {}
+
     /// Starts a step: looks up the embedding of every row. `[rows, hidden]`
     fn embed(&mut self, batch: &Batch<'_>) -> Result<()>;
 

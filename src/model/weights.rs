@@ -103,6 +103,28 @@ pub enum DeltaInputs {
     },
 }
 
+impl DeltaInputs {
+    /// The matrices, in order.
+    pub fn matrices(&self) -> impl Iterator<Item = &Weight> {
+        let (first, second) = match self {
+            DeltaInputs::Interleaved(qkvz) => (qkvz, None),
+            DeltaInputs::Split { qkv, z } => (qkv, Some(z)),
+        };
+        std::iter::once(first).chain(second)
+    }
+}
+
+impl DeltaGates {
+    /// The matrices, in order.
+    pub fn matrices(&self) -> impl Iterator<Item = &Weight> {
+        let (first, second) = match self {
+            DeltaGates::Interleaved(ba) => (ba, None),
+            DeltaGates::Split { b, a } => (b, Some(a)),
+        };
+        std::iter::once(first).chain(second)
+    }
+}
+
 /// How a file lays out the projections to b and a.
 #[derive(Debug)]
 pub enum DeltaGates {

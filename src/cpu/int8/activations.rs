@@ -1,13 +1,18 @@
 //! Activations as int8, a scale for every 32 columns.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::cpu::pool::SharedOutput;
 use crate::quant::packed::TILE;
 
 /// Activations, quantised: `x ≈ scale * code` with `scale = max |x| / 127` over each 32 of them.
 #[derive(Default)]
 pub struct Int8Rows {
-    codes: Vec<i8>,
+    /// Four codes a word, the first in the lowest byte.
+    codes: Vec<u32>,
     scales: Vec<f32>,
-    sums: Vec<[i16; 2]>,
+    /// The sums of a tile's halves, 16 bits each.
+    sums: Vec<u32>,
 }
 
 /// One quantised row.
@@ -21,28 +26,30 @@ pub struct Int8Row<'a> {
     pub sums: &'a [[i16; 2]],
 }
 
+/// The memory of an [`Int8Rows`], which several tasks fill at the same time.
+#[derive(Clone, Copy)]
+pub struct SharedInt8<'a> {
+    codes: &'a [AtomicU32],
+    scales: SharedOutput<'a>,
+    sums: &'a [AtomicU32],
+}
+
 impl Int8Rows {
     /// Whether rows of `cols` columns can be quantised.
     pub fn takes(cols: usize) -> bool {
         cols.is_multiple_of(TILE)
     }
 
-    /// Quantises `data`, rows of any number of columns that it [takes](Self::takes).
-    pub fn quantize(&mut self, data: &[f32]) {
-        self.codes.clear();
-        self.scales.clear();
-        self.sums.clear();
-        for tile in data.as_chunks::<TILE>().0 {
-            let largest = tile.iter().fold(0f32, |m, x| m.max(x.abs()));
-            // `max` passes NaN over; the sum does not, and a scale that is NaN keeps the row's failure visible.
-            let failed = !tile.iter().map(|x| x.abs()).sum::<f32>().is_finite();
-            let scale = if failed { f32::NAN } else { largest / 127.0 };
-            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-            let codes = tile.map(|x| (x * inverse).round_ties_even() as i8);
-            let sum = |half: &[i8]| half.iter().map(|c| i16::from(*c)).sum();
-            self.sums.push([sum(&codes[..16]), sum(&codes[16..])]);
-            self.scales.push(scale);
-            self.codes.extend_from_slice(&codes);
+    /// Room for `len` values, to be filled by [`SharedInt8::quantize`]; what it holds is unspecified.
+    pub fn share(&mut self, len: usize) -> SharedInt8<'_> {
+        let tiles = len / TILE;
+        self.codes.resize(tiles * TILE / 4, 0);
+        self.scales.resize(tiles, 0.0);
+        self.sums.resize(tiles, 0);
+        SharedInt8 {
+            codes: atomics(&mut self.codes),
+            scales: SharedOutput::new(&mut self.scales),
+            sums: atomics(&mut self.sums),
         }
     }
 
@@ -50,9 +57,50 @@ impl Int8Rows {
     pub fn row(&self, start: usize, cols: usize) -> Int8Row<'_> {
         let tiles = start / TILE..(start + cols) / TILE;
         Int8Row {
-            codes: self.codes[start..start + cols].as_chunks::<4>().0,
+            codes: fields(&self.codes[start / 4..(start + cols) / 4]),
             scales: &self.scales[tiles.clone()],
-            sums: &self.sums[tiles],
+            sums: fields(&self.sums[tiles]),
         }
     }
 }
+
+impl SharedInt8<'_> {
+    /// Quantises `data`, whole tiles, to where value `at` begins.
+    pub fn quantize(self, at: usize, data: &[f32]) {
+        for (tile, values) in (at / TILE..).zip(data.as_chunks::<TILE>().0) {
+            let largest = values.iter().fold(0f32, |m, x| m.max(x.abs()));
+            // `max` passes NaN over; the sum does not, and a scale that is NaN keeps the row's failure visible.
+            let failed = !values.iter().map(|x| x.abs()).sum::<f32>().is_finite();
+            let scale = if failed { f32::NAN } else { largest / 127.0 };
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            let codes = values.map(|x| (x * inverse).round_ties_even() as i8);
+            let sum = |half: &[i8]| half.iter().map(|c| i16::from(*c)).sum::<i16>().cast_unsigned();
+            let sums = u32::from(sum(&codes[..16])) | u32::from(sum(&codes[16..])) << 16;
+            self.sums[tile].store(sums, Ordering::Relaxed);
+            self.scales.set(tile, scale);
+            let words = &self.codes[tile * TILE / 4..][..TILE / 4];
+            for (word, codes) in words.iter().zip(codes.as_chunks::<4>().0) {
+                word.store(u32::from_le_bytes(codes.map(i8::cast_unsigned)), Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+fn atomics(words: &mut [u32]) -> &[AtomicU32] {
+    let (pointer, len) = (words.as_mut_ptr().cast::<AtomicU32>(), words.len());
+    // SAFETY: `AtomicU32` has the size, alignment and bit validity of `u32`, and the exclusive borrow is held as long.
+    unsafe { std::slice::from_raw_parts(pointer, len) }
+}
+
+/// Words as the integers that they consist of.
+#[cfg(target_endian = "little")]
+fn fields<T: Field>(words: &[u32]) -> &[T] {
+    const { assert!(size_of::<T>() == size_of::<u32>() && align_of::<T>() <= align_of::<u32>()) };
+    // SAFETY: every bit pattern is a `Field`, whose size is a word's.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
+}
+
+/// Arrays of integers.
+trait Field {}
+impl Field for [i8; 4] {}
+impl Field for [i16; 2] {}

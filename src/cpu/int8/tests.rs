@@ -75,7 +75,7 @@ fn products_with_float_activations_match_float64_for_every_packed_format() {
             for n in [1, 3] {
                 let inputs: Vec<f32> = (0..n * cols).map(|_| random.unit()).collect();
                 let mut out = vec![f32::NAN; n * rows];
-                processor.matmul(&weight, None, Inputs::all(&inputs, cols), &mut out);
+                processor.matmul(&weight, Inputs::all(&inputs, cols), &mut out);
                 assert_close(&out, &reference(&matrix, &inputs), &format!("{format} [{rows}, {cols}], {n} inputs"));
             }
         }
@@ -98,7 +98,8 @@ fn products_with_quantised_activations_are_exact_up_to_the_scales() {
                 }
                 let mut int8 = Int8Rows::default();
                 let mut out = vec![f32::NAN; n * rows];
-                processor.matmul(&weight, None, processor.inputs(&inputs, cols, &mut int8), &mut out);
+                let rows_of_inputs = processor.inputs(&inputs, cols, &mut int8, [&weight]);
+                processor.matmul(&weight, rows_of_inputs, &mut out);
                 assert_close(&out, &reference(&matrix, &inputs), &format!("{format} [{rows}, {cols}], {n} inputs"));
             }
         }
@@ -128,7 +129,8 @@ fn sums_do_not_overflow_at_the_largest_codes() {
             let inputs = vec![sign; cols as usize];
             let mut int8 = Int8Rows::default();
             let mut out = vec![f32::NAN; rows as usize];
-            processor.matmul(&weight, None, processor.inputs(&inputs, cols as usize, &mut int8), &mut out);
+            let rows_of_inputs = processor.inputs(&inputs, cols as usize, &mut int8, [&weight]);
+            processor.matmul(&weight, rows_of_inputs, &mut out);
             assert_close(&out, &reference(&matrix, &inputs), &format!("{format} {code:#x}"));
         }
     }
@@ -140,7 +142,7 @@ fn quantised_activations_are_within_half_a_step_and_a_zero_tile_stays_zero() {
     let mut data: Vec<f32> = (0..128).map(|_| random.unit()).collect();
     data[32..64].fill(0.0);
     let mut int8 = Int8Rows::default();
-    int8.quantize(&data);
+    int8.share(data.len()).quantize(0, &data);
     let row = int8.row(0, 128);
     for (tile, values) in data.chunks_exact(32).enumerate() {
         let largest = values.iter().fold(0f32, |m, x| m.max(x.abs()));
@@ -164,7 +166,8 @@ fn activations_that_are_not_finite_do_not_turn_into_numbers() {
         inputs[256 + 77] = bad;
         let mut int8 = Int8Rows::default();
         let mut out = vec![0.0; 32];
-        processor.matmul(&weight, None, processor.inputs(&inputs, 256, &mut int8), &mut out);
+        let rows_of_inputs = processor.inputs(&inputs, 256, &mut int8, [&weight]);
+        processor.matmul(&weight, rows_of_inputs, &mut out);
         assert!(out[..16].iter().all(|x| x.is_finite()), "another row is not touched");
         assert!(out[16..].iter().all(|x| x.is_nan()));
     }
