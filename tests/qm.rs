@@ -358,12 +358,36 @@ fn a_reader_that_goes_away_ends_the_program_quietly() {
 
 #[test]
 fn bench_reports_medians_and_peak_memory() {
-    let json = succeed("bench --prompt-tokens 20 --generate-tokens 4 --repetitions 2 --json".split(' '));
-    let report: Value = serde_json::from_str(&json).unwrap();
-    for field in ["prefill_tokens_per_second", "decode_tokens_per_second"] {
-        let spread = &report[field];
+    let flags =
+        "bench --prompt-tokens 20,5 --generate-tokens 4 --depth 20,40 --repetitions 2 --bandwidth-buffer 8MB --json";
+    let report: Value = serde_json::from_str(&succeed(flags.split(' '))).unwrap();
+    let ordered = |spread: &Value| {
         let [least, median, most] = ["min", "median", "max"].map(|f| spread[f].as_f64().unwrap());
-        assert!(0.0 < least && least <= median && median <= most, "{field}: {spread}");
+        assert!(0.0 < least && least <= median && median <= most, "{spread}");
+    };
+    let list = |field: &str, size: &str| -> Vec<u64> {
+        let measured = report[field].as_array().unwrap();
+        measured.iter().for_each(|one| ordered(&one["tokens_per_second"]));
+        measured.iter().map(|one| one[size].as_u64().unwrap()).collect()
+    };
+    assert_eq!((list("prefill", "tokens"), list("decode", "depth")), (vec![5, 20], vec![20, 40]));
+    for time in ["before", "after"] {
+        ordered(&report["bandwidth"][time]["all_threads"]);
+        ordered(&report["bandwidth"][time]["one_thread"]);
+    }
+    for decode in report["decode"].as_array().unwrap() {
+        let number = |value: &Value| value.as_f64().unwrap();
+        let operations = decode["operations"].as_object().unwrap();
+        for name in ["embed", "attention", "delta_net", "router", "experts", "head"] {
+            assert!(number(&operations[name]["seconds_per_token"]) > 0.0, "{name}");
+            assert!(number(&operations[name]["bytes_per_token"]) > 0.0, "{name}");
+        }
+        let sum = |field: &str| operations.values().map(|o| number(&o[field])).sum::<f64>();
+        assert!((sum("share_of_time") - 1.0).abs() < 1e-9);
+        assert!((sum("bytes_per_token") / number(&decode["bytes_per_token"]) - 1.0).abs() < 1e-9);
+        let rate = number(&decode["bytes_per_token"]) * number(&decode["tokens_per_second"]["median"]);
+        let share = rate / number(&report["bandwidth"]["bytes_per_second"]);
+        assert!((number(&decode["bandwidth_share"]) / share - 1.0).abs() < 1e-9);
     }
     let peak = report["peak_memory_bytes"].as_u64().unwrap();
     assert!(peak > report["model_bytes"].as_u64().unwrap(), "{report}");

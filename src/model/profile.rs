@@ -200,6 +200,16 @@ impl Profile {
 }
 
 impl PhaseProfile {
+    /// Adds the steps of `other`.
+    pub fn add(&mut self, other: &PhaseProfile) {
+        self.steps += other.steps;
+        self.tokens += other.tokens;
+        for operation in Operation::ALL {
+            self.costs[operation].time += other.costs[operation].time;
+            self.costs[operation].bytes += other.costs[operation].bytes;
+        }
+    }
+
     fn since(&self, earlier: &PhaseProfile) -> PhaseProfile {
         let mut costs = self.costs;
         for operation in Operation::ALL {
@@ -336,7 +346,6 @@ mod tests {
         let mut timed = Timed::new(&mut slow);
         timed.embed(&batch).unwrap();
         timed.delta_net(0, &batch).unwrap_err();
-        drop(timed);
         assert_eq!(Timed::new(&mut slow).finish().total(), Cost::default());
     }
 

@@ -13,6 +13,7 @@ mod inspect;
 mod interrupt;
 mod load;
 mod npy;
+mod process;
 mod progress;
 mod synth;
 
