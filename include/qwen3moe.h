@@ -57,6 +57,15 @@
 /** Device: the processor. Numbers from 0 are CUDA devices. */
 #define QM_DEVICE_CPU (-1)
 
+/** KV cache in half precision. */
+#define QM_KV_F16 0
+
+/** KV cache in bytes with a scale for every 32 channels: about half of the memory, slightly less exact. */
+#define QM_KV_Q8_0 1
+
+/** KV cache in single precision. */
+#define QM_KV_F32 2
+
 /** Log level: something failed. */
 #define QM_LOG_ERROR 1
 
@@ -185,6 +194,10 @@ typedef struct qm_load_options_t {
     qm_progress_fn progress;
     /** Given to `progress`. */
     void *progress_user_data;
+    /** How keys and values are stored: QM_KV_F16 (the default), QM_KV_Q8_0 or QM_KV_F32. With `exact` it is QM_KV_F32. */
+    uint32_t kv;
+    /** Not used: 0. */
+    uint32_t reserved;
 } qm_load_options_t;
 
 /**

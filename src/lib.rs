@@ -32,8 +32,8 @@ pub mod text;
 
 pub use checkpoint::{Checkpoint, Kind as CheckpointKind, LayerTensor, Role, TensorInfo, Unused};
 pub use engine::{
-    Device, Event, FinishReason, Fit, GenerateOptions, LoadOptions, LogLevel, MemoryUse, Model, Prompt, Stream,
-    StreamStats, fit, tokenize,
+    Device, Event, FinishReason, Fit, GenerateOptions, KvFormat, LoadOptions, LogLevel, MemoryUse, Model, Prompt,
+    Stream, StreamStats, fit, tokenize,
 };
 pub use error::{Error, Result};
 pub use model::{

@@ -15,7 +15,7 @@ use qwen3moe::model::{
     MixerWeights, SwiGlu, Weights, forward, read_spec,
 };
 use qwen3moe::quant::Weight;
-use qwen3moe::state::{Pools, StateLayout};
+use qwen3moe::state::{KvFormat, Pools, StateLayout};
 use qwen3moe::{Event, GenerateOptions, LoadOptions, Model, Prompt};
 use support::goldens::{Case, cases, difference};
 
@@ -99,7 +99,7 @@ fn interleaved(case: &Case, sequences: [&[u32]; 3], rows: [usize; 3]) -> [Vec<f3
     let layout = StateLayout::new(3, 3 * 256);
     let is_moe = spec.layers.iter().map(|layer| layer.feed_forward == FeedForward::Moe);
     let counters = Arc::new(ExpertCounters::new(spec.moe.as_ref().map_or(0, |moe| moe.experts), is_moe));
-    let options = CpuOptions { threads: 2, exact: true, max_rows: rows.iter().sum() };
+    let options = CpuOptions { threads: 2, exact: true, kv: KvFormat::F32, max_rows: rows.iter().sum() };
     let mut backend =
         CpuBackend::new(spec.clone(), weights, layout, counters, &options, &LoadProgress::default()).unwrap();
     let mut pools = Pools::new(layout).unwrap();

@@ -10,13 +10,20 @@ use super::boundary::boundary;
 use super::extensible::{extensible, init_options, read_options};
 use super::load::qm_load_progress_t;
 use super::status::{QM_OK, qm_status};
-use crate::engine::{Device, GenerateOptions, LoadOptions, LogLevel, LogSink};
+use crate::engine::{Device, GenerateOptions, KvFormat, LoadOptions, LogLevel, LogSink};
 use crate::error::Result;
 
 /// Device: the best that is there.
 pub const QM_DEVICE_AUTOMATIC: i32 = -2;
 /// Device: the processor. Numbers from 0 are CUDA devices.
 pub const QM_DEVICE_CPU: i32 = -1;
+
+/// KV cache in half precision.
+pub const QM_KV_F16: u32 = 0;
+/// KV cache in bytes with a scale for every 32 channels: about half of the memory, slightly less exact.
+pub const QM_KV_Q8_0: u32 = 1;
+/// KV cache in single precision.
+pub const QM_KV_F32: u32 = 2;
 
 /// Log level: something failed.
 pub const QM_LOG_ERROR: i32 = 1;
@@ -75,12 +82,16 @@ pub struct qm_load_options_t {
     pub progress: qm_progress_fn,
     /// Given to `progress`.
     pub progress_user_data: *mut c_void,
+    /// How keys and values are stored: QM_KV_F16 (the default), QM_KV_Q8_0 or QM_KV_F32. With `exact` it is QM_KV_F32.
+    pub kv: u32,
+    /// Not used: 0.
+    pub reserved: u32,
 }
 
-extensible!(qm_load_options_t, first: 96, size: 96, {
+extensible!(qm_load_options_t, first: 96, size: 104, {
     struct_size: 0, device: 4, vram_budget: 8, ram_budget: 16, kv_tokens: 24, context_length: 32, streams: 36,
     threads: 40, prefill_chunk: 44, exact: 48, log_level: 52, cache_dir: 56, log: 64, log_user_data: 72,
-    progress: 80, progress_user_data: 88,
+    progress: 80, progress_user_data: 88, kv: 96, reserved: 100,
 });
 
 /// How to generate. Set it up with qm_generate_options_init, then change what you like. Memory that it points to needs to
@@ -146,6 +157,8 @@ impl Default for qm_load_options_t {
             log_user_data: std::ptr::null_mut(),
             progress: None,
             progress_user_data: std::ptr::null_mut(),
+            kv: QM_KV_F16,
+            reserved: 0,
         }
     }
 }
@@ -260,6 +273,15 @@ pub(super) unsafe fn load_options(
     if !(0..=QM_LOG_DEBUG).contains(&o.log_level) {
         return Err(invalid("log_level", format_args!("{}, expected 0 to {QM_LOG_DEBUG}", o.log_level)));
     }
+    let kv = match o.kv {
+        QM_KV_F16 => KvFormat::F16,
+        QM_KV_Q8_0 => KvFormat::Q8_0,
+        QM_KV_F32 => KvFormat::F32,
+        other => return Err(invalid("kv", format_args!("{other}, expected QM_KV_F16, QM_KV_Q8_0 or QM_KV_F32"))),
+    };
+    if o.reserved != 0 {
+        return Err(invalid("reserved", format_args!("{}, expected 0", o.reserved)));
+    }
     let cache_dir = match o.cache_dir.is_null() {
         true => None,
         // SAFETY: not NULL, and NUL-terminated as the caller promises.
@@ -283,6 +305,7 @@ pub(super) unsafe fn load_options(
         threads: o.threads as usize,
         prefill_chunk: o.prefill_chunk as usize,
         exact: o.exact != 0,
+        kv,
         cache_dir,
         log,
     };

@@ -65,6 +65,8 @@ macro_rules! kernel {
     };
 }
 
+pub(crate) use kernel;
+
 kernel! {
     /// `out[r * n + i] = matrix[first_row + r] · inputs[i]` for `out.len() / n` rows. `decoded` takes up to four rows of weights.
     project = project_body(matrix: &Matrix, first_row: usize, inputs: &[&[f32]], decoded: &mut [f32], out: &mut [f32])
@@ -271,34 +273,11 @@ pub fn softplus(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::testing::{assert_close, tiers, values};
     use crate::quant::{AlignedBuffer, Format};
-
-    /// A reproducible sequence of values in -1..1 that are not round.
-    fn values(seed: u32, len: usize) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(2654435769).wrapping_add(1);
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            state as f32 / u32::MAX as f32 * 2.0 - 1.0
-        };
-        (0..len).map(|_| next()).collect()
-    }
-
-    fn tiers() -> Vec<Isa> {
-        let best = Isa::detect();
-        if best == Isa::Portable { vec![best] } else { vec![Isa::Portable, best] }
-    }
 
     fn dot(a: &[f32], b: &[f32]) -> f64 {
         a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-    }
-
-    fn assert_close(found: &[f32], expected: &[f64], what: &str) {
-        let largest = expected.iter().fold(1e-30, |m: f64, e| m.max(e.abs()));
-        for (i, (f, e)) in found.iter().zip(expected).enumerate() {
-            assert!((f64::from(*f) - e).abs() / largest < 1e-5, "{what}, value {i}: {f} for {e}");
-        }
     }
 
     #[test]

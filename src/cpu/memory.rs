@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::ModelSpec;
-use crate::state::StateLayout;
+use crate::state::{KvFormat, StateLayout};
 
 /// Bytes that [`super::CpuBackend::new`] takes beside the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,12 +16,11 @@ pub struct MemoryPlan {
 }
 
 /// What a backend with these options takes.
-pub fn plan(spec: &ModelSpec, layout: &StateLayout, exact: bool, max_rows: usize) -> MemoryPlan {
+pub fn plan(spec: &ModelSpec, layout: &StateLayout, kv: KvFormat, max_rows: usize) -> MemoryPlan {
     let product = |factors: &[usize]| factors.iter().fold(1u64, |all, f| all.saturating_mul(*f as u64));
     let attention = &spec.attention;
-    let kv_value = if exact { 4 } else { 2 };
     let positions = [layout.pages, layout.page_tokens];
-    let kv_token = [2, attention.kv_heads, attention.head_dim, kv_value, spec.attention_layers()];
+    let kv_token = [2, attention.kv_heads, kv.head_bytes(attention.head_dim), spec.attention_layers()];
     let state = spec.delta.as_ref().map_or(0, |d| {
         let conv = product(&[d.conv_kernel - 1, d.conv_channels()]);
         let heads = product(&[d.value_heads, d.key_dim, d.value_dim]);

@@ -14,6 +14,8 @@ mod matmul;
 mod memory;
 mod pool;
 mod rope;
+#[cfg(test)]
+mod testing;
 mod traffic;
 
 use std::sync::Arc;
@@ -32,15 +34,17 @@ use crate::experts::ExpertCounters;
 use crate::model::{
     Backend, BackendInfo, Batch, Costs, FeedForwardWeights, LoadProgress, MixerWeights, ModelSpec, Operation, Weights,
 };
-use crate::state::StateLayout;
+use crate::state::{KvFormat, StateLayout};
 
 /// How the backend runs.
 #[derive(Debug, Clone)]
 pub struct CpuOptions {
     /// Worker threads, at least 1.
     pub threads: usize,
-    /// Keep activations in float32 rather than int8, and KV in float32 rather than float16.
+    /// Keep activations in float32 rather than int8.
     pub exact: bool,
+    /// How keys and values are stored.
+    pub kv: KvFormat,
     /// Rows of one step at most.
     pub max_rows: usize,
 }
@@ -101,7 +105,7 @@ impl CpuBackend {
         Ok(Self {
             processor: Processor::new(options.threads, options.exact)?,
             rope: needs_attention.then(|| Rope::new(&spec.attention.rope)),
-            kv: KvCache::new(&spec, &layout, options.exact, progress)?,
+            kv: KvCache::new(&spec, &layout, options.kv, progress)?,
             states: DeltaStates::new(&spec, layout.slots, progress)?,
             work: Workspace::new(&spec, options.max_rows)?,
             max_rows: options.max_rows,
@@ -244,7 +248,7 @@ impl Backend for CpuBackend {
     }
 
     fn info(&self) -> BackendInfo {
-        BackendInfo { kernels: self.processor.isa.name(), kv_type: self.kv.type_name().unwrap_or("none") }
+        BackendInfo { kernels: self.processor.isa.name(), kv_type: self.kv.format().name() }
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Device, Fit, LoadOptions, MemoryStats, MemoryUse, Sampler};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, LayerTensor, ModelSpec, Role, Source, check_shapes, held_bytes, read_config};
-use crate::state::StateLayout;
+use crate::state::{KvFormat, StateLayout};
 
 /// Positions of a stream where neither the caller nor the model says less.
 const DEFAULT_CONTEXT: usize = 4096;
@@ -54,6 +54,14 @@ impl Plan {
                 ));
             }
         };
+        let (kv, head_dim) = (options.kv_format(), spec.attention.head_dim);
+        if spec.attention_layers() > 0 && !kv.takes(head_dim) {
+            return invalid(format!(
+                "kv is {}, which needs heads of a multiple of {} channels; the model's have {head_dim}",
+                kv.name(),
+                KvFormat::BLOCK
+            ));
+        }
         let streams = options.streams;
         // Each stream's last page may be filled in part only.
         let usable = context_length.next_multiple_of(StateLayout::PAGE_TOKENS).saturating_mul(streams);
@@ -88,7 +96,7 @@ impl Plan {
         available: Option<u64>,
     ) -> Fit {
         let memory = MemoryStats { ram: self.memory(checkpoint, spec, options), vram: MemoryUse::default() };
-        let one = |slots, tokens| cpu::plan(spec, &StateLayout::new(slots, tokens), options.exact, 1);
+        let one = |slots, tokens| cpu::plan(spec, &StateLayout::new(slots, tokens), options.kv_format(), 1);
         let kv_per_1000_tokens = one(1, 1000 * StateLayout::PAGE_TOKENS).kv / StateLayout::PAGE_TOKENS as u64;
         let budget = Some(options.ram_budget).filter(|&budget| budget > 0);
         let ram_limit = budget.into_iter().chain(available).min().unwrap_or(u64::MAX);
@@ -119,7 +127,7 @@ impl Plan {
             let component = component(&mut memory, tensor.role);
             *component = component.saturating_add(held_bytes(tensor));
         }
-        let plan = cpu::plan(spec, &self.layout, options.exact, self.max_rows(options));
+        let plan = cpu::plan(spec, &self.layout, options.kv_format(), self.max_rows(options));
         memory.kv = plan.kv;
         memory.states = plan.states;
         let logits = 4 * logit_rows(self.layout.slots, options.prefill_chunk) as u64;

@@ -52,7 +52,12 @@ impl Model {
 
         let is_moe = spec.layers.iter().map(|layer| layer.feed_forward == FeedForward::Moe);
         let counters = Arc::new(ExpertCounters::new(spec.moe.as_ref().map_or(0, |moe| moe.experts), is_moe));
-        let cpu = CpuOptions { threads: plan.threads, exact: options.exact, max_rows: plan.max_rows(options) };
+        let cpu = CpuOptions {
+            threads: plan.threads,
+            exact: options.exact,
+            kv: options.kv_format(),
+            max_rows: plan.max_rows(options),
+        };
         let backend = CpuBackend::new(spec.clone(), weights, plan.layout, counters.clone(), &cpu, progress)?;
         stop_if_cancelled()?;
         let model = Model::start(ModelParts {

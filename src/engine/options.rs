@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::state::KvFormat;
 
 /// Where to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,6 +57,8 @@ pub struct LoadOptions {
     pub prefill_chunk: usize,
     /// Float32 activations and KV, for comparisons with the reference.
     pub exact: bool,
+    /// How keys and values are stored where the load is not `exact`.
+    pub kv: KvFormat,
     /// Folder for files that make the next load faster; `None`: no such files. This version makes none yet, and says so in
     /// the log.
     pub cache_dir: Option<PathBuf>,
@@ -70,6 +73,11 @@ impl LoadOptions {
     pub const MAX_THREADS: usize = 1024;
     /// Rows of a prefill step at most.
     pub const MAX_PREFILL_CHUNK: usize = 8192;
+
+    /// How keys and values will be stored.
+    pub(super) fn kv_format(&self) -> KvFormat {
+        if self.exact { KvFormat::F32 } else { self.kv }
+    }
 
     /// Refuses values out of range; those that depend on the model are checked with it.
     pub(super) fn check(&self) -> Result<()> {
@@ -97,6 +105,7 @@ impl Default for LoadOptions {
             threads: 0,
             prefill_chunk: 256,
             exact: false,
+            kv: KvFormat::default(),
             cache_dir: None,
             log: None,
         }

@@ -3,8 +3,10 @@
 //! The memory itself is the backend's; this module hands out indices into it from pools that are sized once, at load.
 //! A pool that is empty is an answer, not a failure: the caller decides what waits or ends.
 
+mod kv_format;
 mod pool;
 
+pub use kv_format::KvFormat;
 pub use pool::{Pools, StateLayout};
 
 /// What one sequence holds: a slot for its recurrent states and a page for every [`StateLayout::page_tokens`] positions.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use qwen3moe::{GenerateOptions, LoadOptions};
+use qwen3moe::{GenerateOptions, KvFormat, LoadOptions};
 
 /// Which model, and how to load it.
 #[derive(Debug, Args)]
@@ -25,6 +25,9 @@ pub struct ModelArguments {
     /// Compute with float32 activations and KV, for comparisons with a reference
     #[arg(long)]
     pub exact: bool,
+    /// How keys and values are stored: f16, q8_0 or f32
+    #[arg(long, value_name = "FORMAT", default_value_t = KvFormat::default())]
+    pub kv: KvFormat,
     /// Tell what the load does
     #[arg(short, long)]
     pub verbose: bool,
@@ -38,6 +41,7 @@ impl ModelArguments {
             threads: self.threads,
             ram_budget: self.ram_budget,
             exact: self.exact,
+            kv: self.kv,
             streams: 1,
             ..LoadOptions::default()
         }

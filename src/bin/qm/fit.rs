@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::HumanBytes;
-use qwen3moe::{Fit, LoadOptions, MemoryUse};
+use qwen3moe::{Fit, KvFormat, LoadOptions, MemoryUse};
 use serde_json::{Value, json};
 
 use crate::arguments::parse_bytes;
@@ -26,6 +26,9 @@ pub struct Arguments {
     /// Memory the model may take, such as 12GiB [default: what is available]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "0", hide_default_value = true)]
     ram_budget: u64,
+    /// How keys and values are stored: f16, q8_0 or f32
+    #[arg(long, value_name = "FORMAT", default_value_t = KvFormat::default())]
+    kv: KvFormat,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -36,6 +39,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
         context_length: arguments.context,
         streams: arguments.streams,
         ram_budget: arguments.ram_budget,
+        kv: arguments.kv,
         ..LoadOptions::default()
     };
     let fit = qwen3moe::fit(&load::source(arguments.model.as_deref()), &options)?;

@@ -3,108 +3,20 @@
 //! Queries of up to [`BLOCK_ROWS`] rows and of all heads that share a KV head pass over the pages together with an online
 //! softmax (arXiv 1805.02867), so that a page is read once for all of them and no score matrix is kept.
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
+mod convert;
+mod kv;
 
-use super::Workspace;
-use super::kernels::sigmoid;
-use super::matmul::Processor;
-use super::memory::zeroed;
-use super::pool::{SharedOutput, at_least};
-use super::rope::{Angles, Rope};
-use crate::error::{Error, Result};
-use crate::model::{AttentionWeights, Batch, BatchSequence, LoadProgress, Mixer, ModelSpec};
-use crate::state::StateLayout;
+use crate::cpu::Workspace;
+use crate::cpu::kernels::sigmoid;
+use crate::cpu::matmul::Processor;
+use crate::cpu::pool::{SharedOutput, at_least};
+use crate::cpu::rope::{Angles, Rope};
+use crate::model::{AttentionWeights, Batch, BatchSequence, ModelSpec};
+use kv::Span;
+pub use kv::{KvCache, KvLayer};
 
 /// Rows of one sequence that a task takes together.
 const BLOCK_ROWS: usize = 16;
-
-/// Keys and values of all sequences, for every attention layer.
-pub struct KvCache {
-    /// One a trunk layer; `None` for layers without attention.
-    layers: Vec<Option<KvLayer>>,
-}
-
-/// Keys and values of one layer: `[pages, kv_heads, page_tokens, head_dim]`.
-pub struct KvLayer {
-    page_tokens: usize,
-    pages: usize,
-    keys: Store,
-    values: Store,
-}
-
-enum Store {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-}
-
-impl Store {
-    fn new(len: usize, exact: bool) -> Result<Self> {
-        Ok(if exact { Store::F32(zeroed(len, 1, "KV cache")?) } else { Store::F16(zeroed(len, 1, "KV cache")?) })
-    }
-
-    fn name(&self) -> &'static str {
-        match self {
-            Store::F32(_) => "F32",
-            Store::F16(_) => "F16",
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Store::F32(store) => size_of_val(store.as_slice()),
-            Store::F16(store) => size_of_val(store.as_slice()),
-        }
-    }
-
-    fn write(&mut self, at: usize, values: &[f32]) {
-        match self {
-            Store::F32(store) => store[at..at + values.len()].copy_from_slice(values),
-            Store::F16(store) => store[at..at + values.len()].convert_from_f32_slice(values),
-        }
-    }
-
-    /// `len` values from `at`, converted into `buffer` where they are not float32.
-    fn read<'a>(&'a self, at: usize, len: usize, buffer: &'a mut [f32]) -> &'a [f32] {
-        match self {
-            Store::F32(store) => &store[at..at + len],
-            Store::F16(store) => {
-                store[at..at + len].convert_to_f32_slice(&mut buffer[..len]);
-                &buffer[..len]
-            }
-        }
-    }
-}
-
-impl KvCache {
-    /// Memory for every page of `layout`, in float32 where `exact`, else float16.
-    ///
-    /// # Errors
-    /// [`Error::OutOfHostMemory`], [`Error::Cancelled`] between two layers.
-    pub fn new(spec: &ModelSpec, layout: &StateLayout, exact: bool, progress: &LoadProgress) -> Result<Self> {
-        let sizes = [layout.page_tokens, spec.attention.kv_heads, spec.attention.head_dim];
-        let len = sizes.iter().try_fold(layout.pages, |len, size| len.checked_mul(*size));
-        let len = len.ok_or_else(|| Error::OutOfHostMemory { what: "KV cache".into(), bytes: u64::MAX })?;
-        let layer = || -> Result<KvLayer> {
-            progress.advance(0)?;
-            let (keys, values) = (Store::new(len, exact)?, Store::new(len, exact)?);
-            Ok(KvLayer { page_tokens: layout.page_tokens, pages: layout.pages, keys, values })
-        };
-        let layers = spec.layers.iter().map(|l| (l.mixer == Mixer::Attention).then(layer).transpose());
-        Ok(Self { layers: layers.collect::<Result<_>>()? })
-    }
-
-    /// The number format of keys and values; `None` in a model without attention.
-    pub fn type_name(&self) -> Option<&'static str> {
-        self.layers.iter().flatten().next().map(|layer| layer.keys.name())
-    }
-
-    /// The cache of trunk layer `layer`.
-    pub fn layer_mut(&mut self, layer: usize) -> Result<&mut KvLayer> {
-        let found = self.layers.get_mut(layer).and_then(Option::as_mut);
-        found.ok_or_else(|| Error::Internal(format!("layer {layer} has no KV cache")))
-    }
-}
 
 /// What an attention layer needs beside its weights and its cache.
 pub struct Context<'a> {
@@ -149,7 +61,7 @@ impl Context<'_> {
         self.processor.pool.run_chunks(keys, kv_width, |row, keys, scratch| {
             self.prepare_heads(keys, head_dim, &weights.key_norm, &angles[row], &mut scratch.values);
         });
-        kv.append(batch, keys, values, head_dim);
+        kv.append(self.processor.isa, batch, keys, values);
 
         let mixed_width = attention.heads * head_dim;
         let tasks = self.tasks(batch);
@@ -199,7 +111,7 @@ impl Context<'_> {
         out: SharedOutput<'_>,
     ) {
         let attention = &self.spec.attention;
-        let (head_dim, page_tokens) = (attention.head_dim, kv.page_tokens);
+        let (head_dim, page_tokens) = (attention.head_dim, kv.page_tokens());
         let group = attention.heads / attention.kv_heads;
         let lanes = task.rows * group;
         let scale = (head_dim as f32).powf(-0.5);
@@ -228,9 +140,9 @@ impl Context<'_> {
         for (page, &index) in task.sequence.memory.pages.iter().enumerate().take(end.div_ceil(page_tokens)) {
             let base = page * page_tokens;
             let filled = page_tokens.min(end - base);
-            let at = (index as usize * attention.kv_heads + task.kv_head) * page_len;
-            let keys = kv.keys.read(at, filled * head_dim, key_buffer);
-            let values = kv.values.read(at, filled * head_dim, value_buffer);
+            let span = Span { page: index, kv_head: task.kv_head, first: 0, count: filled };
+            let keys = kv.keys(self.processor.isa, span, key_buffer);
+            let values = kv.values(self.processor.isa, span, value_buffer);
             for lane in 0..lanes {
                 let visible = (first_position + lane / group + 1).saturating_sub(base).min(filled);
                 if visible == 0 {
@@ -256,32 +168,6 @@ impl Context<'_> {
             for (i, sum) in sums[lane * head_dim..(lane + 1) * head_dim].iter().enumerate() {
                 let gate = if attention.gated { sigmoid(query[head_dim + i]) } else { 1.0 };
                 out.set(at + i, sum / totals[lane] * gate);
-            }
-        }
-    }
-}
-
-impl KvLayer {
-    /// Bytes that the keys and values of one position occupy.
-    pub fn bytes_per_position(&self) -> u64 {
-        let positions = (self.pages * self.page_tokens).max(1);
-        ((self.keys.bytes() + self.values.bytes()) / positions) as u64
-    }
-
-    /// Writes the rows' keys and values to the pages of their sequences.
-    fn append(&mut self, batch: &Batch<'_>, keys: &[f32], values: &[f32], head_dim: usize) {
-        let kv_width = keys.len() / batch.tokens.len().max(1);
-        let kv_heads = kv_width / head_dim;
-        for s in &batch.sequences {
-            for (i, row) in s.rows.clone().enumerate() {
-                let position = s.position + i;
-                let page = s.memory.pages[position / self.page_tokens] as usize;
-                for head in 0..kv_heads {
-                    let at = ((page * kv_heads + head) * self.page_tokens + position % self.page_tokens) * head_dim;
-                    let from = row * kv_width + head * head_dim;
-                    self.keys.write(at, &keys[from..from + head_dim]);
-                    self.values.write(at, &values[from..from + head_dim]);
-                }
             }
         }
     }

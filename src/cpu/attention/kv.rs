@@ -1,0 +1,166 @@
+//! Keys and values of all sequences.
+
+use half::f16;
+
+use crate::cpu::kernels::Isa;
+use crate::cpu::memory::zeroed;
+use crate::error::{Error, Result};
+use crate::model::{Batch, LoadProgress, Mixer, ModelSpec};
+use crate::state::{KvFormat, StateLayout};
+
+/// Keys and values of all sequences, for every attention layer.
+pub struct KvCache {
+    format: KvFormat,
+    /// One a trunk layer; `None` for layers without attention.
+    layers: Vec<Option<KvLayer>>,
+}
+
+/// Keys and values of one layer: `[pages, kv_heads, page_tokens, head_dim]`.
+pub struct KvLayer {
+    page_tokens: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    format: KvFormat,
+    keys: Store,
+    values: Store,
+}
+
+/// Numbers in one of the formats.
+enum Store {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    /// Value `i` is `codes[i] * scales[i / KvFormat::BLOCK]`.
+    Q8_0 {
+        codes: Vec<i8>,
+        scales: Vec<f16>,
+    },
+}
+
+impl Store {
+    /// `heads` times `head_dim` zeros.
+    fn new(heads: usize, head_dim: usize, format: KvFormat) -> Result<Self> {
+        let what = "KV cache";
+        Ok(match format {
+            KvFormat::F32 => Store::F32(zeroed(heads, head_dim, what)?),
+            KvFormat::F16 => Store::F16(zeroed(heads, head_dim, what)?),
+            KvFormat::Q8_0 => Store::Q8_0 {
+                codes: zeroed(heads, head_dim, what)?,
+                scales: zeroed(heads, head_dim / KvFormat::BLOCK, what)?,
+            },
+        })
+    }
+
+    /// Writes one head of one position.
+    fn write(&mut self, isa: Isa, at: usize, values: &[f32]) {
+        match self {
+            Store::F32(store) => store[at..at + values.len()].copy_from_slice(values),
+            Store::F16(store) => isa.f32_to_f16(values, &mut store[at..at + values.len()]),
+            Store::Q8_0 { codes, scales } => {
+                let blocks = at / KvFormat::BLOCK..(at + values.len()) / KvFormat::BLOCK;
+                isa.f32_to_q8_0(values, &mut codes[at..at + values.len()], &mut scales[blocks]);
+            }
+        }
+    }
+
+    /// `len` values from `at`, whole heads, converted into `buffer` where they are not float32.
+    fn read<'a>(&'a self, isa: Isa, at: usize, len: usize, buffer: &'a mut [f32]) -> &'a [f32] {
+        match self {
+            Store::F32(store) => return &store[at..at + len],
+            Store::F16(store) => isa.f16_to_f32(&store[at..at + len], &mut buffer[..len]),
+            Store::Q8_0 { codes, scales } => {
+                let blocks = at / KvFormat::BLOCK..(at + len) / KvFormat::BLOCK;
+                isa.q8_0_to_f32(&codes[at..at + len], &scales[blocks], &mut buffer[..len]);
+            }
+        }
+        &buffer[..len]
+    }
+}
+
+impl KvCache {
+    /// Memory for every page of `layout`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfHostMemory`], [`Error::Cancelled`] between two layers, [`Error::InvalidArgument`] for a format that
+    /// does not take the model's heads.
+    pub fn new(spec: &ModelSpec, layout: &StateLayout, format: KvFormat, progress: &LoadProgress) -> Result<Self> {
+        let (kv_heads, head_dim) = (spec.attention.kv_heads, spec.attention.head_dim);
+        if spec.attention_layers() > 0 && !format.takes(head_dim) {
+            return Err(Error::InvalidArgument(format!("heads of {head_dim} channels cannot be stored as {format}")));
+        }
+        let heads = layout.pages.checked_mul(layout.page_tokens).and_then(|n| n.checked_mul(kv_heads));
+        let heads = heads.ok_or_else(|| Error::OutOfHostMemory { what: "KV cache".into(), bytes: u64::MAX })?;
+        let layer = || -> Result<KvLayer> {
+            progress.advance(0)?;
+            let (keys, values) = (Store::new(heads, head_dim, format)?, Store::new(heads, head_dim, format)?);
+            Ok(KvLayer { page_tokens: layout.page_tokens, kv_heads, head_dim, format, keys, values })
+        };
+        let layers = spec.layers.iter().map(|l| (l.mixer == Mixer::Attention).then(layer).transpose());
+        Ok(Self { format, layers: layers.collect::<Result<_>>()? })
+    }
+
+    /// How keys and values are stored.
+    pub fn format(&self) -> KvFormat {
+        self.format
+    }
+
+    /// The cache of trunk layer `layer`.
+    pub fn layer_mut(&mut self, layer: usize) -> Result<&mut KvLayer> {
+        let found = self.layers.get_mut(layer).and_then(Option::as_mut);
+        found.ok_or_else(|| Error::Internal(format!("layer {layer} has no KV cache")))
+    }
+}
+
+/// Consecutive positions of one page and one KV head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    pub page: u32,
+    pub kv_head: usize,
+    /// First position, from the page's start.
+    pub first: usize,
+    /// Positions.
+    pub count: usize,
+}
+
+impl KvLayer {
+    /// Positions of a page.
+    pub fn page_tokens(&self) -> usize {
+        self.page_tokens
+    }
+
+    /// Bytes that the keys and values of one position occupy.
+    pub fn bytes_per_position(&self) -> u64 {
+        (2 * self.kv_heads * self.format.head_bytes(self.head_dim)) as u64
+    }
+
+    fn at(&self, page: u32, kv_head: usize, position: usize) -> usize {
+        ((page as usize * self.kv_heads + kv_head) * self.page_tokens + position) * self.head_dim
+    }
+
+    /// Keys of `span`, `[count, head_dim]`, converted into `buffer` where they are not float32.
+    pub fn keys<'a>(&'a self, isa: Isa, span: Span, buffer: &'a mut [f32]) -> &'a [f32] {
+        let at = self.at(span.page, span.kv_head, span.first);
+        self.keys.read(isa, at, span.count * self.head_dim, buffer)
+    }
+
+    /// Values of `span`, as [`KvLayer::keys`].
+    pub fn values<'a>(&'a self, isa: Isa, span: Span, buffer: &'a mut [f32]) -> &'a [f32] {
+        let at = self.at(span.page, span.kv_head, span.first);
+        self.values.read(isa, at, span.count * self.head_dim, buffer)
+    }
+
+    /// Writes the rows' keys and values, `[rows, kv_heads, head_dim]`, to the pages of their sequences.
+    pub fn append(&mut self, isa: Isa, batch: &Batch<'_>, keys: &[f32], values: &[f32]) {
+        let width = self.kv_heads * self.head_dim;
+        for s in &batch.sequences {
+            for (position, row) in (s.position..).zip(s.rows.clone()) {
+                let page = s.memory.pages[position / self.page_tokens];
+                for head in 0..self.kv_heads {
+                    let at = self.at(page, head, position % self.page_tokens);
+                    let from = row * width + head * self.head_dim;
+                    self.keys.write(isa, at, &keys[from..from + self.head_dim]);
+                    self.values.write(isa, at, &values[from..from + self.head_dim]);
+                }
+            }
+        }
+    }
+}
