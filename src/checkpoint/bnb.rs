@@ -239,6 +239,11 @@ impl Scales {
         &self.shape
     }
 
+    /// Values that share an absmax.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
     /// Bytes of the side tensors.
     pub fn bytes(&self) -> u64 {
         let nested = self.nested.as_ref().map_or(0, |n| n.absmax.entry.bytes + n.quant_map.entry.bytes);

@@ -316,6 +316,11 @@ impl TensorInfo {
         self.shape.iter().fold(1u64, |n, &d| n.saturating_mul(d as u64))
     }
 
+    /// Whether nothing but its shape can keep the tensor from being packed: bitsandbytes' smallest blocks do.
+    pub fn can_be_packed(&self) -> bool {
+        self.scales.as_ref().is_none_or(|s| FourBit::has_segments(s.block_size()))
+    }
+
     /// Bytes of the scales that lie beside the codes; 0 unless the format is [`Format::Bnb4`].
     pub fn scale_bytes(&self) -> u64 {
         self.scales.as_ref().map_or(0, |s| s.bytes())

@@ -72,7 +72,7 @@ kernel! {
     project = project_body(matrix: &Matrix, first_row: usize, inputs: &[&[f32]], decoded: &mut [f32], out: &mut [f32])
 }
 kernel! {
-    /// `out[i][slot] = packed[row of slot in strip] · inputs[i]`.
+    /// `out[i][slot] = packed[row of slot in strip] · inputs[i]`; inputs are in the weight's own column order.
     project_strip = project_strip_body(packed: &Packed, strip: usize, inputs: &[&[f32]], out: &mut [[f32; ROWS]])
 }
 kernel! {
@@ -190,11 +190,12 @@ fn project_strip_body<const FMA: bool>(packed: &Packed, strip: usize, inputs: &[
         let (block, later) = rest.split_at(block_bytes(format, tiles).unwrap_or(0));
         rest = later;
         for tile in 0..tiles {
-            decode_tile(format, block, tiles, tile, &mut weights);
+            decode_tile(format, packed.codebook(), block, tiles, tile, &mut weights);
             let first = first + tile * TILE;
             for (input, out) in inputs.iter().zip(out.iter_mut()) {
+                let x = tile_of_input(packed.column_order(), input, first);
                 let mut sums = *out;
-                for (weights, x) in weights.iter().zip(&input[first..first + TILE]) {
+                for (weights, x) in weights.iter().zip(&x) {
                     for (sum, weight) in sums.iter_mut().zip(weights) {
                         *sum = fma::<FMA>(*weight, *x, *sum);
                     }
@@ -203,6 +204,21 @@ fn project_strip_body<const FMA: bool>(packed: &Packed, strip: usize, inputs: &[
             }
         }
     }
+}
+
+/// The values of `input` that meet packed columns `first..`.
+#[inline(always)]
+fn tile_of_input(order: Option<&[u32]>, input: &[f32], first: usize) -> [f32; TILE] {
+    let mut x = [0.0; TILE];
+    match order {
+        None => x.copy_from_slice(&input[first..first + TILE]),
+        Some(order) => {
+            for (x, column) in x.iter_mut().zip(&order[first..first + TILE]) {
+                *x = input[*column as usize];
+            }
+        }
+    }
+    x
 }
 
 #[inline(always)]
@@ -274,7 +290,8 @@ pub fn softplus(x: f32) -> f32 {
 mod tests {
     use super::*;
     use crate::cpu::testing::{assert_close, tiers, values};
-    use crate::quant::{AlignedBuffer, Format};
+    use crate::quant::packed::row_of_slot;
+    use crate::quant::{AlignedBuffer, Format, Group};
 
     fn dot(a: &[f32], b: &[f32]) -> f64 {
         a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
@@ -301,6 +318,35 @@ mod tests {
                         .collect();
                     assert_close(&out, &expected, &format!("{isa:?} [{rows}, {cols}] from {first}, {n} inputs"));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_strip_whose_columns_have_an_order_takes_inputs_in_the_weights_own() {
+        let (format, rows, cols) = (Format::Int4(Group::Of32), 16, 352);
+        let mut buffer =
+            AlignedBuffer::zeroed(format.bytes_for((rows * cols) as u64).unwrap() as usize, "test").unwrap();
+        let random = values(11, buffer.len());
+        for (byte, value) in buffer.iter_mut().zip(random) {
+            *byte = (value * 127.0) as i8 as u8;
+        }
+        buffer.chunks_exact_mut(format.block_bytes()).for_each(|block| block[1] &= 0x3f);
+        let order: Vec<u32> = (0..cols as u32).map(|i| (i * 31 + 5) % cols as u32).collect();
+        let matrix = Matrix::new(format, rows, cols, buffer.into()).unwrap().with_column_order(order.into()).unwrap();
+        let packed = Packed::pack(&matrix).unwrap().unwrap();
+        let inputs: Vec<Vec<f32>> = (0..3).map(|i| values(7 + i, cols)).collect();
+        let slices: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+        for isa in tiers() {
+            let mut out = vec![[f32::NAN; ROWS]; 3];
+            isa.project_strip(&packed, 0, &slices, &mut out);
+            for (input, out) in inputs.iter().zip(&out) {
+                let mut weights = vec![f32::NAN; cols];
+                let expected = (0..ROWS).map(|slot| {
+                    matrix.decode_row(row_of_slot(slot), &mut weights);
+                    dot(&weights, input)
+                });
+                assert_close(out, &expected.collect::<Vec<_>>(), &format!("{isa:?}"));
             }
         }
     }

@@ -113,10 +113,12 @@ impl Processor {
         Ok(Self { pool: Pool::new(threads)?, isa, integer: !exact && isa.has_integer_kernels() })
     }
 
-    /// Whether products with `weight` take quantised activations.
+    /// Whether products with `weight` take quantised activations. Columns in an order of their own do not: each 32 of an
+    /// input share a scale only in the input's order.
     pub fn takes_int8(&self, weight: &Weight) -> bool {
         let Weight::Packed(packed) = weight else { return false };
-        self.integer && strips::serve(packed.format()) && Int8Rows::takes(packed.cols())
+        let in_order = packed.column_order().is_none();
+        self.integer && in_order && strips::serve(packed.format()) && Int8Rows::takes(packed.cols())
     }
 
     /// Every row of `data` `[rows, cols]`; quantised into `int8` where a product with one of `weights` wants that.

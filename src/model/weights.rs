@@ -211,8 +211,10 @@ pub fn held_bytes(tensor: &TensorInfo) -> u64 {
         [rows, cols] => (1, rows, cols),
         _ => (1, 1, tensor.shape.iter().product()),
     };
-    let one = Weight::bytes_for(tensor.format, rows, cols).unwrap_or(u64::MAX);
-    one.saturating_mul(count as u64).saturating_add(tensor.scale_bytes())
+    match Weight::packed_bytes(tensor.format, rows, cols).filter(|_| tensor.can_be_packed()) {
+        Some(one) => one.saturating_mul(count as u64),
+        None => tensor.bytes.saturating_add(tensor.scale_bytes()),
+    }
 }
 
 fn is_vector(role: Role) -> bool {

@@ -1,4 +1,5 @@
-//! ggml's 256-element "K" formats. Definition: `dequantize_row_q4_K`, `dequantize_row_q6_K` in ggml-quants.c.
+//! ggml's 256-element "K" formats. Definition: `dequantize_row_q4_K`, `dequantize_row_q5_K`,
+//! `dequantize_row_q6_K` in ggml-quants.c.
 
 use half::f16;
 
@@ -41,6 +42,26 @@ pub fn decode_q4_k(bytes: &[u8], out: &mut [f32]) {
                 for (o, &q) in out.iter_mut().zip(codes) {
                     *o = scale * f32::from((q >> (4 * half)) & 15) - min;
                 }
+            }
+        }
+    }
+}
+
+/// Block: f16 `d`, f16 `dmin`, 12 bytes of scales, 32 bytes of high bits, 128 bytes of nibbles. As Q4_K, with bit `j` of
+/// high byte `i` on top of value `i` of sub-block `j`.
+#[inline(always)]
+pub fn decode_q5_k(bytes: &[u8], out: &mut [f32]) {
+    for (block, out) in bytes.chunks_exact(176).zip(out.chunks_exact_mut(256)) {
+        let (d, dmin) = (half_at(block, 0), half_at(block, 2));
+        let (packed, codes) = block[4..].split_at(12);
+        let (high, codes) = codes.split_at(32);
+        for (sub, out) in out.chunks_exact_mut(32).enumerate() {
+            let (scale, min) = scale_and_min(packed, sub);
+            let (scale, min) = (d * f32::from(scale), dmin * f32::from(min));
+            let codes = &codes[32 * (sub / 2)..][..32];
+            for ((o, &q), &h) in out.iter_mut().zip(codes).zip(high) {
+                let q = (q >> (4 * (sub % 2))) & 15 | (h >> sub & 1) << 4;
+                *o = scale * f32::from(q) - min;
             }
         }
     }

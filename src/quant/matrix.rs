@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Bytes, Format, FourBit, float, kquant, legacy};
+use super::{Bytes, Format, FourBit, float, int4, kquant, legacy};
 use crate::error::{Error, Result};
 
 /// A `[rows, cols]` weight, row-major, in its stored type. Row `r` holds the weights of output `r`.
@@ -15,6 +15,8 @@ pub struct Matrix {
     data: Bytes,
     /// Scales of a [`Format::Bnb4`] matrix.
     four_bit: Option<Arc<FourBit>>,
+    /// Which column of the weight each stored column is; `None`: the same.
+    column_order: Option<Arc<[u32]>>,
 }
 
 impl Matrix {
@@ -34,7 +36,7 @@ impl Matrix {
                 data.len()
             )));
         }
-        Ok(Self { rows, cols, format, data, four_bit: None })
+        Ok(Self { rows, cols, format, data, four_bit: None, column_order: None })
     }
 
     /// A bitsandbytes 4-bit matrix: `codes` holds two values a byte over the flattened tensor.
@@ -50,7 +52,17 @@ impl Matrix {
                 scales.elements()
             )));
         }
-        Ok(Self { rows, cols, format: Format::Bnb4, data: codes, four_bit: Some(Arc::new(scales)) })
+        let four_bit = Some(Arc::new(scales));
+        Ok(Self { rows, cols, format: Format::Bnb4, data: codes, four_bit, column_order: None })
+    }
+
+    /// The matrix whose stored column `i` is column `order[i]`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when `order` is no order of the columns.
+    pub fn with_column_order(self, order: Arc<[u32]>) -> Result<Self> {
+        int4::check_order(&order, self.cols)?;
+        Ok(Self { column_order: Some(order), ..self })
     }
 
     /// The rows `range` of this matrix, sharing its memory.
@@ -63,7 +75,8 @@ impl Matrix {
             return Err(Error::Internal(format!("rows {range:?} of {} [{}, {}]", self.format, self.rows, self.cols)));
         };
         let data = self.data.slice(range.start * row as usize..range.end * row as usize)?;
-        Ok(Self { rows: range.len(), cols: self.cols, format: self.format, data, four_bit: None })
+        let column_order = self.column_order.clone();
+        Ok(Self { rows: range.len(), cols: self.cols, format: self.format, data, four_bit: None, column_order })
     }
 
     /// Number of outputs.
@@ -83,7 +96,8 @@ impl Matrix {
 
     /// Bytes that the matrix occupies, scales included.
     pub fn bytes(&self) -> usize {
-        self.data.len() + self.four_bit.as_ref().map_or(0, |scales| scales.bytes())
+        let scales = self.four_bit.as_ref().map_or(0, |scales| scales.bytes());
+        self.data.len() + scales + self.column_order.as_deref().map_or(0, size_of_val)
     }
 
     /// All bytes, scales of [`Format::Bnb4`] not included.
@@ -97,6 +111,16 @@ impl Matrix {
         self.data.get(row * len..(row + 1) * len)
     }
 
+    /// The table and scales of a [`Format::Bnb4`] matrix.
+    pub fn scales(&self) -> Option<&FourBit> {
+        self.four_bit.as_deref()
+    }
+
+    /// Which column of the weight each stored column is; `None`: the same.
+    pub fn column_order(&self) -> Option<&Arc<[u32]>> {
+        self.column_order.as_ref()
+    }
+
     /// Decodes row `row` into `out`, `cols` values.
     ///
     /// # Panics
@@ -108,6 +132,9 @@ impl Matrix {
             (Some(scales), _) => scales.decode(&self.data, row * self.cols, out),
             (None, Some(bytes)) => decode(self.format, bytes, out),
             (None, None) => unreachable!("a matrix without 4-bit scales has rows of whole blocks"),
+        }
+        if let Some(order) = &self.column_order {
+            int4::restore_order(order, out);
         }
     }
 }
@@ -126,7 +153,9 @@ pub fn decode(format: Format, bytes: &[u8], out: &mut [f32]) {
         Format::Q8_0 => legacy::decode_q8_0(bytes, out),
         Format::Q4_0 => legacy::decode_q4_0(bytes, out),
         Format::Q4K => kquant::decode_q4_k(bytes, out),
+        Format::Q5K => kquant::decode_q5_k(bytes, out),
         Format::Q6K => kquant::decode_q6_k(bytes, out),
+        Format::Int4(group) => int4::decode(group, bytes, out),
         Format::Bnb4 => unreachable!("Bnb4 has no self-contained blocks"),
     }
 }

@@ -6,6 +6,7 @@
 
 mod bytes;
 mod float;
+pub mod int4;
 mod kquant;
 mod legacy;
 mod matrix;
@@ -16,9 +17,10 @@ mod tests;
 mod weight;
 
 pub use bytes::{AlignedBuffer, Bytes};
+pub use int4::Group;
 pub use matrix::{Matrix, decode};
 pub use nf4::{AbsMax, FourBit, NestedAbsMax};
-pub use packed::Packed;
+pub use packed::{Packed, SideTables};
 pub use weight::Weight;
 
 /// The storage type of a tensor.
@@ -39,16 +41,33 @@ pub enum Format {
     Q4_0,
     /// ggml: 256 4-bit codes, eight 6-bit scales and minima, f16 `d` and `dmin`.
     Q4K,
+    /// ggml: 256 5-bit codes, eight 6-bit scales and minima, f16 `d` and `dmin`.
+    Q5K,
     /// ggml: 256 6-bit codes, sixteen int8 scales, f16 `d`.
     Q6K,
     /// bitsandbytes: 4-bit codes into a 16-entry table (NF4 or FP4), an absmax a block of the flattened tensor.
     Bnb4,
+    /// GPTQ and AutoRound: 4-bit codes with an f16 scale and a zero point a group of columns.
+    Int4(Group),
 }
 
 impl Format {
     /// Every format, for tests and listings.
-    pub const ALL: [Format; 8] =
-        [Format::F32, Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4K, Format::Q6K, Format::Bnb4];
+    pub const ALL: [Format; 13] = [
+        Format::F32,
+        Format::F16,
+        Format::BF16,
+        Format::Q8_0,
+        Format::Q4_0,
+        Format::Q4K,
+        Format::Q5K,
+        Format::Q6K,
+        Format::Bnb4,
+        Format::Int4(Group::Of32),
+        Format::Int4(Group::Of64),
+        Format::Int4(Group::Of128),
+        Format::Int4(Group::Of256),
+    ];
 
     /// Elements in one block, the smallest unit that decodes by itself. `Bnb4` is counted by the byte: two codes.
     pub const fn block_elements(self) -> usize {
@@ -56,7 +75,8 @@ impl Format {
             Format::F32 | Format::F16 | Format::BF16 => 1,
             Format::Bnb4 => 2,
             Format::Q8_0 | Format::Q4_0 => 32,
-            Format::Q4K | Format::Q6K => 256,
+            Format::Q4K | Format::Q5K | Format::Q6K => 256,
+            Format::Int4(group) => group.columns(),
         }
     }
 
@@ -69,7 +89,9 @@ impl Format {
             Format::Q8_0 => 34,
             Format::Q4_0 => 18,
             Format::Q4K => 144,
+            Format::Q5K => 176,
             Format::Q6K => 210,
+            Format::Int4(group) => int4::HEAD + group.columns() / 2,
         }
     }
 
@@ -91,8 +113,13 @@ impl Format {
             Format::Q8_0 => "Q8_0",
             Format::Q4_0 => "Q4_0",
             Format::Q4K => "Q4_K",
+            Format::Q5K => "Q5_K",
             Format::Q6K => "Q6_K",
             Format::Bnb4 => "BNB4",
+            Format::Int4(Group::Of32) => "INT4_G32",
+            Format::Int4(Group::Of64) => "INT4_G64",
+            Format::Int4(Group::Of128) => "INT4_G128",
+            Format::Int4(Group::Of256) => "INT4_G256",
         }
     }
 }

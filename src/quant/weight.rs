@@ -9,9 +9,14 @@ use crate::error::Result;
 pub enum Weight {
     /// In strips of 16 rows.
     Packed(Packed),
-    /// As the file stores it: float32, bitsandbytes' flat blocks, columns that are no multiple of 32, and matrices of a
-    /// few rows, which would mostly be padding.
+    /// As the file stores it: float32, columns that are no multiple of 32 (64 for bitsandbytes), and matrices of a few
+    /// rows, which would mostly be padding.
     Stored(Matrix),
+}
+
+/// Whether a matrix of `rows` rows is worth packing. Group int4 always is: what its files hold is put in order anyway.
+fn packs(format: Format, rows: usize) -> bool {
+    rows >= ROWS || matches!(format, Format::Int4(_))
 }
 
 impl Weight {
@@ -20,7 +25,7 @@ impl Weight {
     /// # Errors
     /// [`crate::Error::OutOfHostMemory`].
     pub fn new(matrix: Matrix) -> Result<Self> {
-        if matrix.rows() >= ROWS
+        if packs(matrix.format(), matrix.rows())
             && let Some(packed) = Packed::pack(&matrix)?
         {
             return Ok(Weight::Packed(packed));
@@ -28,15 +33,14 @@ impl Weight {
         Ok(Weight::Stored(matrix))
     }
 
-    /// Bytes that a `[rows, cols]` matrix of `format` will occupy, scales of [`Format::Bnb4`] not counted.
-    pub fn bytes_for(format: Format, rows: usize, cols: usize) -> Option<u64> {
-        match strip_bytes(format, cols) {
-            Some(strip) if rows >= ROWS => (strip as u64).checked_mul(rows.div_ceil(ROWS) as u64),
-            _ => {
-                let elements = (rows as u64).checked_mul(cols as u64)?;
-                if format == Format::Bnb4 { Some(elements.div_ceil(2)) } else { format.bytes_for(elements) }
-            }
-        }
+    /// Bytes that a `[rows, cols]` matrix of `format` will occupy in packed form, a column order not counted; `None` where
+    /// it stays as stored. [`Format::Bnb4`] is taken to have blocks of whole segments ([`FourBit::has_segments`]).
+    ///
+    /// [`FourBit::has_segments`]: super::FourBit::has_segments
+    pub fn packed_bytes(format: Format, rows: usize, cols: usize) -> Option<u64> {
+        let strip = strip_bytes(format, cols).filter(|_| packs(format, rows))?;
+        let codebook = if format == Format::Bnb4 { size_of::<[f32; 16]>() } else { 0 };
+        (strip as u64).checked_mul(rows.div_ceil(ROWS) as u64)?.checked_add(codebook as u64)
     }
 
     /// Number of outputs.

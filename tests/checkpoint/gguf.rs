@@ -182,7 +182,7 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
     refuse(|f| tensor(f, &[4, 4], 0, 32), &["output.weight overlaps"]);
     refuse(|f| tensor(f, &[4, 4], 0, 1 << 20), &["output.weight", "reaches past the end", "truncated"]);
     refuse(|f| tensor(f, &[4, 4], 0, u64::MAX - 31), &["output.weight", "reaches past the end"]);
-    refuse(|f| tensor(f, &[256, 1], 13, 64), &["not supported", "output.weight of type Q5_K", "Q4_K, Q6_K"]);
+    refuse(|f| tensor(f, &[256, 1], 11, 64), &["not supported", "output.weight of type Q3_K", "Q4_K, Q5_K, Q6_K"]);
     refuse(|f| tensor(f, &[256, 1], 99, 64), &["not supported", "output.weight of ggml type 99"]);
     refuse(|f| f.tensors.push(f.tensors[0].clone()), &["token_embd.weight is listed twice"]);
     let unknown = |f: &mut Gguf| f.tensors[0].0 = "blk.0.attn_sinks.weight".into();

@@ -37,7 +37,7 @@ const TYPES: [GgmlType; 34] = [
     known(10, "Q2_K", 256, 84),
     known(11, "Q3_K", 256, 110),
     supported(12, Format::Q4K),
-    known(13, "Q5_K", 256, 176),
+    supported(13, Format::Q5K),
     supported(14, Format::Q6K),
     known(15, "Q8_K", 256, 292),
     known(16, "IQ2_XXS", 256, 66),
@@ -81,7 +81,7 @@ mod tests {
     fn sizes_are_those_of_the_reference() {
         // GGML_QUANT_SIZES of gguf 0.19.0, the types that `quant` sizes itself.
         for (id, block, bytes) in
-            [(0, 1, 4), (1, 1, 2), (2, 32, 18), (8, 32, 34), (12, 256, 144), (14, 256, 210), (30, 1, 2)]
+            [(0, 1, 4), (1, 1, 2), (2, 32, 18), (8, 32, 34), (12, 256, 144), (13, 256, 176), (14, 256, 210), (30, 1, 2)]
         {
             let found = by_id(id).unwrap();
             assert_eq!((found.block, found.bytes), (block, bytes), "{}", found.name);

@@ -2,18 +2,23 @@
 //!
 //! A matrix is cut into strips of 16 rows; a strip is its blocks of 256 columns in order (the last one may have fewer
 //! tiles of 32), each with the codes first and the scales behind them. Packing permutes the bits of the source format,
-//! it does not round: [`Packed::decode_rows`] gives the values of the reference decoder bit for bit. Rows beyond the
-//! last and columns beyond a tile's end are zero codes with zero scales.
+//! it does not round: [`Packed::decode_row`] gives the values of the reference decoder bit for bit. The one exception is
+//! the absmax of [`Format::Bnb4`], which becomes an f16 (see [`SideTables::codebook`]). Rows beyond the last and columns
+//! beyond a tile's end are zero codes with zero scales.
 
-mod ggml;
+mod block;
 mod layout;
 mod tile;
 
-pub use ggml::sections;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+pub use block::{GROUP_BYTES, sections};
 pub use layout::{BLOCK, LINE, ROWS, TILE, row_of_slot, slot_of_row};
 pub use tile::{Tile, decode_tile};
 
-use super::{AlignedBuffer, Bytes, Format, Matrix, decode};
+use super::nf4::decode_segments;
+use super::{AlignedBuffer, Bytes, Format, FourBit, Matrix, decode, int4};
 use crate::error::{Error, Result};
 
 /// A matrix in packed form.
@@ -23,7 +28,28 @@ pub struct Packed {
     rows: usize,
     cols: usize,
     strip_len: usize,
+    tables: SideTables,
     data: Bytes,
+}
+
+/// What some packed matrices need beside their strips. Plain numbers: a cache writes them as they are and gives them back
+/// to [`Packed::from_parts`].
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SideTables {
+    /// What each code of a [`Format::Bnb4`] matrix stands for, before its f16 absmax: the file's table times the power of
+    /// two by which the absmaxes were divided, so that the largest uses f16's full range.
+    pub codebook: Option<Arc<[f32; 16]>>,
+    /// Which column of the weight each packed column is, where GPTQ's activation order sorted them by group. A product
+    /// takes its input in this order.
+    pub column_order: Option<Arc<[u32]>>,
+}
+
+impl SideTables {
+    /// Bytes that the tables occupy.
+    pub fn bytes(&self) -> usize {
+        let order = self.column_order.as_deref().map_or(0, size_of_val);
+        order + self.codebook.as_deref().map_or(0, size_of_val)
+    }
 }
 
 /// Bytes of a block of `tiles` tiles.
@@ -56,14 +82,48 @@ impl Packed {
     pub fn pack(matrix: &Matrix) -> Result<Option<Self>> {
         let (format, rows, cols) = (matrix.format(), matrix.rows(), matrix.cols());
         let Some(strip_len) = strip_bytes(format, cols) else { return Ok(None) };
+        let scales = matrix.scales();
+        if scales.is_some_and(|scales| !FourBit::has_segments(scales.block_size)) {
+            return Ok(None);
+        }
+        let factor = scales.map_or(1.0, FourBit::packed_factor);
+        let tables = SideTables {
+            codebook: scales.map(|scales| Arc::new(scales.table.map(|value| value * factor))),
+            column_order: matrix.column_order().cloned(),
+        };
         let total = strip_len.checked_mul(rows.div_ceil(ROWS));
         let total = total.ok_or_else(|| Error::Internal(format!("{format} [{rows}, {cols}] overflows")))?;
         let mut data = AlignedBuffer::zeroed(total, "packed weights")?;
         for (s, strip) in data.chunks_exact_mut(strip_len).enumerate() {
-            let source: Vec<&[u8]> = (s * ROWS..rows.min((s + 1) * ROWS)).filter_map(|r| matrix.row_bytes(r)).collect();
-            pack_strip(format, cols, &source, strip);
+            let row = |r| match scales {
+                Some(scales) => Some(Cow::Owned(scales.segments(matrix.data(), r * cols, cols, factor))),
+                None => matrix.row_bytes(r).map(Cow::Borrowed),
+            };
+            let rows: Vec<Cow<'_, [u8]>> = (s * ROWS..rows.min((s + 1) * ROWS)).filter_map(row).collect();
+            let rows: Vec<&[u8]> = rows.iter().map(AsRef::as_ref).collect();
+            pack_strip(format, cols, &rows, strip);
         }
-        Ok(Some(Self { format, rows, cols, strip_len, data: data.into() }))
+        Ok(Some(Self { format, rows, cols, strip_len, tables, data: data.into() }))
+    }
+
+    /// The matrix whose strips are `data`, as [`Packed::data`] gave them.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when `data` or `tables` do not fit format and shape.
+    pub fn from_parts(format: Format, rows: usize, cols: usize, tables: SideTables, data: Bytes) -> Result<Self> {
+        let strip_len = strip_bytes(format, cols);
+        let expected = strip_len.and_then(|len| len.checked_mul(rows.div_ceil(ROWS)));
+        let (Some(strip_len), true) = (strip_len, expected == Some(data.len())) else {
+            let len = data.len();
+            return Err(Error::Internal(format!("packed {format} [{rows}, {cols}] of {len} bytes, not {expected:?}")));
+        };
+        if tables.codebook.is_some() != (format == Format::Bnb4) {
+            return Err(Error::Internal(format!("packed {format} with or without a codebook")));
+        }
+        if let Some(order) = &tables.column_order {
+            int4::check_order(order, cols)?;
+        }
+        Ok(Self { format, rows, cols, strip_len, tables, data })
     }
 
     /// The format whose bits are packed.
@@ -81,9 +141,24 @@ impl Packed {
         self.cols
     }
 
-    /// Bytes that the matrix occupies.
+    /// Bytes that the matrix occupies, its tables included.
     pub fn bytes(&self) -> usize {
-        self.data.len()
+        self.data.len() + self.tables.bytes()
+    }
+
+    /// What lies beside the strips.
+    pub fn tables(&self) -> &SideTables {
+        &self.tables
+    }
+
+    /// What each code of [`Format::Bnb4`] stands for; zeros for other formats.
+    pub fn codebook(&self) -> &[f32; 16] {
+        self.tables.codebook.as_deref().unwrap_or(&[0.0; 16])
+    }
+
+    /// Which column of the weight each packed column is; `None`: the same. A product gathers its input first.
+    pub fn column_order(&self) -> Option<&[u32]> {
+        self.tables.column_order.as_deref()
     }
 
     /// All strips.
@@ -102,16 +177,23 @@ impl Packed {
     /// When `row` is out of range or `out` has another length: both are defects of the caller.
     pub fn decode_row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows && out.len() == self.cols, "row {row} of {}, {} values", self.rows, out.len());
-        decode(self.format, &self.unpack_row(row), out);
+        let bytes = self.unpack_row(row);
+        match &self.tables.codebook {
+            Some(codebook) => decode_segments(codebook, &bytes, out),
+            None => decode(self.format, &bytes, out),
+        }
+        if let Some(order) = self.column_order() {
+            int4::restore_order(order, out);
+        }
     }
 
-    /// The bytes of row `row` as the source format stores them.
+    /// The bytes of row `row` as the source format stores them; of [`Format::Bnb4`], its segments.
     pub fn unpack_row(&self, row: usize) -> Vec<u8> {
         let mut rest = self.strip(row / ROWS);
         let mut out = Vec::new();
         for (_, tiles) in blocks(self.cols) {
-            let (block, later) = rest.split_at(block_bytes(self.format, tiles).unwrap_or(0));
-            ggml::unpack_row(self.format, block, row % ROWS, tiles, &mut out);
+            let (packed, later) = rest.split_at(block_bytes(self.format, tiles).unwrap_or(0));
+            block::unpack_row(self.format, packed, row % ROWS, tiles, &mut out);
             rest = later;
         }
         out
@@ -122,8 +204,8 @@ impl Packed {
 pub fn pack_strip(format: Format, cols: usize, rows: &[&[u8]], strip: &mut [u8]) {
     let mut rest = strip;
     for (first, tiles) in blocks(cols) {
-        let (block, later) = rest.split_at_mut(block_bytes(format, tiles).unwrap_or(0));
-        ggml::pack_block(format, rows, first, tiles, block);
+        let (packed, later) = rest.split_at_mut(block_bytes(format, tiles).unwrap_or(0));
+        block::pack_block(format, rows, first, tiles, packed);
         rest = later;
     }
 }
@@ -132,6 +214,11 @@ pub fn pack_strip(format: Format, cols: usize, rows: &[&[u8]], strip: &mut [u8])
 mod tests {
     use super::*;
 
+    /// Packed formats whose rows are blocks that carry their scales.
+    fn in_blocks() -> impl Iterator<Item = Format> {
+        Format::ALL.into_iter().filter(|format| ![Format::F32, Format::Bnb4].contains(format))
+    }
+
     #[test]
     fn packing_permutes_bits_and_loses_none() {
         let mut seed = 1u32;
@@ -139,12 +226,10 @@ mod tests {
             seed = seed.wrapping_mul(1664525).wrapping_add(1013904223);
             (seed >> 24) as u8
         };
-        let formats = [Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4K, Format::Q6K];
-        for format in formats {
-            for (rows, cols) in [(16usize, 256usize), (1, 256), (37, 512), (5, 32), (33, 320)] {
+        for format in in_blocks() {
+            for (rows, cols) in [(16usize, 256usize), (1, 256), (37, 512), (5, 32), (33, 320), (9, 384)] {
                 let Some(len) = format.bytes_for((rows * cols) as u64) else { continue };
-                let whole_rows = cols.is_multiple_of(format.block_elements());
-                if !whole_rows {
+                if !cols.is_multiple_of(format.block_elements()) {
                     continue;
                 }
                 let mut buffer = AlignedBuffer::zeroed(len as usize, "test").unwrap();
@@ -165,8 +250,8 @@ mod tests {
     #[test]
     fn tiles_hold_the_values_of_the_reference_decoder() {
         let mut seed = 7u32;
-        for format in [Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4K, Format::Q6K] {
-            let (rows, cols) = (16, if format.block_elements() == 256 { 512 } else { 352 });
+        for format in in_blocks() {
+            let (rows, cols) = (16, if format.block_elements() > 32 { 512 } else { 352 });
             let len = format.bytes_for(rows * cols).unwrap() as usize;
             let mut buffer = AlignedBuffer::zeroed(len, "test").unwrap();
             for (i, byte) in buffer.iter_mut().enumerate() {
@@ -182,7 +267,7 @@ mod tests {
                 rest = later;
                 for tile in 0..tiles {
                     let mut values: Tile = [[f32::NAN; ROWS]; TILE];
-                    decode_tile(format, block, tiles, tile, &mut values);
+                    decode_tile(format, packed.codebook(), block, tiles, tile, &mut values);
                     for row in 0..ROWS {
                         let mut expected = vec![0.0; cols as usize];
                         matrix.decode_row(row, &mut expected);

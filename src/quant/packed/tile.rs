@@ -6,8 +6,9 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::layout::{LINE, ROWS, TILE};
-use super::sections;
+use super::{GROUP_BYTES, sections};
 use crate::quant::Format;
+use crate::quant::nf4::SEGMENT;
 
 /// Values of a tile: `[column][slot]`.
 pub type Tile = [[f32; ROWS]; TILE];
@@ -42,9 +43,9 @@ fn singles(halves: &[f16; ROWS]) -> [f32; ROWS] {
     values
 }
 
-/// Decodes tile `tile` of a block of `tiles` tiles.
+/// Decodes tile `tile` of a block of `tiles` tiles; `codebook` is [`super::Packed::codebook`].
 #[inline(always)]
-pub fn decode_tile(format: Format, block: &[u8], tiles: usize, tile: usize, out: &mut Tile) {
+pub fn decode_tile(format: Format, codebook: &[f32; 16], block: &[u8], tiles: usize, tile: usize, out: &mut Tile) {
     let Some([codes_len, high_len, _]) = sections(format, tiles) else { return };
     let (codes, rest) = block.split_at(codes_len);
     let (high, scales) = rest.split_at(high_len);
@@ -62,11 +63,23 @@ pub fn decode_tile(format: Format, block: &[u8], tiles: usize, tile: usize, out:
         }
         Format::Q4_0 => {
             let d = halves(&scales[2 * ROWS * tile..]);
-            for_nibbles(codes, tile, out, |slot, code| d[slot] * (code - 8.0));
+            for_nibbles(codes, tile, out, |slot, code| d[slot] * (code as f32 - 8.0));
         }
         Format::Q4K => {
             let [scale, min] = k_scales(scales, tile);
-            for_nibbles(codes, tile, out, |slot, code| scale[slot] * code - min[slot]);
+            for_nibbles(codes, tile, out, |slot, code| scale[slot] * code as f32 - min[slot]);
+        }
+        Format::Q5K => {
+            let [scale, min] = k_scales(scales, tile);
+            for_nibbles(codes, tile, out, |_, code| code as f32);
+            let bits = words(high, tile, false);
+            for (column, out) in out.iter_mut().enumerate() {
+                let shift = 8 * (column % 4) + column / 4;
+                for slot in 0..ROWS {
+                    let upper = (bits[slot] >> shift & 1) << 4;
+                    out[slot] = scale[slot] * (out[slot] + upper as f32) - min[slot];
+                }
+            }
         }
         Format::Q6K => {
             let d = halves(&scales[2 * ROWS * tiles..]);
@@ -76,7 +89,7 @@ pub fn decode_tile(format: Format, block: &[u8], tiles: usize, tile: usize, out:
                     *scale = d[slot] * f32::from(scales[ROWS * (2 * tile + sub) + slot].cast_signed());
                 }
             }
-            for_nibbles(codes, tile, out, |_, code| code);
+            for_nibbles(codes, tile, out, |_, code| code as f32);
             for (column, out) in out.iter_mut().enumerate() {
                 let (sub, within) = (column / 16, column % 16);
                 let crumbs = words(high, 2 * tile + sub, sub == 1);
@@ -87,7 +100,20 @@ pub fn decode_tile(format: Format, block: &[u8], tiles: usize, tile: usize, out:
                 }
             }
         }
-        Format::F32 | Format::Bnb4 => {}
+        Format::Bnb4 => {
+            let absmax = halves(&scales[2 * ROWS * (tile * TILE / SEGMENT)..]);
+            for_nibbles(codes, tile, out, |slot, code| codebook[code as usize & 15] * absmax[slot]);
+        }
+        Format::Int4(group) => {
+            let scales = &scales[tile * TILE / group.columns() * GROUP_BYTES..][..GROUP_BYTES];
+            let d = halves(scales);
+            let mut zeros = [0.0; ROWS];
+            for (zero, byte) in zeros.iter_mut().zip(&scales[2 * ROWS..]) {
+                *zero = f32::from(*byte);
+            }
+            for_nibbles(codes, tile, out, |slot, code| d[slot] * (code as f32 - zeros[slot]));
+        }
+        Format::F32 => {}
     }
 }
 
@@ -104,20 +130,20 @@ fn decode_halves(format: Format, lines: &[u8], out: &mut Tile) {
 }
 
 #[inline(always)]
-fn for_nibbles(codes: &[u8], tile: usize, out: &mut Tile, value: impl Fn(usize, f32) -> f32) {
+fn for_nibbles(codes: &[u8], tile: usize, out: &mut Tile, value: impl Fn(usize, u32) -> f32) {
     for line in 0..4 {
         let words = words(codes, 4 * tile + line, line >= 2);
         for within in 0..8 {
             let shift = 8 * (within % 4) + 4 * (within / 4);
             let column = 8 * line + within;
             for slot in 0..ROWS {
-                out[column][slot] = value(slot, (words[slot] >> shift & 15) as f32);
+                out[column][slot] = value(slot, words[slot] >> shift & 15);
             }
         }
     }
 }
 
-/// Scale and minimum of each slot for sub-block `tile` of a Q4_K block.
+/// Scale and minimum of each slot for sub-block `tile` of a Q4_K or Q5_K block.
 #[inline(always)]
 fn k_scales(scales: &[u8], tile: usize) -> [[f32; ROWS]; 2] {
     let record = |sub: usize, slot: usize| {

@@ -1,11 +1,23 @@
-//! Packing of ggml's formats and of plain 16-bit floats: which bits of a source row go where in a block.
+//! Which bits of a source row go where in a block.
 //!
 //! Sections of a block, in order: low nibbles (or whole codes), high bits, scales. Source layouts: see `legacy`,
-//! `kquant` and `float`.
+//! `kquant`, `float`, `int4` and, for [`Format::Bnb4`], the segments of `nf4`. In the scales' section,
+//! - Q8_0 and Q4_0 have 16 f16 in slot order a tile,
+//! - Q4_K and Q5_K four records of eight bytes a tile (see [`record_at`]),
+//! - Q6_K 16 int8 in slot order for 16 columns, and 16 f16 behind them all,
+//! - Bnb4 16 f16 absmaxes in slot order for 64 columns, whose codes choose from [`SideTables::codebook`],
+//! - group int4 16 f16 scales, then 16 u8 zeros (0 to 16), each in slot order, a group.
+//!
+//! [`SideTables::codebook`]: super::SideTables::codebook
 
 use super::layout::{BLOCK, Codes, LINE, ROWS, TILE, byte_at, half_at, place, slot_of_row, take_bits};
 use crate::quant::Format;
+use crate::quant::int4;
 use crate::quant::kquant::join_scale_and_min;
+use crate::quant::nf4::{SEGMENT, SEGMENT_BYTES};
+
+/// Bytes of the scales and zeros of one group of [`Format::Int4`].
+pub const GROUP_BYTES: usize = 3 * ROWS;
 
 /// Lengths of the sections of a block of `tiles` tiles: codes, high bits, scales.
 pub const fn sections(format: Format, tiles: usize) -> Option<[usize; 3]> {
@@ -14,14 +26,19 @@ pub const fn sections(format: Format, tiles: usize) -> Option<[usize; 3]> {
         Format::F16 | Format::BF16 => Some([2 * weights, 0, 0]),
         Format::Q8_0 => Some([weights, 0, 2 * ROWS * tiles]),
         Format::Q4_0 | Format::Q4K => Some([weights / 2, 0, 2 * ROWS * tiles]),
+        Format::Q5K => Some([weights / 2, weights / 8, 2 * ROWS * tiles]),
         Format::Q6K => Some([weights / 2, weights / 4, 2 * ROWS * tiles + 2 * ROWS]),
-        Format::F32 | Format::Bnb4 => None,
+        Format::Bnb4 if (tiles * TILE).is_multiple_of(SEGMENT) => Some([weights / 2, 0, ROWS * tiles]),
+        Format::Int4(group) if (tiles * TILE).is_multiple_of(group.columns()) => {
+            Some([weights / 2, 0, tiles * TILE / group.columns() * GROUP_BYTES])
+        }
+        Format::F32 | Format::Bnb4 | Format::Int4(_) => None,
     }
 }
 
-/// Byte of the 16-bit scale of `row` in tile `tile`: 16 slots a tile.
-fn scale_at(tile: usize, row: usize) -> usize {
-    2 * (tile * ROWS + slot_of_row(row))
+/// Byte of 16-bit scale number `index` of `row`: 16 slots each.
+fn scale_at(index: usize, row: usize) -> usize {
+    2 * (index * ROWS + slot_of_row(row))
 }
 
 /// Packs columns `first..` of up to 16 rows, given as stored, into one zeroed block of `tiles` tiles.
@@ -62,6 +79,14 @@ pub fn pack_block(format: Format, rows: &[&[u8]], first: usize, tiles: usize, bl
                 }
                 add_k_scales(&source[..16], row, &mut records);
             }
+            Format::Q5K => {
+                let source = &bytes[first / BLOCK * 176..][..176];
+                for (i, run) in source[48..].as_chunks::<32>().0.iter().enumerate() {
+                    put_nibbles(codes, row, [2 * i, 2 * i + 1], run);
+                }
+                put_single_bits(high, row, &source[16..48]);
+                add_k_scales(&source[..16], row, &mut records);
+            }
             Format::Q6K => {
                 let source = &bytes[first / BLOCK * 210..][..210];
                 for (i, run) in source[..128].as_chunks::<32>().0.iter().enumerate() {
@@ -76,10 +101,36 @@ pub fn pack_block(format: Format, rows: &[&[u8]], first: usize, tiles: usize, bl
                 }
                 scales[16 * ROWS + 2 * slot_of_row(row)..][..2].copy_from_slice(&source[208..]);
             }
-            Format::F32 | Format::Bnb4 => {}
+            Format::Bnb4 => {
+                let segments = bytes[first / SEGMENT * SEGMENT_BYTES..].as_chunks::<SEGMENT_BYTES>().0;
+                for (s, source) in segments.iter().take(tiles * TILE / SEGMENT).enumerate() {
+                    scales[scale_at(s, row)..][..2].copy_from_slice(&source[..2]);
+                    for (line, four) in source[2..].as_chunks::<4>().0.iter().enumerate() {
+                        put_pairs(
+                            codes,
+                            SEGMENT / 8 * s + line,
+                            row,
+                            u32::from_le_bytes(four.map(|b| b.rotate_left(4))),
+                        );
+                    }
+                }
+            }
+            Format::Int4(group) => {
+                let (columns, len) = (group.columns(), format.block_bytes());
+                let groups = bytes[first / columns * len..].chunks_exact(len).take(tiles * TILE / columns);
+                for (g, source) in groups.enumerate() {
+                    let scales = &mut scales[g * GROUP_BYTES..][..GROUP_BYTES];
+                    scales[scale_at(0, row)..][..2].copy_from_slice(&source[..2]);
+                    scales[2 * ROWS + slot_of_row(row)] = source[2];
+                    for (line, four) in source[int4::HEAD..].as_chunks::<4>().0.iter().enumerate() {
+                        put_pairs(codes, columns / 8 * g + line, row, u32::from_le_bytes(*four));
+                    }
+                }
+            }
+            Format::F32 => {}
         }
     }
-    if format == Format::Q4K {
+    if matches!(format, Format::Q4K | Format::Q5K) {
         for (out, record) in scales.as_chunks_mut::<8>().0.iter_mut().zip(records.as_flattened()) {
             *out = record.to_le_bytes();
         }
@@ -118,6 +169,31 @@ fn put_nibbles(codes: &mut [u8], row: usize, tiles: [usize; 2], run: &[u8; 32]) 
         for (tile, word) in tiles.into_iter().zip(nibble_words(*eight)) {
             put_word(codes, 4 * tile + line, row, line >= 2, word);
         }
+    }
+}
+
+/// Puts eight columns, one nibble each, the lowest first, into line `line`.
+#[inline(always)]
+fn put_pairs(codes: &mut [u8], line: usize, row: usize, columns: u32) {
+    let spread = |four: u32| {
+        let two = (four | four << 8) & 0x00ff_00ff;
+        (two | two << 4) & 0x0f0f_0f0f
+    };
+    put_word(codes, line, row, line % 4 >= 2, spread(columns & 0xffff) | spread(columns >> 16) << 4);
+}
+
+/// Puts the 32 bytes of Q5_K's upper bits: bit `sub` of each belongs to tile `sub`.
+#[inline(always)]
+fn put_single_bits(high: &mut [u8], row: usize, bytes: &[u8]) {
+    let mut words = [0; 8];
+    for (field, four) in bytes.as_chunks::<4>().0.iter().enumerate() {
+        let four = u32::from_le_bytes(*four);
+        for (sub, word) in words.iter_mut().enumerate() {
+            *word |= (four >> sub & 0x0101_0101) << field;
+        }
+    }
+    for (tile, word) in words.into_iter().enumerate() {
+        put_word(high, tile, row, false, word);
     }
 }
 
@@ -186,11 +262,14 @@ pub fn unpack_row(format: Format, block: &[u8], row: usize, tiles: usize, out: &
     let (codes, rest) = block.split_at(codes_len);
     let (high, scales) = rest.split_at(high_len);
     let mut nibbles: Codes = [[0; BLOCK]; ROWS];
-    if matches!(format, Format::Q4_0 | Format::Q4K | Format::Q6K) {
-        take_bits::<4>(0, codes, tiles, &mut nibbles);
+    match format {
+        Format::F32 | Format::F16 | Format::BF16 | Format::Q8_0 => {}
+        _ => take_bits::<4>(0, codes, tiles, &mut nibbles),
     }
-    if format == Format::Q6K {
-        take_bits::<2>(4, high, tiles, &mut nibbles);
+    match format {
+        Format::Q5K => take_bits::<1>(4, high, tiles, &mut nibbles),
+        Format::Q6K => take_bits::<2>(4, high, tiles, &mut nibbles),
+        _ => {}
     }
     let nibbles = &nibbles[row];
     match format {
@@ -214,6 +293,12 @@ pub fn unpack_row(format: Format, block: &[u8], row: usize, tiles: usize, out: &
             let pair = |i: usize| nibbles[i / 32 * 64 + i % 32] | nibbles[i / 32 * 64 + i % 32 + 32] << 4;
             out.extend((0..128).map(pair));
         }
+        Format::Q5K => {
+            out.extend_from_slice(&unpack_k_scales(scales, row));
+            out.extend((0..32).map(|i| (0..8).fold(0, |byte, sub| byte | (nibbles[32 * sub + i] >> 4) << sub)));
+            let at = |i: usize| nibbles[i] & 15;
+            out.extend((0..128).map(|i| at(i / 32 * 64 + i % 32) | at(i / 32 * 64 + i % 32 + 32) << 4));
+        }
         Format::Q6K => {
             let at = |half: usize, quarter: usize, i: usize| nibbles[128 * half + 32 * quarter + i];
             for half in 0..2 {
@@ -225,6 +310,20 @@ pub fn unpack_row(format: Format, block: &[u8], row: usize, tiles: usize, out: &
             out.extend((0..16).map(|sub| scales[sub * ROWS + slot_of_row(row)]));
             out.extend_from_slice(&scales[16 * ROWS + 2 * slot_of_row(row)..][..2]);
         }
-        Format::F32 | Format::Bnb4 => {}
+        Format::Bnb4 => {
+            for (s, codes) in nibbles[..tiles * TILE].chunks_exact(SEGMENT).enumerate() {
+                out.extend_from_slice(&scales[scale_at(s, row)..][..2]);
+                out.extend(codes.as_chunks::<2>().0.iter().map(|[even, odd]| even << 4 | odd));
+            }
+        }
+        Format::Int4(group) => {
+            for (g, codes) in nibbles[..tiles * TILE].chunks_exact(group.columns()).enumerate() {
+                let scales = &scales[g * GROUP_BYTES..][..GROUP_BYTES];
+                out.extend_from_slice(&scales[scale_at(0, row)..][..2]);
+                out.push(scales[2 * ROWS + slot_of_row(row)]);
+                out.extend(codes.as_chunks::<2>().0.iter().map(|[even, odd]| even | odd << 4));
+            }
+        }
+        Format::F32 => {}
     }
 }
