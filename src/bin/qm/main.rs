@@ -15,6 +15,7 @@ mod load;
 mod npy;
 mod process;
 mod progress;
+mod soak;
 mod synth;
 
 use std::process::ExitCode;
@@ -43,6 +44,8 @@ enum Command {
     Fit(fit::Arguments),
     /// Measure how fast a model reads and writes
     Bench(bench::Arguments),
+    /// Generate or load for long, and fail where memory, files or threads grow
+    Soak(soak::Arguments),
     /// Write a random model of a published model's shape, to measure a machine with
     Synth(synth::Arguments),
 }
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Fit(arguments) => fit::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Soak(arguments) => soak::run(arguments),
         Command::Synth(arguments) => synth::run(arguments),
     };
     match outcome {

@@ -19,3 +19,36 @@ pub fn forget_peak_memory() {
     // "5" resets the peak: proc(5).
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
+
+/// What a process can leak.
+#[derive(Debug, Clone)]
+pub struct Holdings {
+    /// Bytes in RAM.
+    pub memory: u64,
+    /// Open file descriptors.
+    pub files: usize,
+    /// Threads.
+    pub threads: usize,
+}
+
+impl Holdings {
+    /// The larger of each.
+    pub fn max(&self, other: &Self) -> Self {
+        Self {
+            memory: self.memory.max(other.memory),
+            files: self.files.max(other.files),
+            threads: self.threads.max(other.threads),
+        }
+    }
+}
+
+/// What this process holds now.
+pub fn holdings() -> Option<Holdings> {
+    // Reading the folder takes a descriptor, the same one more each time.
+    let entries = |folder: &str| Some(fs::read_dir(folder).ok()?.count());
+    Some(Holdings {
+        memory: status_bytes("VmRSS")?,
+        files: entries("/proc/self/fd")?,
+        threads: entries("/proc/self/task")?,
+    })
+}
