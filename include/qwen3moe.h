@@ -517,7 +517,11 @@ uint32_t qm_abi_version(void);
  * - "features": a list of the parts that were compiled in, such as "cpu";
  * - "cuda": the CUDA version that it was built with, or null;
  * - "cuda_architectures": a list of the architectures that it has code for;
- * - "instruction_sets": a list of those extensions of this machine's processor that it knows.
+ * - "instruction_sets": a list of those extensions of this machine's processor that it knows;
+ * - "cpu_isas": a list of the kernels' tiers that this processor can run, the best one last: "portable", "avx2",
+ *   "avx-vnni", "avx512", "amx" or "neon";
+ * - "cpu_isa": the tier that a load takes: the best, or the one that the environment variable QM_CPU_ISA names; null if
+ *   that is none of the list, and every load then fails with QM_ERR_INVALID_ARGUMENT.
  *
  * Later versions may add keys. Static: do not free it.
  */

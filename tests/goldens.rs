@@ -7,7 +7,7 @@ mod support;
 
 use std::sync::Arc;
 
-use qwen3moe::cpu::{CpuBackend, CpuOptions};
+use qwen3moe::cpu::{CpuBackend, CpuOptions, Isa};
 use qwen3moe::engine::{MemoryUse, fit};
 use qwen3moe::experts::ExpertCounters;
 use qwen3moe::model::{
@@ -99,7 +99,13 @@ fn interleaved(case: &Case, sequences: [&[u32]; 3], rows: [usize; 3]) -> [Vec<f3
     let layout = StateLayout::new(3, 3 * 256);
     let is_moe = spec.layers.iter().map(|layer| layer.feed_forward == FeedForward::Moe);
     let counters = Arc::new(ExpertCounters::new(spec.moe.as_ref().map_or(0, |moe| moe.experts), is_moe));
-    let options = CpuOptions { threads: 2, exact: true, kv: KvFormat::F32, max_rows: rows.iter().sum() };
+    let options = CpuOptions {
+        threads: 2,
+        exact: true,
+        kv: KvFormat::F32,
+        max_rows: rows.iter().sum(),
+        isa: Isa::choose().unwrap(),
+    };
     let mut backend =
         CpuBackend::new(spec.clone(), weights, layout, counters, &options, &LoadProgress::default()).unwrap();
     let mut pools = Pools::new(layout).unwrap();

@@ -3,6 +3,8 @@
 use std::ffi::{CString, c_char};
 use std::sync::OnceLock;
 
+use crate::engine::Isa;
+
 /// The version of the binary interface. It changes only when programs must be compiled again; the library's file name
 /// (`libqwen3moe.so.0`) carries it.
 pub const QM_ABI_VERSION: u32 = 0;
@@ -44,7 +46,11 @@ pub extern "C" fn qm_abi_version() -> u32 {
 /// - "features": a list of the parts that were compiled in, such as "cpu";
 /// - "cuda": the CUDA version that it was built with, or null;
 /// - "cuda_architectures": a list of the architectures that it has code for;
-/// - "instruction_sets": a list of those extensions of this machine's processor that it knows.
+/// - "instruction_sets": a list of those extensions of this machine's processor that it knows;
+/// - "cpu_isas": a list of the kernels' tiers that this processor can run, the best one last: "portable", "avx2",
+///   "avx-vnni", "avx512", "amx" or "neon";
+/// - "cpu_isa": the tier that a load takes: the best, or the one that the environment variable QM_CPU_ISA names; null if
+///   that is none of the list, and every load then fails with QM_ERR_INVALID_ARGUMENT.
 ///
 /// Later versions may add keys. Static: do not free it.
 #[unsafe(no_mangle)]
@@ -63,6 +69,8 @@ fn build_info() -> serde_json::Value {
         "cuda": null,
         "cuda_architectures": [],
         "instruction_sets": instruction_sets(),
+        "cpu_isas": Isa::available().into_iter().map(Isa::name).collect::<Vec<_>>(),
+        "cpu_isa": Isa::choose().ok().map(Isa::name),
     })
 }
 
@@ -75,6 +83,8 @@ fn instruction_sets() -> Vec<&'static str> {
         ("avx512f", is_x86_feature_detected!("avx512f")),
         ("avx512bw", is_x86_feature_detected!("avx512bw")),
         ("avx512vl", is_x86_feature_detected!("avx512vl")),
+        ("avx512dq", is_x86_feature_detected!("avx512dq")),
+        ("avxvnni", is_x86_feature_detected!("avxvnni")),
         ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
         ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
     ];

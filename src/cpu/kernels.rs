@@ -1,64 +1,43 @@
-//! Vector kernels in float32, compiled once for any processor and once for AVX2 with FMA.
+//! Vector kernels in float32, compiled once for each tier.
 //!
 //! Each kernel is a plain loop over fixed-width lanes that the compiler vectorises; [`Isa`] picks the copy at run time.
 
+use super::isa::Isa;
+use super::vector_math::{exp, map, sigmoid as sigmoid_of, softplus as softplus_of, sum, zip};
 use crate::quant::packed::{ROWS, TILE, Tile, block_bytes, blocks, decode_tile};
 use crate::quant::{Matrix, Packed};
 
 /// Values that one accumulator holds.
 const LANES: usize = 8;
 
-/// Which copy of the kernels this processor can run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Isa {
-    /// Any processor.
-    Portable,
-    /// x86-64 with AVX2, FMA and F16C.
-    #[cfg(target_arch = "x86_64")]
-    Avx2(Detected),
-}
-
-/// Proof that [`Isa::detect`] found what a variant needs: nothing else can make one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Detected(());
-
-impl Isa {
-    /// The best copy for this processor.
-    pub fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
-            return Isa::Avx2(Detected(()));
-        }
-        Isa::Portable
-    }
-
-    /// A name for people.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Isa::Portable => "portable",
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(_) => "avx2",
-        }
-    }
-}
-
-/// Defines `Isa::$name`, which calls the body compiled for the processor at hand.
+/// Defines `Isa::$name`, which calls the body compiled for the tier at hand.
 macro_rules! kernel {
-    ($(#[$doc:meta])* $name:ident = $body:ident ( $($arg:ident : $type:ty),* )) => {
+    ($(#[$doc:meta])* $name:ident = $body:ident ( $($arg:ident : $type:ty),* ) $(-> $result:ty)?) => {
         impl Isa {
             $(#[$doc])*
             #[inline]
-            pub fn $name(self, $($arg: $type),*) {
+            pub fn $name(self, $($arg: $type),*) $(-> $result)? {
                 #[cfg(target_arch = "x86_64")]
                 #[target_feature(enable = "avx2,fma,f16c")]
-                fn avx2($($arg: $type),*) {
+                fn avx2($($arg: $type),*) $(-> $result)? {
+                    $body::<true>($($arg),*)
+                }
+                #[cfg(target_arch = "x86_64")]
+                #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+                fn avx512($($arg: $type),*) $(-> $result)? {
                     $body::<true>($($arg),*)
                 }
                 match self {
                     Isa::Portable => $body::<false>($($arg),*),
-                    // SAFETY: `Detected` proves that the processor has AVX2, FMA and F16C.
+                    // SAFETY: the `Detected` of both variants proves that the processor has AVX2, FMA and F16C.
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2(_) => unsafe { avx2($($arg),*) },
+                    Isa::Avx2(_) | Isa::AvxVnni(_) => unsafe { avx2($($arg),*) },
+                    // SAFETY: the `Detected` of both variants proves the same and AVX-512 F, BW, DQ and VL.
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512(_) | Isa::Amx(_) => unsafe { avx512($($arg),*) },
+                    // Every AArch64 processor has vectors and FMA: the code for any of them uses both.
+                    #[cfg(target_arch = "aarch64")]
+                    Isa::Neon(_) => $body::<true>($($arg),*),
                 }
             }
         }
@@ -91,6 +70,35 @@ kernel! {
     /// One step of the gated delta rule on `state` `[k.len(), v.len()]` (arXiv 2412.06464, eq. 10; transformers'
     /// `torch_recurrent_gated_delta_rule`): `S *= decay; δ = beta (v - Sᵀk); S += k δᵀ; out = Sᵀq`. `delta` is scratch.
     delta_step = delta_step_body(state: &mut [f32], step: &DeltaStep<'_>, delta: &mut [f32], out: &mut [f32])
+}
+
+kernel! {
+    /// `values[i] = exp(values[i] - minus)`.
+    exp_in_place = exp_body(values: &mut [f32], minus: f32)
+}
+kernel! {
+    /// `values[i] = exp(values[i] - minus)`, and the sum of the results: the two halves of a softmax whose maximum is `minus`.
+    exp_sum = exp_sum_body(values: &mut [f32], minus: f32) -> f32
+}
+kernel! {
+    /// `values[i] = 1 / (1 + exp(-values[i]))`.
+    sigmoid_in_place = sigmoid_body(values: &mut [f32])
+}
+kernel! {
+    /// `values[i] = values[i] / (1 + exp(-values[i]))`.
+    silu_in_place = silu_body(values: &mut [f32])
+}
+kernel! {
+    /// `values[i] = ln(1 + exp(values[i]))`, linear above 20 as `torch.nn.functional.softplus`.
+    softplus_in_place = softplus_body(values: &mut [f32])
+}
+kernel! {
+    /// `out[i] = silu(gate[i]) * up[i]`, the middle of a SwiGLU; all have one length.
+    silu_mul = silu_mul_body(gate: &[f32], up: &[f32], out: &mut [f32])
+}
+kernel! {
+    /// `values[i] *= sigmoid(gates[i])`: gated attention's output; both have one length.
+    mul_sigmoid = mul_sigmoid_body(values: &mut [f32], gates: &[f32])
 }
 
 /// Inputs of one step of the gated delta rule for one head.
@@ -265,6 +273,48 @@ fn delta_step_body<const FMA: bool>(state: &mut [f32], step: &DeltaStep<'_>, del
             *s = fma::<FMA>(k, *d, *s);
             *o = fma::<FMA>(q, *s, *o);
         }
+    }
+}
+
+#[inline(always)]
+fn exp_body<const FMA: bool>(values: &mut [f32], minus: f32) {
+    map(values, |x| exp::<FMA>(x - minus));
+}
+
+#[inline(always)]
+fn exp_sum_body<const FMA: bool>(values: &mut [f32], minus: f32) -> f32 {
+    map(values, |x| exp::<FMA>(x - minus));
+    sum(values)
+}
+
+#[inline(always)]
+fn sigmoid_body<const FMA: bool>(values: &mut [f32]) {
+    map(values, sigmoid_of::<FMA>);
+}
+
+#[inline(always)]
+fn silu_body<const FMA: bool>(values: &mut [f32]) {
+    map(values, |x| x * sigmoid_of::<FMA>(x));
+}
+
+#[inline(always)]
+fn softplus_body<const FMA: bool>(values: &mut [f32]) {
+    map(values, softplus_of::<FMA>);
+}
+
+#[inline(always)]
+fn silu_mul_body<const FMA: bool>(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    zip(gate, up, out, |gate, up| gate * sigmoid_of::<FMA>(gate) * up);
+}
+
+#[inline(always)]
+fn mul_sigmoid_body<const FMA: bool>(values: &mut [f32], gates: &[f32]) {
+    for (values, gates) in values.chunks_mut(16).zip(gates.chunks(16)) {
+        let mut factors = [0.0; 16];
+        let factors = &mut factors[..gates.len()];
+        factors.copy_from_slice(gates);
+        map(factors, sigmoid_of::<FMA>);
+        values.iter_mut().zip(factors).for_each(|(x, factor)| *x *= *factor);
     }
 }
 

@@ -3,7 +3,7 @@
 //! Work is cut into strips of 16 weight rows, the unit of the packed form; several products share one round of tasks.
 
 use super::int8::{Int8Rows, strips};
-use super::kernels::Isa;
+use super::isa::Isa;
 use super::pool::{Pool, Scratch, SharedOutput, at_least};
 use crate::error::Result;
 use crate::model::Linear;
@@ -104,12 +104,12 @@ pub fn strips_per_task(strips: usize, threads: usize, unit: usize) -> usize {
 }
 
 impl Processor {
-    /// Starts workers for `threads` threads, the calling one being one of them; `exact` keeps activations in float32.
+    /// Starts workers for `threads` threads, the calling one being one of them, that use the instructions of `isa`; `exact`
+    /// keeps activations in float32.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn new(threads: usize, exact: bool) -> Result<Self> {
-        let isa = Isa::detect();
+    pub fn new(threads: usize, exact: bool, isa: Isa) -> Result<Self> {
         Ok(Self { pool: Pool::new(threads)?, isa, integer: !exact && isa.has_integer_kernels() })
     }
 

@@ -2,13 +2,14 @@
 //!
 //! [`CpuBackend`] owns the weights, the memory of all sequences and the activations of the step in progress. Each layer
 //! kind is one file: [`attention`], [`delta_net`], [`experts`]; they share the matrix product in [`matmul`], its integer
-//! kernels in [`int8`], the float kernels in [`kernels`] and the worker threads in [`pool`].
+//! kernels in [`int8`], the float kernels in [`kernels`] (an [`isa`] tier is chosen at load) and the worker threads in [`pool`].
 
 mod affinity;
 mod attention;
 mod delta_net;
 mod experts;
 mod int8;
+mod isa;
 mod kernels;
 mod matmul;
 mod memory;
@@ -17,6 +18,7 @@ mod rope;
 #[cfg(test)]
 mod testing;
 mod traffic;
+mod vector_math;
 
 use std::sync::Arc;
 
@@ -25,6 +27,7 @@ use attention::KvCache;
 use delta_net::DeltaStates;
 use experts::Routing;
 use int8::Int8Rows;
+pub use isa::Isa;
 use matmul::Processor;
 pub use memory::{MemoryPlan, plan};
 use rope::Rope;
@@ -47,6 +50,8 @@ pub struct CpuOptions {
     pub kv: KvFormat,
     /// Rows of one step at most.
     pub max_rows: usize,
+    /// Which instructions the kernels use.
+    pub isa: Isa,
 }
 
 /// Runs the network on the processor.
@@ -103,7 +108,7 @@ impl CpuBackend {
     ) -> Result<Self> {
         let needs_attention = spec.attention_layers() > 0;
         Ok(Self {
-            processor: Processor::new(options.threads, options.exact)?,
+            processor: Processor::new(options.threads, options.exact, options.isa)?,
             rope: needs_attention.then(|| Rope::new(&spec.attention.rope)),
             kv: KvCache::new(&spec, &layout, options.kv, progress)?,
             states: DeltaStates::new(&spec, layout.slots, progress)?,

@@ -8,7 +8,7 @@ use super::log::Log;
 use super::machine;
 use super::panics::silence;
 use super::{Device, Language, LoadOptions, LogLevel, Model, ModelParts, SamplingDefaults};
-use crate::cpu::{CpuBackend, CpuOptions};
+use crate::cpu::{CpuBackend, CpuOptions, Isa};
 use crate::error::Result;
 use crate::experts::ExpertCounters;
 use crate::model::{Checkpoint, FeedForward, LoadProgress, ModelSpec, Source, Weights, check_shapes, read_config};
@@ -22,6 +22,7 @@ impl Model {
     pub fn load(source: &Source, options: &LoadOptions, progress: &LoadProgress) -> Result<Model> {
         silence();
         options.check()?;
+        let isa = Isa::choose()?;
         let log = Log::new(options.log.clone());
         let checkpoint = Checkpoint::open(source)?;
         let config = read_config(&checkpoint)?;
@@ -29,6 +30,7 @@ impl Model {
         check_shapes(&checkpoint, &spec)?;
         let plan = Plan::new(&spec, options)?;
         report(&checkpoint, &spec, &config.unrecognised, options, &plan, &log);
+        log.line(LogLevel::Info, &format!("processor: {} kernels", isa.name()));
 
         let fit = plan.fit(&checkpoint, &spec, options, machine::available_memory());
         fit.check(checkpoint.path())?;
@@ -57,6 +59,7 @@ impl Model {
             exact: options.exact,
             kv: options.kv_format(),
             max_rows: plan.max_rows(options),
+            isa,
         };
         let backend = CpuBackend::new(spec.clone(), weights, plan.layout, counters.clone(), &cpu, progress)?;
         stop_if_cancelled()?;

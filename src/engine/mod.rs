@@ -24,6 +24,7 @@ mod stats;
 mod stream;
 mod worker;
 
+pub use crate::cpu::Isa;
 pub use crate::state::KvFormat;
 pub use fit::fit;
 pub use language::Language;

@@ -3,7 +3,8 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::cpu::kernels::{Isa, kernel};
+use crate::cpu::isa::Isa;
+use crate::cpu::kernels::kernel;
 use crate::state::KvFormat;
 
 kernel! {

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use crate::cpu::kernels::Isa;
+use crate::cpu::isa::Isa;
 use crate::cpu::memory::zeroed;
 use crate::error::{Error, Result};
 use crate::model::{Batch, LoadProgress, Mixer, ModelSpec};

@@ -1,7 +1,7 @@
 //! One strip against any number of quantised rows, by the kernel of the processor at hand.
 
 use super::Int8Row;
-use crate::cpu::kernels::Isa;
+use crate::cpu::isa::Isa;
 use crate::quant::packed::ROWS;
 use crate::quant::{Format, Packed};
 
@@ -16,7 +16,13 @@ pub fn serve(format: Format) -> bool {
 impl Isa {
     /// Whether this processor has integer kernels; where not, the float kernels serve.
     pub fn has_integer_kernels(self) -> bool {
-        self != Isa::Portable
+        match self {
+            Isa::Portable => false,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(_) | Isa::AvxVnni(_) | Isa::Avx512(_) | Isa::Amx(_) => true,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon(_) => false,
+        }
     }
 }
 
@@ -31,9 +37,9 @@ pub fn project<'a>(
     match isa {
         Isa::Portable => {}
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(_) => {
+        Isa::Avx2(_) | Isa::AvxVnni(_) | Isa::Avx512(_) | Isa::Amx(_) => {
             fn pass<const G: usize>(packed: &Packed, strip: usize, rows: [Int8Row<'_>; G]) -> [[f32; ROWS]; G] {
-                // SAFETY: `Isa::Avx2`, the arm we are in, proves that the processor has AVX2, FMA and F16C.
+                // SAFETY: the `Detected` of the arm we are in proves that the processor has AVX2, FMA and F16C.
                 unsafe { super::avx2::strip(packed.format(), packed.strip(strip), packed.cols(), rows) }
             }
             // A pass decodes the strip once for all its rows, so what is left over takes one pass, too.
@@ -48,5 +54,7 @@ pub fn project<'a>(
                 }
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon(_) => {}
     }
 }

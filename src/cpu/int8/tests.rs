@@ -1,8 +1,15 @@
 //! Every kernel of a packed weight against float64 over the reference decoder's values.
 
 use super::*;
+use crate::cpu::isa::Isa;
 use crate::cpu::matmul::{Inputs, Processor};
+use crate::cpu::testing::tiers;
 use crate::quant::{AlignedBuffer, Format, Matrix, Weight};
+
+/// Runs `test` on every tier of this processor.
+fn each_tier(test: impl Fn(Isa)) {
+    tiers().into_iter().for_each(test);
+}
 
 struct Random(u64);
 
@@ -65,75 +72,93 @@ const SHAPES: [(usize, usize); 6] = [(16, 256), (17, 512), (48, 768), (16, 32), 
 
 #[test]
 fn products_with_float_activations_match_float64_for_every_packed_format() {
-    let mut random = Random(1);
-    let processor = Processor::new(2, true).unwrap();
-    for format in [Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4K, Format::Q6K] {
-        for (rows, cols) in SHAPES.into_iter().filter(|(_, cols)| cols.is_multiple_of(format.block_elements())) {
-            let matrix = random.matrix(format, rows, cols);
-            let weight = Weight::new(matrix.clone()).unwrap();
-            assert!(matches!(weight, Weight::Packed(_)));
-            for n in [1, 3] {
-                let inputs: Vec<f32> = (0..n * cols).map(|_| random.unit()).collect();
-                let mut out = vec![f32::NAN; n * rows];
-                processor.matmul(&weight, Inputs::all(&inputs, cols), &mut out);
-                assert_close(&out, &reference(&matrix, &inputs), &format!("{format} [{rows}, {cols}], {n} inputs"));
+    each_tier(|isa| {
+        let mut random = Random(1);
+        let processor = Processor::new(2, true, isa).unwrap();
+        for format in [Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4K, Format::Q6K] {
+            for (rows, cols) in SHAPES.into_iter().filter(|(_, cols)| cols.is_multiple_of(format.block_elements())) {
+                let matrix = random.matrix(format, rows, cols);
+                let weight = Weight::new(matrix.clone()).unwrap();
+                assert!(matches!(weight, Weight::Packed(_)));
+                for n in [1, 3] {
+                    let inputs: Vec<f32> = (0..n * cols).map(|_| random.unit()).collect();
+                    let mut out = vec![f32::NAN; n * rows];
+                    processor.matmul(&weight, Inputs::all(&inputs, cols), &mut out);
+                    assert_close(
+                        &out,
+                        &reference(&matrix, &inputs),
+                        &format!("{} {format} [{rows}, {cols}], {n} inputs", isa.name()),
+                    );
+                }
             }
         }
-    }
+    });
 }
 
 #[test]
 fn products_with_quantised_activations_are_exact_up_to_the_scales() {
-    let mut random = Random(2);
-    let processor = Processor::new(2, false).unwrap();
-    for format in [Format::Q8_0, Format::Q4_0, Format::Q4K, Format::Q6K] {
-        for (rows, cols) in SHAPES.into_iter().filter(|(_, cols)| cols.is_multiple_of(format.block_elements())) {
-            let matrix = random.matrix(format, rows, cols);
-            let weight = Weight::new(matrix.clone()).unwrap();
-            for n in [1, 2, 4, 7] {
-                // Activations that int8 holds without loss: whole numbers up to 127, one of them reached in every tile.
-                let mut inputs: Vec<f32> = (0..n * cols).map(|_| (random.unit() * 127.4).round()).collect();
-                for tile in inputs.chunks_exact_mut(32) {
-                    tile[(random.next() % 32) as usize] = if random.unit() < 0.0 { 127.0 } else { -127.0 };
+    each_tier(|isa| {
+        let mut random = Random(2);
+        let processor = Processor::new(2, false, isa).unwrap();
+        for format in [Format::Q8_0, Format::Q4_0, Format::Q4K, Format::Q6K] {
+            for (rows, cols) in SHAPES.into_iter().filter(|(_, cols)| cols.is_multiple_of(format.block_elements())) {
+                let matrix = random.matrix(format, rows, cols);
+                let weight = Weight::new(matrix.clone()).unwrap();
+                for n in [1, 2, 4, 7] {
+                    // Activations that int8 holds without loss: whole numbers up to 127, one of them reached in every tile.
+                    let mut inputs: Vec<f32> = (0..n * cols).map(|_| (random.unit() * 127.4).round()).collect();
+                    for tile in inputs.chunks_exact_mut(32) {
+                        tile[(random.next() % 32) as usize] = if random.unit() < 0.0 { 127.0 } else { -127.0 };
+                    }
+                    let mut int8 = Int8Rows::default();
+                    let mut out = vec![f32::NAN; n * rows];
+                    let rows_of_inputs = processor.inputs(&inputs, cols, &mut int8, [&weight]);
+                    processor.matmul(&weight, rows_of_inputs, &mut out);
+                    assert_close(
+                        &out,
+                        &reference(&matrix, &inputs),
+                        &format!("{} {format} [{rows}, {cols}], {n} inputs", isa.name()),
+                    );
                 }
-                let mut int8 = Int8Rows::default();
-                let mut out = vec![f32::NAN; n * rows];
-                let rows_of_inputs = processor.inputs(&inputs, cols, &mut int8, [&weight]);
-                processor.matmul(&weight, rows_of_inputs, &mut out);
-                assert_close(&out, &reference(&matrix, &inputs), &format!("{format} [{rows}, {cols}], {n} inputs"));
             }
         }
-    }
+    });
 }
 
 #[test]
 fn sums_do_not_overflow_at_the_largest_codes() {
-    let processor = Processor::new(1, false).unwrap();
-    for (format, code) in
-        [(Format::Q8_0, 0x80u8), (Format::Q8_0, 0x7f), (Format::Q4_0, 0xff), (Format::Q4K, 0xff), (Format::Q6K, 0xff)]
-    {
-        let (rows, cols) = (16, 256);
-        let mut buffer = AlignedBuffer::zeroed(format.bytes_for(rows * cols).unwrap() as usize, "test").unwrap();
-        buffer.fill(code);
-        let floats: &[usize] = match format {
-            Format::Q4K => &[0, 2],
-            Format::Q6K => &[208],
-            _ => &[0],
-        };
-        for block in buffer.chunks_exact_mut(format.block_bytes()) {
-            floats.iter().for_each(|at| block[*at..at + 2].copy_from_slice(&half::f16::ONE.to_le_bytes()));
+    each_tier(|isa| {
+        let processor = Processor::new(1, false, isa).unwrap();
+        for (format, code) in [
+            (Format::Q8_0, 0x80u8),
+            (Format::Q8_0, 0x7f),
+            (Format::Q4_0, 0xff),
+            (Format::Q4K, 0xff),
+            (Format::Q6K, 0xff),
+        ] {
+            let (rows, cols) = (16, 256);
+            let mut buffer = AlignedBuffer::zeroed(format.bytes_for(rows * cols).unwrap() as usize, "test").unwrap();
+            buffer.fill(code);
+            let floats: &[usize] = match format {
+                Format::Q4K => &[0, 2],
+                Format::Q6K => &[208],
+                _ => &[0],
+            };
+            for block in buffer.chunks_exact_mut(format.block_bytes()) {
+                floats.iter().for_each(|at| block[*at..at + 2].copy_from_slice(&half::f16::ONE.to_le_bytes()));
+            }
+            let matrix = Matrix::new(format, rows as usize, cols as usize, buffer.into()).unwrap();
+            let weight = Weight::new(matrix.clone()).unwrap();
+            for sign in [127.0, -127.0] {
+                let inputs = vec![sign; cols as usize];
+                let mut int8 = Int8Rows::default();
+                let mut out = vec![f32::NAN; rows as usize];
+                let rows_of_inputs = processor.inputs(&inputs, cols as usize, &mut int8, [&weight]);
+                processor.matmul(&weight, rows_of_inputs, &mut out);
+                assert_close(&out, &reference(&matrix, &inputs), &format!("{} {format} {code:#x}", isa.name()));
+            }
         }
-        let matrix = Matrix::new(format, rows as usize, cols as usize, buffer.into()).unwrap();
-        let weight = Weight::new(matrix.clone()).unwrap();
-        for sign in [127.0, -127.0] {
-            let inputs = vec![sign; cols as usize];
-            let mut int8 = Int8Rows::default();
-            let mut out = vec![f32::NAN; rows as usize];
-            let rows_of_inputs = processor.inputs(&inputs, cols as usize, &mut int8, [&weight]);
-            processor.matmul(&weight, rows_of_inputs, &mut out);
-            assert_close(&out, &reference(&matrix, &inputs), &format!("{format} {code:#x}"));
-        }
-    }
+    });
 }
 
 #[test]
@@ -158,17 +183,19 @@ fn quantised_activations_are_within_half_a_step_and_a_zero_tile_stays_zero() {
 
 #[test]
 fn activations_that_are_not_finite_do_not_turn_into_numbers() {
-    let mut random = Random(4);
-    let processor = Processor::new(1, false).unwrap();
-    let weight = Weight::new(random.matrix(Format::Q4K, 16, 256)).unwrap();
-    for bad in [f32::NAN, f32::INFINITY] {
-        let mut inputs = vec![1.0; 2 * 256];
-        inputs[256 + 77] = bad;
-        let mut int8 = Int8Rows::default();
-        let mut out = vec![0.0; 32];
-        let rows_of_inputs = processor.inputs(&inputs, 256, &mut int8, [&weight]);
-        processor.matmul(&weight, rows_of_inputs, &mut out);
-        assert!(out[..16].iter().all(|x| x.is_finite()), "another row is not touched");
-        assert!(out[16..].iter().all(|x| x.is_nan()));
-    }
+    each_tier(|isa| {
+        let mut random = Random(4);
+        let processor = Processor::new(1, false, isa).unwrap();
+        let weight = Weight::new(random.matrix(Format::Q4K, 16, 256)).unwrap();
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut inputs = vec![1.0; 2 * 256];
+            inputs[256 + 77] = bad;
+            let mut int8 = Int8Rows::default();
+            let mut out = vec![0.0; 32];
+            let rows_of_inputs = processor.inputs(&inputs, 256, &mut int8, [&weight]);
+            processor.matmul(&weight, rows_of_inputs, &mut out);
+            assert!(out[..16].iter().all(|x| x.is_finite()), "another row is not touched");
+            assert!(out[16..].iter().all(|x| !x.is_finite()));
+        }
+    });
 }
