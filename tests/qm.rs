@@ -141,7 +141,12 @@ fn synth(out: &Path, preset: &str, kind: &str, seed: &str) -> Output {
 fn a_synthetic_model_of_each_preset_loads_and_computes() {
     let folder = tempfile::tempdir().unwrap();
     let logits = folder.path().join("logits.npy");
-    let cases = [("qwen3-next-80b-a3b", "q4_k"), ("qwen3-30b-a3b", "q8_0"), ("qwen3.5-35b-a3b", "q4_0")];
+    let cases = [
+        ("qwen3-next-80b-a3b", "q4_k"),
+        ("qwen3-30b-a3b", "q8_0"),
+        ("qwen3-30b-a3b", "q5_k"),
+        ("qwen3.5-35b-a3b", "q4_0"),
+    ];
     for (preset, kind) in cases {
         let file = folder.path().join(format!("{preset}.gguf"));
         let output = synth(&file, preset, kind, "1");

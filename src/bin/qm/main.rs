@@ -9,6 +9,7 @@ mod eval;
 mod failure;
 mod fit;
 mod generate;
+mod gguf;
 mod inspect;
 mod interrupt;
 mod load;

@@ -1,7 +1,7 @@
 //! `qm synth`: a random model of a published model's shape, for measuring a machine before downloading the real one.
 
+mod fill;
 mod gguf;
-mod kind;
 mod shape;
 mod vocabulary;
 
@@ -19,8 +19,9 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng;
 
 use crate::failure::{Failure, Outcome};
+use crate::gguf::Kind;
 use crate::{interrupt, progress};
-use kind::{Kind, Normals};
+use fill::Normals;
 use shape::{Fill, Preset, Tensor};
 
 /// Bytes that one thread draws and writes at a time, about.
@@ -156,9 +157,9 @@ fn draw(chunk: &Chunk<'_>, seed: u64, normals: &Normals, out: &mut [u8]) {
     match chunk.tensor.fill {
         Fill::Weight => {
             let inputs = chunk.tensor.dims.first().copied().unwrap_or(1).max(1);
-            kind::fill_weights(chunk.tensor.kind, (inputs as f32).sqrt().recip(), normals, &mut random, out);
+            fill::fill_weights(chunk.tensor.kind, (inputs as f32).sqrt().recip(), normals, &mut random, out);
         }
-        Fill::Between(low, high) => kind::fill_between(low, high, &mut random, out),
+        Fill::Between(low, high) => fill::fill_between(low, high, &mut random, out),
     }
 }
 

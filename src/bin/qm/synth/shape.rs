@@ -1,6 +1,6 @@
 //! The presets: shapes of published models, and the tensors that a model of such a shape has in GGUF.
 
-use super::kind::Kind;
+use crate::gguf::Kind;
 
 /// A published model's shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -145,7 +145,7 @@ impl Tensor {
     }
 
     pub fn bytes(&self) -> u64 {
-        self.elements() / self.kind.block_elements() * self.kind.block_bytes()
+        self.kind.bytes(self.elements())
     }
 }
 

@@ -1,74 +1,10 @@
-//! Storage types that a synthetic model can have, and random blocks of each.
+//! Random blocks of each storage type.
 
 use half::{bf16, f16};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
-/// A ggml storage type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
-pub enum Kind {
-    #[value(name = "f32")]
-    F32,
-    #[value(name = "f16")]
-    F16,
-    #[value(name = "bf16")]
-    BF16,
-    #[value(name = "q8_0")]
-    Q8_0,
-    #[value(name = "q4_0")]
-    Q4_0,
-    #[value(name = "q4_k")]
-    Q4K,
-    #[value(name = "q6_k")]
-    Q6K,
-}
-
-impl Kind {
-    /// Number of the type in a GGUF tensor entry (`enum ggml_type`).
-    pub const fn ggml_type(self) -> u32 {
-        match self {
-            Kind::F32 => 0,
-            Kind::F16 => 1,
-            Kind::Q4_0 => 2,
-            Kind::Q8_0 => 8,
-            Kind::Q4K => 12,
-            Kind::Q6K => 14,
-            Kind::BF16 => 30,
-        }
-    }
-
-    /// `general.file_type` of a file whose matrices mostly have this type (`enum llama_ftype`).
-    pub const fn file_type(self) -> u32 {
-        match self {
-            Kind::F32 => 0,
-            Kind::F16 => 1,
-            Kind::Q4_0 => 2,
-            Kind::Q8_0 => 7,
-            Kind::Q4K => 15,
-            Kind::Q6K => 18,
-            Kind::BF16 => 32,
-        }
-    }
-
-    pub const fn block_elements(self) -> u64 {
-        match self {
-            Kind::F32 | Kind::F16 | Kind::BF16 => 1,
-            Kind::Q8_0 | Kind::Q4_0 => 32,
-            Kind::Q4K | Kind::Q6K => 256,
-        }
-    }
-
-    pub const fn block_bytes(self) -> u64 {
-        match self {
-            Kind::F32 => 4,
-            Kind::F16 | Kind::BF16 => 2,
-            Kind::Q8_0 => 34,
-            Kind::Q4_0 => 18,
-            Kind::Q4K => 144,
-            Kind::Q6K => 210,
-        }
-    }
-}
+use crate::gguf::Kind;
 
 /// A table of standard normal values: drawing 16 bits and looking them up is an order of magnitude faster than
 /// computing a logarithm and a cosine for each weight.
@@ -97,8 +33,9 @@ pub fn fill_weights(kind: Kind, deviation: f32, normals: &Normals, random: &mut 
     const CODE_4: f32 = 4.637;
     const CODE_6: f32 = 18.480;
     const CODE_8: f32 = 73.902;
-    /// Root mean square of the sub-block scales 32..=63 that `fill_q4_k` draws, times that of codes about 7.5.
+    /// Root mean square of the sub-block scales 32..=63 that `fill_k` draws, times that of codes about their middle.
     const SCALED_CODE_4: f32 = 48.389 * 4.610;
+    const SCALED_CODE_5: f32 = 48.389 * 9.233;
     match kind {
         Kind::F32 => fill_floats(&normals.encoded(|x| (x * deviation).to_le_bytes()), random, out),
         Kind::F16 => fill_floats(&normals.encoded(|x| f16::from_f32(x * deviation).to_le_bytes()), random, out),
@@ -106,7 +43,8 @@ pub fn fill_weights(kind: Kind, deviation: f32, normals: &Normals, random: &mut 
         Kind::Q8_0 => fill_scaled::<34>(0, deviation / CODE_8, random, out),
         Kind::Q4_0 => fill_scaled::<18>(0, deviation / CODE_4, random, out),
         Kind::Q6K => fill_scaled::<210>(208, deviation / (CODE_8 * CODE_6), random, out),
-        Kind::Q4K => fill_q4_k(deviation / SCALED_CODE_4, random, out),
+        Kind::Q4K => fill_k::<144>(7.5, deviation / SCALED_CODE_4, random, out),
+        Kind::Q5K => fill_k::<176>(15.5, deviation / SCALED_CODE_5, random, out),
     }
 }
 
@@ -139,12 +77,12 @@ fn fill_scaled<const BLOCK: usize>(at: usize, d: f32, random: &mut Xoshiro256Plu
     }
 }
 
-/// Sub-block scales between 32 and 63, each minimum the same number, and `dmin = 7.5 d`: the value is
-/// `d * scale * (code - 7.5)`.
-fn fill_q4_k(d: f32, random: &mut Xoshiro256PlusPlus, out: &mut [u8]) {
+/// Sub-block scales between 32 and 63, each minimum the same number, and `dmin = middle * d`: the value is
+/// `d * scale * (code - middle)`.
+fn fill_k<const BLOCK: usize>(middle: f32, d: f32, random: &mut Xoshiro256PlusPlus, out: &mut [u8]) {
     random.fill_bytes(out);
-    let (d, d_min) = (f16::from_f32(d).to_le_bytes(), f16::from_f32(7.5 * d).to_le_bytes());
-    for block in out.as_chunks_mut::<144>().0 {
+    let (d, d_min) = (f16::from_f32(d).to_le_bytes(), f16::from_f32(middle * d).to_le_bytes());
+    for block in out.as_chunks_mut::<BLOCK>().0 {
         // Four scales a word. Scales 4 to 7 keep their low nibbles in the last word, their high bits atop the others.
         let word = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
         let first = (word(4) & 0x1f1f_1f1f) | 0x2020_2020;
