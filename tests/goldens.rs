@@ -11,8 +11,8 @@ use qwen3moe::cpu::{CpuBackend, CpuOptions, Isa};
 use qwen3moe::engine::{MemoryUse, fit};
 use qwen3moe::experts::ExpertCounters;
 use qwen3moe::model::{
-    Batch, Checkpoint, DeltaGates, DeltaInputs, FeedForward, FeedForwardWeights, Linear, LoadProgress, LogitRows,
-    MixerWeights, SwiGlu, Weights, forward, read_spec,
+    Batch, Checkpoint, DeltaGates, DeltaInputs, FeedForward, FeedForwardWeights, LayerWeights, Linear, LoadProgress,
+    LogitRows, MixerWeights, ModelSpec, SwiGlu, WeightPlan, Weights, forward, read_spec,
 };
 use qwen3moe::quant::Weight;
 use qwen3moe::state::{KvFormat, Pools, StateLayout};
@@ -95,7 +95,7 @@ fn sequences_that_share_their_steps_have_the_logits_they_have_alone() {
 fn interleaved(case: &Case, sequences: [&[u32]; 3], rows: [usize; 3]) -> [Vec<f32>; 3] {
     let checkpoint = Checkpoint::open(&case.source()).unwrap();
     let spec = Arc::new(read_spec(&checkpoint).unwrap());
-    let weights = Weights::load(&checkpoint, &spec, &LoadProgress::default(), 2).unwrap();
+    let weights = weights(&checkpoint, &spec, 2);
     let layout = StateLayout::new(3, 3 * 256);
     let is_moe = spec.layers.iter().map(|layer| layer.feed_forward == FeedForward::Moe);
     let counters = Arc::new(ExpertCounters::new(spec.moe.as_ref().map_or(0, |moe| moe.experts), is_moe));
@@ -219,15 +219,44 @@ fn what_fit_foretells_is_what_a_load_takes() {
     }
 }
 
+fn weights(checkpoint: &Checkpoint, spec: &ModelSpec, threads: usize) -> Weights {
+    let plan = WeightPlan::new(checkpoint, spec).unwrap();
+    Weights::load(checkpoint, &plan, spec, &LoadProgress::default(), threads).unwrap()
+}
+
 #[test]
-fn memory_by_component_is_what_the_weights_hold() {
+fn memory_by_component_is_what_the_weights_hold_and_less_than_a_page_between_them() {
     for case in cases() {
         let model = load(&case, &options(64));
         let checkpoint = Checkpoint::open(&case.source()).unwrap();
-        let weights = Weights::load(&checkpoint, &model.info().spec, &LoadProgress::default(), 1).unwrap();
-        assert_eq!(model.memory().ram.weights(), held(&weights).weights(), "{}", case.name);
-        let ram = MemoryUse { kv: 0, states: 0, workspace: 0, ..model.memory().ram };
-        assert_eq!(ram, held(&weights), "{}", case.name);
+        let plan = WeightPlan::new(&checkpoint, &model.info().spec).unwrap();
+        let held = held(&weights(&checkpoint, &model.info().spec, 1));
+        let planned = model.memory().ram;
+        assert_eq!(planned.weights(), plan.bytes() as u64, "{}", case.name);
+        let components = |m: &MemoryUse| [m.embeddings, m.attention, m.delta_net, m.experts, m.other];
+        // Tables and room to the next line at each place, and to the next page at each feed-forward half.
+        let room = 256 * plan.places().len() as u64 + 2 * 4096 * model.info().spec.layers.len() as u64;
+        for (planned, held) in components(&planned).into_iter().zip(components(&held)) {
+            assert!((held..=held + room).contains(&planned), "{}: {planned} planned, {held} held", case.name);
+        }
+    }
+}
+
+#[test]
+fn an_expert_is_whole_pages_and_all_of_a_layer_are_as_far_apart() {
+    for case in cases() {
+        let checkpoint = Checkpoint::open(&case.source()).unwrap();
+        let weights = weights(&checkpoint, &read_spec(&checkpoint).unwrap(), 2);
+        let moe = |layer: &LayerWeights| matches!(layer.feed_forward, FeedForwardWeights::Moe(_));
+        assert!(weights.layers.iter().any(moe));
+        for layer in &weights.layers {
+            let FeedForwardWeights::Moe(moe) = &layer.feed_forward else { continue };
+            let blocks: Vec<_> = moe.experts.iter().map(SwiGlu::block).collect();
+            for pair in blocks.windows(2) {
+                assert_eq!(pair[0].as_ptr_range().end, pair[1].as_ptr(), "{}", case.name);
+                assert_eq!((pair[0].as_ptr().align_offset(4096), pair[0].len()), (0, pair[1].len()), "{}", case.name);
+            }
+        }
     }
 }
 
@@ -236,7 +265,7 @@ fn held(weights: &Weights) -> MemoryUse {
     let matrix = |m: &Weight| m.bytes() as u64;
     let vector = |v: &[f32]| size_of_val(v) as u64;
     let linear = |l: &Linear| matrix(&l.matrix) + l.bias.as_deref().map_or(0, vector);
-    let swiglu = |s: &SwiGlu| matrix(&s.gate) + matrix(&s.up) + matrix(&s.down);
+    let swiglu = |s: &SwiGlu| s.block().len() as u64;
     let mut held = MemoryUse { embeddings: matrix(&weights.embedding), ..MemoryUse::default() };
     if !weights.head.shares_memory(&weights.embedding) {
         held.embeddings += matrix(&weights.head);

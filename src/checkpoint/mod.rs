@@ -248,7 +248,16 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::BadFile`] with the name that the tensor should have.
     pub fn require(&self, role: Role) -> Result<&TensorInfo> {
-        self.tensor(role).ok_or_else(|| {
+        self.require_indexed(role).map(|(_, tensor)| tensor)
+    }
+
+    /// The tensor with `role`, and its index in [`Checkpoint::tensors`].
+    ///
+    /// # Errors
+    /// As [`Checkpoint::require`].
+    pub fn require_indexed(&self, role: Role) -> Result<(usize, &TensorInfo)> {
+        let found = self.by_role.get(&role).and_then(|&i| Some((i, self.tensors.get(i)?)));
+        found.ok_or_else(|| {
             Error::bad_file(&self.path, format!("tensor {} is missing ({role:?})", self.expected_name(role)))
         })
     }
@@ -324,5 +333,10 @@ impl TensorInfo {
     /// Bytes of the scales that lie beside the codes; 0 unless the format is [`Format::Bnb4`].
     pub fn scale_bytes(&self) -> u64 {
         self.scales.as_ref().map_or(0, |s| s.bytes())
+    }
+
+    /// Values that share an absmax; `None` unless the format is [`Format::Bnb4`].
+    pub fn block_size(&self) -> Option<usize> {
+        self.scales.as_ref().map(|s| s.block_size())
     }
 }

@@ -7,7 +7,7 @@ use super::worker::logit_rows;
 use super::{Device, Fit, LoadOptions, MemoryStats, MemoryUse, Sampler};
 use crate::cpu;
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, LayerTensor, ModelSpec, Role, Source, check_shapes, held_bytes, read_config};
+use crate::model::{Checkpoint, LayerTensor, ModelSpec, Role, Source, WeightPlan, check_shapes, read_config};
 use crate::state::{KvFormat, StateLayout};
 
 /// Positions of a stream where neither the caller nor the model says less.
@@ -23,7 +23,8 @@ pub fn fit(source: &Source, options: &LoadOptions) -> Result<Fit> {
     let spec = read_config(&checkpoint)?.spec;
     check_shapes(&checkpoint, &spec)?;
     let plan = Plan::new(&spec, options)?;
-    Ok(plan.fit(&checkpoint, &spec, options, machine::available_memory()))
+    let weights = WeightPlan::new(&checkpoint, &spec)?;
+    Ok(plan.fit(&weights, &spec, options, machine::available_memory()))
 }
 
 /// Sizes settled from options, model and machine.
@@ -90,12 +91,12 @@ impl Plan {
     /// Holds the memory that the load takes against the memory it may take.
     pub(super) fn fit(
         &self,
-        checkpoint: &Checkpoint,
+        weights: &WeightPlan,
         spec: &ModelSpec,
         options: &LoadOptions,
         available: Option<u64>,
     ) -> Fit {
-        let memory = MemoryStats { ram: self.memory(checkpoint, spec, options), vram: MemoryUse::default() };
+        let memory = MemoryStats { ram: self.memory(weights, spec, options), vram: MemoryUse::default() };
         let one = |slots, tokens| cpu::plan(spec, &StateLayout::new(slots, tokens), options.kv_format(), 1);
         let kv_per_1000_tokens = one(1, 1000 * StateLayout::PAGE_TOKENS).kv / StateLayout::PAGE_TOKENS as u64;
         let budget = Some(options.ram_budget).filter(|&budget| budget > 0);
@@ -121,11 +122,11 @@ impl Plan {
     }
 
     /// Host memory of the loaded model.
-    pub(super) fn memory(&self, checkpoint: &Checkpoint, spec: &ModelSpec, options: &LoadOptions) -> MemoryUse {
+    pub(super) fn memory(&self, weights: &WeightPlan, spec: &ModelSpec, options: &LoadOptions) -> MemoryUse {
         let mut memory = MemoryUse::default();
-        for tensor in checkpoint.tensors() {
-            let component = component(&mut memory, tensor.role);
-            *component = component.saturating_add(held_bytes(tensor));
+        for place in weights.places() {
+            let component = component(&mut memory, place.role);
+            *component = component.saturating_add(place.taken as u64);
         }
         let plan = cpu::plan(spec, &self.layout, options.kv_format(), self.max_rows(options));
         memory.kv = plan.kv;
@@ -146,7 +147,7 @@ fn component(memory: &mut MemoryUse, role: Role) -> &mut u64 {
             T::Query | T::Key | T::Value | T::Output | T::QueryNorm | T::KeyNorm => &mut memory.attention,
             T::QueryBias | T::KeyBias | T::ValueBias | T::OutputBias => &mut memory.attention,
             T::Delta(_) => &mut memory.delta_net,
-            T::Expert(..) | T::Experts(_) | T::ExpertsGateUp => &mut memory.experts,
+            T::Expert(..) => &mut memory.experts,
             _ => &mut memory.other,
         },
         Role::FinalNorm => &mut memory.other,

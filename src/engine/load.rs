@@ -11,7 +11,9 @@ use super::{Device, Language, LoadOptions, LogLevel, Model, ModelParts, Sampling
 use crate::cpu::{CpuBackend, CpuOptions, Isa};
 use crate::error::Result;
 use crate::experts::ExpertCounters;
-use crate::model::{Checkpoint, FeedForward, LoadProgress, ModelSpec, Source, Weights, check_shapes, read_config};
+use crate::model::{
+    Checkpoint, FeedForward, LoadProgress, ModelSpec, Source, WeightPlan, Weights, check_shapes, read_config,
+};
 
 impl Model {
     /// Loads a model; `progress` can be watched and cancelled from another thread.
@@ -32,7 +34,8 @@ impl Model {
         report(&checkpoint, &spec, &config.unrecognised, options, &plan, &log);
         log.line(LogLevel::Info, &format!("processor: {} kernels", isa.name()));
 
-        let fit = plan.fit(&checkpoint, &spec, options, machine::available_memory());
+        let weight_plan = WeightPlan::new(&checkpoint, &spec)?;
+        let fit = plan.fit(&weight_plan, &spec, options, machine::available_memory());
         fit.check(checkpoint.path())?;
         log.line(LogLevel::Info, &fit.advice);
         // Every stage may take long, and a wish to stop waits for one of them at most.
@@ -49,7 +52,7 @@ impl Model {
         };
         let language = Language::read(checkpoint.path(), files, &log)?;
         stop_if_cancelled()?;
-        let weights = Weights::load(&checkpoint, &spec, progress, plan.threads)?;
+        let weights = Weights::load(&checkpoint, &weight_plan, &spec, progress, plan.threads)?;
         stop_if_cancelled()?;
 
         let is_moe = spec.layers.iter().map(|layer| layer.feed_forward == FeedForward::Moe);

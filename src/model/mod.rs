@@ -31,5 +31,5 @@ pub use spec::{
 };
 pub use weights::{
     AttentionWeights, DeltaGates, DeltaInputs, DeltaWeights, FeedForwardWeights, LayerWeights, Linear, MixerWeights,
-    MoeWeights, SwiGlu, Weights, held_bytes,
+    MoeWeights, SwiGlu, WeightPlan, Weights,
 };

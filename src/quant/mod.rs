@@ -16,7 +16,7 @@ pub mod packed;
 mod tests;
 mod weight;
 
-pub use bytes::{AlignedBuffer, Bytes};
+pub use bytes::{AlignedBuffer, Bytes, Floats, LARGE_PAGE};
 pub use int4::Group;
 pub use matrix::{Matrix, decode};
 pub use nf4::{AbsMax, FourBit, NestedAbsMax};

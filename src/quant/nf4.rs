@@ -58,7 +58,8 @@ pub struct NestedAbsMax {
 }
 
 impl AbsMax {
-    fn get(&self, block: usize) -> f32 {
+    /// The absmax of block `block`.
+    pub fn get(&self, block: usize) -> f32 {
         match self {
             AbsMax::Plain(bytes) => {
                 let b = &bytes[4 * block..4 * block + 4];

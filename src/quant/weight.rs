@@ -33,14 +33,13 @@ impl Weight {
         Ok(Weight::Stored(matrix))
     }
 
-    /// Bytes that a `[rows, cols]` matrix of `format` will occupy in packed form, a column order not counted; `None` where
-    /// it stays as stored. [`Format::Bnb4`] is taken to have blocks of whole segments ([`FourBit::has_segments`]).
+    /// Bytes of the strips of a `[rows, cols]` matrix of `format`, its tables not counted; `None` where it stays as stored.
+    /// [`Format::Bnb4`] is taken to have blocks of whole segments ([`FourBit::has_segments`]).
     ///
     /// [`FourBit::has_segments`]: super::FourBit::has_segments
     pub fn packed_bytes(format: Format, rows: usize, cols: usize) -> Option<u64> {
         let strip = strip_bytes(format, cols).filter(|_| packs(format, rows))?;
-        let codebook = if format == Format::Bnb4 { size_of::<[f32; 16]>() } else { 0 };
-        (strip as u64).checked_mul(rows.div_ceil(ROWS) as u64)?.checked_add(codebook as u64)
+        (strip as u64).checked_mul(rows.div_ceil(ROWS) as u64)
     }
 
     /// Number of outputs.

@@ -86,15 +86,25 @@ impl Packed {
         if scales.is_some_and(|scales| !FourBit::has_segments(scales.block_size)) {
             return Ok(None);
         }
-        let factor = scales.map_or(1.0, FourBit::packed_factor);
-        let tables = SideTables {
-            codebook: scales.map(|scales| Arc::new(scales.table.map(|value| value * factor))),
-            column_order: matrix.column_order().cloned(),
-        };
         let total = strip_len.checked_mul(rows.div_ceil(ROWS));
         let total = total.ok_or_else(|| Error::Internal(format!("{format} [{rows}, {cols}] overflows")))?;
         let mut data = AlignedBuffer::zeroed(total, "packed weights")?;
-        for (s, strip) in data.chunks_exact_mut(strip_len).enumerate() {
+        let tables = Self::pack_into(matrix, &mut data)?;
+        Ok(Some(Self { format, rows, cols, strip_len, tables, data: data.into() }))
+    }
+
+    /// Packs `matrix`, which has a packed form, into zeroed memory of exactly its size.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for memory of another size.
+    pub fn pack_into(matrix: &Matrix, out: &mut [u8]) -> Result<SideTables> {
+        let (format, rows, cols, scales) = (matrix.format(), matrix.rows(), matrix.cols(), matrix.scales());
+        let strip_len = strip_bytes(format, cols).filter(|len| len.checked_mul(rows.div_ceil(ROWS)) == Some(out.len()));
+        let strip_len = strip_len.ok_or_else(|| {
+            Error::Internal(format!("packed {format} [{rows}, {cols}] does not take {} bytes", out.len()))
+        })?;
+        let factor = scales.map_or(1.0, FourBit::packed_factor);
+        for (s, strip) in out.chunks_exact_mut(strip_len.max(1)).enumerate() {
             let row = |r| match scales {
                 Some(scales) => Some(Cow::Owned(scales.segments(matrix.data(), r * cols, cols, factor))),
                 None => matrix.row_bytes(r).map(Cow::Borrowed),
@@ -103,7 +113,10 @@ impl Packed {
             let rows: Vec<&[u8]> = rows.iter().map(AsRef::as_ref).collect();
             pack_strip(format, cols, &rows, strip);
         }
-        Ok(Some(Self { format, rows, cols, strip_len, tables, data: data.into() }))
+        Ok(SideTables {
+            codebook: scales.map(|scales| Arc::new(scales.table.map(|value| value * factor))),
+            column_order: matrix.column_order().cloned(),
+        })
     }
 
     /// The matrix whose strips are `data`, as [`Packed::data`] gave them.

@@ -1,0 +1,231 @@
+//! Filling an image from a checkpoint: on all cores, in pieces, in the order of the files.
+//!
+//! A piece is a few megabytes of one tensor. A thread reads it into a buffer of its own and packs it into its place, so
+//! that beside the image no more than the buffers of the threads is ever held, however large a tensor is.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::plan::{Change, Content, MatrixPlan, Place, Tables, WeightPlan};
+use crate::checkpoint::{Checkpoint, TensorInfo};
+use crate::error::{Error, Result};
+use crate::model::LoadProgress;
+use crate::quant::packed::{ROWS, pack_strip, strip_bytes};
+use crate::quant::{AlignedBuffer, Format, Matrix, Packed, decode};
+
+/// Bytes of a tensor that a thread reads at a time, about.
+const PIECE: usize = 2 << 20;
+
+/// A part of a place, and the tensor's rows that fill it.
+struct Piece<'a> {
+    place: &'a Place,
+    tensor: &'a TensorInfo,
+    /// The first row, counted from the tensor's first.
+    first_row: usize,
+    rows: usize,
+    out: &'a mut [u8],
+}
+
+/// Fills `image`, which is zeroed, with all weights of `plan`, on `threads` threads that end with it.
+///
+/// # Errors
+/// A failing read, a cancelled `progress`, or memory that is not to be had.
+pub(super) fn fill(
+    image: &mut [u8],
+    checkpoint: &Checkpoint,
+    plan: &WeightPlan,
+    progress: &LoadProgress,
+    threads: usize,
+) -> Result<()> {
+    let mut pieces = pieces(image, checkpoint, plan)?;
+    pieces.sort_by_key(|piece| (piece.tensor.file, piece.tensor.offset, piece.first_row));
+    let queue = Mutex::new(pieces.into_iter());
+    let failed = AtomicBool::new(false);
+    let work = || -> Result<()> {
+        let mut buffer = Vec::new();
+        while !failed.load(Ordering::Relaxed) {
+            let Some(piece) = queue.lock().unwrap_or_else(PoisonError::into_inner).next() else { break };
+            let bytes = piece.source_bytes();
+            let filled = piece.fill(checkpoint, &mut buffer).and_then(|()| progress.advance(bytes));
+            if filled.is_err() {
+                failed.store(true, Ordering::Relaxed);
+                return filled;
+            }
+        }
+        Ok(())
+    };
+    on_threads(threads, "qm-load", &work)
+}
+
+/// Runs `work` on `threads` threads and waits for them. The first error is answered; a panic goes on in the caller.
+///
+/// # Errors
+/// Those of `work`; [`Error::Internal`] when no thread can be started.
+pub(in crate::model) fn on_threads(threads: usize, name: &str, work: &(impl Fn() -> Result<()> + Sync)) -> Result<()> {
+    std::thread::scope(|scope| {
+        let mut running = Vec::new();
+        for i in 0..threads {
+            let thread = std::thread::Builder::new().name(format!("{name}-{i}")).spawn_scoped(scope, work);
+            match thread {
+                Ok(thread) => running.push(thread),
+                // Those that run do the work of all.
+                Err(_) if i > 0 => break,
+                Err(e) => return Err(Error::Internal(format!("cannot start a thread: {e}"))),
+            }
+        }
+        let outcomes = running.into_iter().map(|thread| thread.join());
+        let outcomes: Vec<_> = outcomes.map(|o| o.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect();
+        outcomes.into_iter().collect()
+    })
+}
+
+/// Cuts the image into the pieces of all places.
+fn pieces<'a>(image: &'a mut [u8], checkpoint: &'a Checkpoint, plan: &'a WeightPlan) -> Result<Vec<Piece<'a>>> {
+    let outside = || Error::Internal(format!("places beyond the {} bytes of the image", plan.bytes()));
+    let mut list = Vec::new();
+    let (mut rest, mut at) = (image, 0);
+    for place in plan.places() {
+        let tensor = checkpoint.tensors().get(place.tensor).ok_or_else(outside)?;
+        let (_, behind) = std::mem::take(&mut rest).split_at_mut_checked(place.range.start - at).ok_or_else(outside)?;
+        let (mut out, behind) = behind.split_at_mut_checked(place.range.len()).ok_or_else(outside)?;
+        (rest, at) = (behind, place.range.end);
+        let (rows, step) = place.steps();
+        for first in (0..rows).step_by(step.rows) {
+            let now = step.rows.min(rows - first);
+            let len = if now < step.rows { out.len() } else { step.bytes.min(out.len()) };
+            let (piece, later) = std::mem::take(&mut out).split_at_mut(len);
+            out = later;
+            list.push(Piece { place, tensor, first_row: place.first_row + first, rows: now, out: piece });
+        }
+    }
+    Ok(list)
+}
+
+/// Rows of a tensor that make a piece, and the bytes they take in the image.
+struct Step {
+    rows: usize,
+    bytes: usize,
+}
+
+impl Place {
+    /// The rows of the place, and how they are cut.
+    fn steps(&self) -> (usize, Step) {
+        let whole = |rows: usize| (rows, Step { rows: rows.max(1), bytes: self.range.len() });
+        let Content::Matrix(matrix) = self.content else { return whole(1) };
+        let row = matrix.format.bytes_for(matrix.cols as u64).unwrap_or(0) as usize;
+        if is_read_whole(matrix.format) || row == 0 {
+            return whole(matrix.rows);
+        }
+        let strips = (PIECE / ROWS / row).max(1);
+        let rows = strips * ROWS;
+        let bytes = match strip_bytes(matrix.format, matrix.cols).filter(|_| matrix.packed) {
+            Some(strip) => strips * strip,
+            None => rows * row,
+        };
+        (matrix.rows, Step { rows, bytes })
+    }
+}
+
+/// Whether a matrix of `format` is read as a whole: its scales lie elsewhere than its codes.
+fn is_read_whole(format: Format) -> bool {
+    matches!(format, Format::Bnb4)
+}
+
+impl Piece<'_> {
+    /// Bytes of the tensor that the piece reads.
+    fn source_bytes(&self) -> u64 {
+        match self.place.content {
+            Content::Matrix(matrix) if !is_read_whole(matrix.format) => {
+                matrix.format.bytes_for((self.rows * matrix.cols) as u64).unwrap_or(0)
+            }
+            _ => self.tensor.bytes,
+        }
+    }
+
+    fn fill(self, checkpoint: &Checkpoint, buffer: &mut Vec<u8>) -> Result<()> {
+        match self.place.content {
+            Content::Floats(change) => self.fill_floats(change, checkpoint),
+            Content::Matrix(matrix) if is_read_whole(matrix.format) => self.fill_whole(matrix, checkpoint),
+            Content::Matrix(matrix) => self.fill_rows(matrix, checkpoint, buffer),
+        }
+    }
+
+    fn fill_rows(self, matrix: MatrixPlan, checkpoint: &Checkpoint, buffer: &mut Vec<u8>) -> Result<()> {
+        let row = matrix.format.bytes_for(matrix.cols as u64).unwrap_or(0) as usize;
+        let offset = self.first_row as u64 * row as u64;
+        if !matrix.packed {
+            return checkpoint.read(self.tensor, offset, self.out);
+        }
+        let source = at_least(buffer, self.rows * row, &self.tensor.name)?;
+        checkpoint.read(self.tensor, offset, source)?;
+        let strip_len = strip_bytes(matrix.format, matrix.cols).unwrap_or(0).max(1);
+        for (source, strip) in source.chunks(ROWS * row).zip(self.out.chunks_exact_mut(strip_len)) {
+            let mut rows = [[].as_slice(); ROWS];
+            let mut count = 0;
+            for (place, row) in rows.iter_mut().zip(source.chunks_exact(row)) {
+                *place = row;
+                count += 1;
+            }
+            pack_strip(matrix.format, matrix.cols, &rows[..count], strip);
+        }
+        Ok(())
+    }
+
+    fn fill_whole(self, matrix: MatrixPlan, checkpoint: &Checkpoint) -> Result<()> {
+        let MatrixPlan { rows, cols, .. } = matrix;
+        let short = || Error::Internal(format!("the place of {} is too short", self.tensor.name));
+        let (tables, body) =
+            matrix.table_bytes().and_then(|len| self.out.split_at_mut_checked(len)).ok_or_else(short)?;
+        let scales = checkpoint.four_bit(self.tensor)?;
+        if !matrix.packed {
+            let blocks = if let Tables::Scales { blocks, .. } = matrix.tables { blocks } else { 0 };
+            put_floats(tables, scales.table.into_iter().chain((0..blocks).map(|block| scales.absmax.get(block))));
+            return checkpoint.read(self.tensor, 0, body);
+        }
+        let len = usize::try_from(self.tensor.bytes).map_err(|_| short())?;
+        let mut codes = AlignedBuffer::zeroed(len, &self.tensor.name)?;
+        checkpoint.read(self.tensor, 0, &mut codes)?;
+        let beside = Packed::pack_into(&Matrix::four_bit(rows, cols, codes.into(), scales)?, body)?;
+        put_floats(tables, beside.codebook.into_iter().flat_map(|codebook| *codebook));
+        Ok(())
+    }
+
+    fn fill_floats(self, change: Change, checkpoint: &Checkpoint) -> Result<()> {
+        let len = usize::try_from(self.tensor.bytes).unwrap_or(usize::MAX);
+        let mut bytes = AlignedBuffer::zeroed(len, &self.tensor.name)?;
+        checkpoint.read(self.tensor, 0, &mut bytes)?;
+        let mut values = Vec::new();
+        let count = self.out.len() / 4;
+        let refused = |_| Error::OutOfHostMemory { what: self.tensor.name.clone(), bytes: 4 * count as u64 };
+        values.try_reserve_exact(count).map_err(refused)?;
+        values.resize(count, 0.0);
+        decode(self.tensor.format, &bytes, &mut values);
+        match change {
+            Change::None => put_floats(self.out, values.into_iter()),
+            Change::PlusOne => put_floats(self.out, values.into_iter().map(|w| w + 1.0)),
+            Change::NegExp => put_floats(self.out, values.into_iter().map(|a| -a.exp())),
+            Change::Transposed { cols } => {
+                let column = |col| values.iter().skip(col).step_by(cols.max(1)).copied();
+                put_floats(self.out, (0..cols).flat_map(column));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts `values` where they will be read as float32.
+fn put_floats(out: &mut [u8], values: impl Iterator<Item = f32>) {
+    for (out, value) in out.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+        *out = value.to_ne_bytes();
+    }
+}
+
+/// The first `len` bytes of `buffer`, grown where it is shorter; what they hold is unspecified.
+fn at_least<'a>(buffer: &'a mut Vec<u8>, len: usize, what: &str) -> Result<&'a mut [u8]> {
+    if buffer.len() < len {
+        let refused = |_| Error::OutOfHostMemory { what: what.to_string(), bytes: len as u64 };
+        buffer.try_reserve_exact(len - buffer.len()).map_err(refused)?;
+        buffer.resize(len, 0);
+    }
+    Ok(&mut buffer[..len])
+}
