@@ -91,7 +91,18 @@ fn instruction_sets() -> Vec<&'static str> {
     known.into_iter().filter(|(_, present)| *present).map(|(name, _)| name).collect()
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn instruction_sets() -> Vec<&'static str> {
+    use std::arch::is_aarch64_feature_detected;
+    let known = [
+        ("neon", is_aarch64_feature_detected!("neon")),
+        ("dotprod", is_aarch64_feature_detected!("dotprod")),
+        ("fp16", is_aarch64_feature_detected!("fp16")),
+    ];
+    known.into_iter().filter(|(_, present)| *present).map(|(name, _)| name).collect()
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn instruction_sets() -> Vec<&'static str> {
     Vec::new()
 }

@@ -28,14 +28,14 @@ macro_rules! kernel {
                     $body::<true>($($arg),*)
                 }
                 match self {
-                    Isa::Portable => $body::<false>($($arg),*),
+                    // Every AArch64 processor has vectors and FMA: the code for any of them uses both.
+                    Isa::Portable => $body::<{ cfg!(target_arch = "aarch64") }>($($arg),*),
                     // SAFETY: the `Detected` of both variants proves that the processor has AVX2, FMA and F16C.
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx2(_) | Isa::AvxVnni(_) => unsafe { avx2($($arg),*) },
                     // SAFETY: the `Detected` of both variants proves the same and AVX-512 F, BW, DQ and VL.
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx512(_) | Isa::Amx(_) => unsafe { avx512($($arg),*) },
-                    // Every AArch64 processor has vectors and FMA: the code for any of them uses both.
                     #[cfg(target_arch = "aarch64")]
                     Isa::Neon(_) => $body::<true>($($arg),*),
                 }

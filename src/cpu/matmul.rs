@@ -110,7 +110,7 @@ impl Processor {
     /// # Errors
     /// When no thread can be started.
     pub fn new(threads: usize, exact: bool, isa: Isa) -> Result<Self> {
-        Ok(Self { pool: Pool::new(threads)?, isa, integer: !exact && isa.has_integer_kernels() })
+        Ok(Self { pool: Pool::new(threads)?, isa, integer: !exact })
     }
 
     /// Whether products with `weight` take quantised activations. Columns in an order of their own do not: each 32 of an
@@ -118,7 +118,7 @@ impl Processor {
     pub fn takes_int8(&self, weight: &Weight) -> bool {
         let Weight::Packed(packed) = weight else { return false };
         let in_order = packed.column_order().is_none();
-        self.integer && in_order && strips::serve(packed.format()) && Int8Rows::takes(packed.cols())
+        self.integer && in_order && self.isa.has_integer_kernel(packed.format()) && Int8Rows::takes(packed.cols())
     }
 
     /// Every row of `data` `[rows, cols]`; quantised into `int8` where a product with one of `weights` wants that.

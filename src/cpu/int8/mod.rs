@@ -6,6 +6,8 @@
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub mod strips;
 #[cfg(test)]
 mod tests;

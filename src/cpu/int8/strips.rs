@@ -8,20 +8,15 @@ use crate::quant::{Format, Packed};
 /// Rows of activations that one pass over a strip serves.
 const GROUP: usize = 4;
 
-/// Whether there are integer kernels for packed `format`.
-pub fn serve(format: Format) -> bool {
-    matches!(format, Format::Q8_0 | Format::Q4_0 | Format::Q4K | Format::Q6K)
-}
-
 impl Isa {
-    /// Whether this processor has integer kernels; where not, the float kernels serve.
-    pub fn has_integer_kernels(self) -> bool {
-        match self {
-            Isa::Portable => false,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(_) | Isa::AvxVnni(_) | Isa::Avx512(_) | Isa::Amx(_) => true,
+    /// Whether this processor has an integer kernel for packed `format`; where not, the float kernels serve.
+    pub fn has_integer_kernel(self, format: Format) -> bool {
+        match (self, format) {
+            (Isa::Portable, _) => false,
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon(_) => false,
+            (Isa::Neon(_), Format::Q5K | Format::Int4(_)) => true,
+            (_, Format::Q8_0 | Format::Q4_0 | Format::Q4K | Format::Q6K) => true,
+            _ => false,
         }
     }
 }
@@ -34,27 +29,42 @@ pub fn project<'a>(
     row: impl Fn(usize) -> Int8Row<'a>,
     out: &mut [[f32; ROWS]],
 ) {
-    match isa {
-        Isa::Portable => {}
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(_) | Isa::AvxVnni(_) | Isa::Avx512(_) | Isa::Amx(_) => {
-            fn pass<const G: usize>(packed: &Packed, strip: usize, rows: [Int8Row<'_>; G]) -> [[f32; ROWS]; G] {
-                // SAFETY: the `Detected` of the arm we are in proves that the processor has AVX2, FMA and F16C.
-                unsafe { super::avx2::strip(packed.format(), packed.strip(strip), packed.cols(), rows) }
-            }
-            // A pass decodes the strip once for all its rows, so what is left over takes one pass, too.
-            for (g, out) in out.chunks_mut(GROUP).enumerate() {
-                let row = |i: usize| row(GROUP * g + i);
-                match out {
-                    [a, b, c, d] => [*a, *b, *c, *d] = pass(packed, strip, [row(0), row(1), row(2), row(3)]),
-                    [a, b, c] => [*a, *b, *c] = pass(packed, strip, [row(0), row(1), row(2)]),
-                    [a, b] => [*a, *b] = pass(packed, strip, [row(0), row(1)]),
-                    [a] => [*a] = pass(packed, strip, [row(0)]),
-                    _ => {}
-                }
-            }
+    let pass = Pass { isa, packed, strip };
+    // A pass decodes the strip once for all its rows, so what is left over takes one pass, too.
+    for (g, out) in out.chunks_mut(GROUP).enumerate() {
+        let row = |i: usize| row(GROUP * g + i);
+        match out {
+            [a, b, c, d] => [*a, *b, *c, *d] = pass.of([row(0), row(1), row(2), row(3)]),
+            [a, b, c] => [*a, *b, *c] = pass.of([row(0), row(1), row(2)]),
+            [a, b] => [*a, *b] = pass.of([row(0), row(1)]),
+            [a] => [*a] = pass.of([row(0)]),
+            _ => {}
         }
-        #[cfg(target_arch = "aarch64")]
-        Isa::Neon(_) => {}
+    }
+}
+
+/// One strip, for a few rows of activations at a time.
+struct Pass<'a> {
+    isa: Isa,
+    packed: &'a Packed,
+    strip: usize,
+}
+
+impl Pass<'_> {
+    #[inline]
+    fn of<const G: usize>(&self, rows: [Int8Row<'_>; G]) -> [[f32; ROWS]; G] {
+        let (format, strip, cols) = (self.packed.format(), self.packed.strip(self.strip), self.packed.cols());
+        match self.isa {
+            // No integer kernel: nobody calls this.
+            Isa::Portable => [[f32::NAN; ROWS]; G],
+            // SAFETY: the `Detected` of each of them proves that the processor has AVX2, FMA and F16C.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(_) | Isa::AvxVnni(_) | Isa::Avx512(_) | Isa::Amx(_) => unsafe {
+                super::avx2::strip(format, strip, cols, rows)
+            },
+            // SAFETY: `Detected` proves that the processor has the dot product extension.
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon(_) => unsafe { super::neon::strip(format, strip, cols, rows) },
+        }
     }
 }

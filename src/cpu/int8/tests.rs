@@ -4,7 +4,7 @@ use super::*;
 use crate::cpu::isa::Isa;
 use crate::cpu::matmul::{Inputs, Processor};
 use crate::cpu::testing::tiers;
-use crate::quant::{AlignedBuffer, Format, Matrix, Weight};
+use crate::quant::{AlignedBuffer, Format, Group, Matrix, Weight};
 
 /// Runs `test` on every tier of this processor.
 fn each_tier(test: impl Fn(Isa)) {
@@ -30,13 +30,8 @@ impl Random {
         let len = format.bytes_for((rows * cols) as u64).unwrap() as usize;
         let mut buffer = AlignedBuffer::zeroed(len, "test").unwrap();
         buffer.iter_mut().for_each(|b| *b = (self.next() >> 32) as u8);
-        let floats: &[usize] = match format {
-            Format::Q4K => &[0, 2],
-            Format::Q6K => &[208],
-            _ => &[0],
-        };
         for block in buffer.chunks_exact_mut(format.block_bytes()) {
-            for at in floats {
+            for at in floats(format) {
                 let value = self.unit();
                 let bytes = match format {
                     Format::BF16 => half::bf16::from_f32(value).to_le_bytes(),
@@ -44,8 +39,33 @@ impl Random {
                 };
                 block[*at..at + 2].copy_from_slice(&bytes);
             }
+            if matches!(format, Format::Int4(_)) {
+                block[2] %= 17;
+            }
         }
         Matrix::new(format, rows, cols, buffer.into()).unwrap()
+    }
+}
+
+/// Formats that have integer kernels in some tier.
+const QUANTISED: [Format; 9] = [
+    Format::Q8_0,
+    Format::Q4_0,
+    Format::Q4K,
+    Format::Q5K,
+    Format::Q6K,
+    Format::Int4(Group::Of32),
+    Format::Int4(Group::Of64),
+    Format::Int4(Group::Of128),
+    Format::Int4(Group::Of256),
+];
+
+/// Where the 16-bit floats of a block are.
+fn floats(format: Format) -> &'static [usize] {
+    match format {
+        Format::Q4K | Format::Q5K => &[0, 2],
+        Format::Q6K => &[208],
+        _ => &[0],
     }
 }
 
@@ -68,14 +88,15 @@ fn assert_close(found: &[f32], expected: &[f64], what: &str) {
     }
 }
 
-const SHAPES: [(usize, usize); 6] = [(16, 256), (17, 512), (48, 768), (16, 32), (33, 352), (250, 256)];
+const SHAPES: [(usize, usize); 8] =
+    [(16, 256), (17, 512), (48, 768), (16, 32), (33, 352), (20, 320), (18, 384), (250, 256)];
 
 #[test]
 fn products_with_float_activations_match_float64_for_every_packed_format() {
     each_tier(|isa| {
         let mut random = Random(1);
         let processor = Processor::new(2, true, isa).unwrap();
-        for format in [Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::Q4K, Format::Q6K] {
+        for format in [Format::F16, Format::BF16].into_iter().chain(QUANTISED) {
             for (rows, cols) in SHAPES.into_iter().filter(|(_, cols)| cols.is_multiple_of(format.block_elements())) {
                 let matrix = random.matrix(format, rows, cols);
                 let weight = Weight::new(matrix.clone()).unwrap();
@@ -100,7 +121,7 @@ fn products_with_quantised_activations_are_exact_up_to_the_scales() {
     each_tier(|isa| {
         let mut random = Random(2);
         let processor = Processor::new(2, false, isa).unwrap();
-        for format in [Format::Q8_0, Format::Q4_0, Format::Q4K, Format::Q6K] {
+        for format in QUANTISED {
             for (rows, cols) in SHAPES.into_iter().filter(|(_, cols)| cols.is_multiple_of(format.block_elements())) {
                 let matrix = random.matrix(format, rows, cols);
                 let weight = Weight::new(matrix.clone()).unwrap();
@@ -134,18 +155,19 @@ fn sums_do_not_overflow_at_the_largest_codes() {
             (Format::Q8_0, 0x7f),
             (Format::Q4_0, 0xff),
             (Format::Q4K, 0xff),
+            (Format::Q5K, 0xff),
             (Format::Q6K, 0xff),
+            (Format::Int4(Group::Of128), 0xff),
+            (Format::Int4(Group::Of128), 0),
         ] {
             let (rows, cols) = (16, 256);
             let mut buffer = AlignedBuffer::zeroed(format.bytes_for(rows * cols).unwrap() as usize, "test").unwrap();
             buffer.fill(code);
-            let floats: &[usize] = match format {
-                Format::Q4K => &[0, 2],
-                Format::Q6K => &[208],
-                _ => &[0],
-            };
             for block in buffer.chunks_exact_mut(format.block_bytes()) {
-                floats.iter().for_each(|at| block[*at..at + 2].copy_from_slice(&half::f16::ONE.to_le_bytes()));
+                floats(format).iter().for_each(|at| block[*at..at + 2].copy_from_slice(&half::f16::ONE.to_le_bytes()));
+                if matches!(format, Format::Int4(_)) {
+                    block[2] = if code == 0 { 16 } else { 0 };
+                }
             }
             let matrix = Matrix::new(format, rows as usize, cols as usize, buffer.into()).unwrap();
             let weight = Weight::new(matrix.clone()).unwrap();
