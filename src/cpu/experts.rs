@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use super::Workspace;
 use super::int8::Int8Rows;
-use super::kernels::{sigmoid, silu};
+use super::kernels::sigmoid;
 use super::matmul::{Inputs, Processor, Product, for_blocks, in_row_order, strips_per_task};
 use super::pool::{Pool, SharedOutput, at_least};
 use crate::model::{MoeSpec, MoeWeights, Operation, SwiGlu};
-use crate::quant::packed::{ROWS, TILE, row_of_slot};
+use crate::quant::packed::{ROWS, TILE};
 
 /// Strips that make up a whole tile of the next product's columns.
 const STRIPS_OF_A_TILE: usize = TILE / ROWS;
@@ -199,7 +199,7 @@ impl Context<'_> {
             let width = job.weights.gate.rows();
             let quantise = self.processor.takes_int8(&job.weights.down);
             let (mut gates, mut ups) = (std::mem::take(&mut scratch.strip), std::mem::take(&mut scratch.second_strip));
-            let mut tile = std::mem::take(&mut scratch.more);
+            let (mut tile, mut products) = (std::mem::take(&mut scratch.more), std::mem::take(&mut scratch.values));
             for_blocks(job.inputs.len(), |block| {
                 for strip in first..strips(job).min(first + per_task) {
                     let (gate, up) = (&job.weights.gate, &job.weights.up);
@@ -208,10 +208,10 @@ impl Context<'_> {
                     // Two strips make a tile of the next product's columns, which is quantised as a whole.
                     let tile = at_least(&mut tile, block.len() * TILE);
                     let half = strip % STRIPS_OF_A_TILE * ROWS;
-                    for ((gate, up), tile) in gates.iter().zip(&ups).zip(tile.chunks_exact_mut(TILE)) {
-                        for slot in 0..ROWS {
-                            tile[half + row_of_slot(slot)] = silu(gate[slot]) * up[slot];
-                        }
+                    let products = at_least(&mut products, block.len() * ROWS);
+                    self.processor.isa.silu_mul(gates.as_flattened(), ups.as_flattened(), products);
+                    for (products, tile) in products.as_chunks::<ROWS>().0.iter().zip(tile.chunks_exact_mut(TILE)) {
+                        tile[half..half + ROWS].copy_from_slice(&in_row_order(products));
                     }
                     for (i, tile) in block.clone().zip(tile.chunks_exact(TILE)) {
                         let at = job.hidden_at + i * width + strip * ROWS;
@@ -221,12 +221,12 @@ impl Context<'_> {
                             }
                         }
                         if quantise && half > 0 {
-                            int8.quantize(at - half, tile);
+                            int8.quantize(self.processor.isa, at - half, tile);
                         }
                     }
                 }
             });
-            (scratch.strip, scratch.second_strip, scratch.more) = (gates, ups, tile);
+            (scratch.strip, scratch.second_strip, scratch.more, scratch.values) = (gates, ups, tile, products);
         });
     }
 

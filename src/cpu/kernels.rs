@@ -4,7 +4,7 @@
 
 use super::isa::Isa;
 use super::vector_math::{exp, map, sigmoid as sigmoid_of, softplus as softplus_of, sum, zip};
-use crate::quant::packed::{ROWS, TILE, Tile, block_bytes, blocks, decode_tile};
+use crate::quant::packed::{ROWS, TILE, Tile, block_bytes, blocks, decode_tile, slot_of_row};
 use crate::quant::{Matrix, Packed};
 
 /// Values that one accumulator holds.
@@ -47,12 +47,18 @@ macro_rules! kernel {
 pub(crate) use kernel;
 
 kernel! {
-    /// `out[r * n + i] = matrix[first_row + r] · inputs[i]` for `out.len() / n` rows. `decoded` takes up to four rows of weights.
-    project = project_body(matrix: &Matrix, first_row: usize, inputs: &[&[f32]], decoded: &mut [f32], out: &mut [f32])
+    /// `out[i][slot] = matrix[row of slot in strip] · inputs[i]`; slots of rows beyond the last stay as they are. `decoded`
+    /// takes [`ROWS`] rows of weights.
+    project_stored = project_stored_body(matrix: &Matrix, strip: usize, inputs: &[&[f32]], decoded: &mut [f32], out: &mut [[f32; ROWS]])
 }
 kernel! {
     /// `out[i][slot] = packed[row of slot in strip] · inputs[i]`; inputs are in the weight's own column order.
     project_strip = project_strip_body(packed: &Packed, strip: usize, inputs: &[&[f32]], out: &mut [[f32; ROWS]])
+}
+kernel! {
+    /// Quantises a tile: the codes, four a word; the sums of its halves' codes; the scale, `max |x| / 127`. Values that are
+    /// not finite make the scale NaN, which keeps the failure visible.
+    quantize_tile = quantize_tile_body(values: &[f32; TILE], codes: &mut [u32; TILE / 4], sums: &mut [i16; 2]) -> f32
 }
 kernel! {
     /// `out = x / sqrt(mean(x²) + eps) * weight`.
@@ -147,45 +153,90 @@ fn dots<const FMA: bool, const R: usize, const I: usize>(weights: [&[f32]; R], i
     sums
 }
 
-/// `R` decoded rows against every input, two inputs at a time so that a loaded weight is used twice.
+/// Inputs that a decoded tile is multiplied with at a time: their sums stay in registers.
+const TOGETHER: usize = 4;
+
+/// `sums[i] += weights · x[i]`, over the columns of a tile.
+#[expect(clippy::needless_range_loop, reason = "indices over fixed sizes keep every accumulator in a register")]
 #[inline(always)]
-fn project_rows<const FMA: bool, const R: usize>(weights: [&[f32]; R], inputs: &[&[f32]], out: &mut [f32]) {
-    let n = inputs.len();
-    let (pairs, last) = inputs.as_chunks::<2>();
-    for (p, pair) in pairs.iter().enumerate() {
-        for (r, sums) in dots::<FMA, R, 2>(weights, *pair).into_iter().enumerate() {
-            out[r * n + 2 * p..r * n + 2 * p + 2].copy_from_slice(&sums);
+fn add_tile<const FMA: bool, const I: usize>(weights: &Tile, x: [[f32; TILE]; I], sums: [&mut [f32; ROWS]; I]) {
+    let mut lanes = [[0f32; ROWS]; I];
+    for column in 0..TILE {
+        for i in 0..I {
+            for slot in 0..ROWS {
+                lanes[i][slot] = fma::<FMA>(weights[column][slot], x[i][column], lanes[i][slot]);
+            }
         }
     }
-    if let [x] = last {
-        for (r, [sum]) in dots::<FMA, R, 1>(weights, [x]).into_iter().enumerate() {
-            out[r * n + n - 1] = sum;
+    for i in 0..I {
+        for slot in 0..ROWS {
+            sums[i][slot] += lanes[i][slot];
         }
     }
 }
 
+/// [`add_tile`] for any number of inputs, whose columns of the tile `columns` tells.
 #[inline(always)]
-fn project_body<const FMA: bool>(
+fn add_tiles<const FMA: bool>(
+    weights: &Tile,
+    inputs: &[&[f32]],
+    columns: impl Fn(&[f32]) -> [f32; TILE],
+    sums: &mut [[f32; ROWS]],
+) {
+    let (inputs, last_inputs) = inputs.as_chunks::<TOGETHER>();
+    let (sums, last_sums) = sums.as_chunks_mut::<TOGETHER>();
+    for (x, sums) in inputs.iter().zip(sums) {
+        add_tile::<FMA, TOGETHER>(weights, x.map(&columns), sums.each_mut());
+    }
+    for (x, sums) in last_inputs.iter().zip(last_sums) {
+        add_tile::<FMA, 1>(weights, [columns(x)], [sums]);
+    }
+}
+
+#[inline(always)]
+fn project_stored_body<const FMA: bool>(
     matrix: &Matrix,
-    first_row: usize,
+    strip: usize,
     inputs: &[&[f32]],
     decoded: &mut [f32],
-    out: &mut [f32],
+    out: &mut [[f32; ROWS]],
 ) {
-    let (n, cols) = (inputs.len(), matrix.cols());
-    for (block, out) in out.chunks_mut(4 * n).enumerate() {
-        let rows = out.len() / n;
-        for (r, decoded) in decoded.chunks_exact_mut(cols).take(rows).enumerate() {
-            matrix.decode_row(first_row + 4 * block + r, decoded);
-        }
-        if rows == 4 {
-            let weights = [0, 1, 2, 3].map(|r| &decoded[r * cols..(r + 1) * cols]);
-            project_rows::<FMA, 4>(weights, inputs, out);
-        } else {
-            for (weights, out) in decoded.chunks_exact(cols).zip(out.chunks_mut(n)) {
-                project_rows::<FMA, 1>([weights], inputs, out);
+    let cols = matrix.cols();
+    let rows = ROWS.min(matrix.rows() - strip * ROWS);
+    let decoded = &mut decoded[..rows * cols];
+    for (row, decoded) in decoded.chunks_exact_mut(cols).enumerate() {
+        matrix.decode_row(strip * ROWS + row, decoded);
+    }
+    if inputs.len() < TOGETHER {
+        for (input, out) in inputs.iter().zip(out) {
+            let (fours, last) = decoded.split_at(rows / 4 * 4 * cols);
+            for (four, weights) in fours.chunks_exact(4 * cols).enumerate() {
+                let sums = dots::<FMA, 4, 1>([0, 1, 2, 3].map(|r| &weights[r * cols..(r + 1) * cols]), [input]);
+                for (r, [sum]) in sums.into_iter().enumerate() {
+                    out[slot_of_row(4 * four + r)] = sum;
+                }
+            }
+            for (r, weights) in last.chunks_exact(cols).enumerate() {
+                [[out[slot_of_row(rows / 4 * 4 + r)]]] = dots::<FMA, 1, 1>([weights], [input]);
             }
         }
+        return;
+    }
+    out.fill([0.0; ROWS]);
+    for first in (0..cols).step_by(TILE) {
+        let width = TILE.min(cols - first);
+        let mut weights: Tile = [[0.0; ROWS]; TILE];
+        for (row, decoded) in decoded.chunks_exact(cols).enumerate() {
+            for (weights, value) in weights.iter_mut().zip(&decoded[first..first + width]) {
+                weights[slot_of_row(row)] = *value;
+            }
+        }
+        let columns = |input: &[f32]| {
+            let mut x = [0.0; TILE];
+            x[..width].copy_from_slice(&input[first..first + width]);
+            x
+        };
+        add_tiles::<FMA>(&weights, inputs, columns, out);
     }
 }
 
@@ -200,16 +251,8 @@ fn project_strip_body<const FMA: bool>(packed: &Packed, strip: usize, inputs: &[
         for tile in 0..tiles {
             decode_tile(format, packed.codebook(), block, tiles, tile, &mut weights);
             let first = first + tile * TILE;
-            for (input, out) in inputs.iter().zip(out.iter_mut()) {
-                let x = tile_of_input(packed.column_order(), input, first);
-                let mut sums = *out;
-                for (weights, x) in weights.iter().zip(&x) {
-                    for (sum, weight) in sums.iter_mut().zip(weights) {
-                        *sum = fma::<FMA>(*weight, *x, *sum);
-                    }
-                }
-                *out = sums;
-            }
+            let columns = |input: &[f32]| tile_of_input(packed.column_order(), input, first);
+            add_tiles::<FMA>(&weights, inputs, columns, out);
         }
     }
 }
@@ -227,6 +270,32 @@ fn tile_of_input(order: Option<&[u32]>, input: &[f32], first: usize) -> [f32; TI
         }
     }
     x
+}
+
+#[inline(always)]
+fn quantize_tile_body<const FMA: bool>(values: &[f32; TILE], codes: &mut [u32; TILE / 4], sums: &mut [i16; 2]) -> f32 {
+    /// 1.5 * 2^23: in a sum with this, the lowest bits are the rounded value, ties to even.
+    const ROUND: f32 = 12_582_912.0;
+    let mut largest = [0f32; LANES];
+    let mut total = [0f32; LANES];
+    for eight in values.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            largest[lane] = largest[lane].max(eight[lane].abs());
+            // `max` passes NaN over, a sum does not.
+            total[lane] += eight[lane].abs();
+        }
+    }
+    let largest = largest.iter().fold(0f32, |m, x| m.max(*x));
+    let scale = if total.iter().sum::<f32>().is_finite() { largest / 127.0 } else { f32::NAN };
+    let inverse = if scale > 0.0 { 127.0 / largest } else { 0.0 };
+    let rounded = values.map(|x| (x * inverse + ROUND).to_bits() as u8);
+    for (word, four) in codes.iter_mut().zip(rounded.as_chunks::<4>().0) {
+        *word = u32::from_le_bytes(*four);
+    }
+    for (sum, half) in sums.iter_mut().zip(rounded.as_chunks::<16>().0) {
+        *sum = half.iter().map(|code| i16::from(code.cast_signed())).sum();
+    }
+    scale
 }
 
 #[inline(always)]
@@ -348,8 +417,8 @@ mod tests {
     }
 
     #[test]
-    fn project_matches_float64_at_odd_sizes_and_writes_every_value() {
-        for (rows, cols, n) in [(1, 1, 1), (4, 8, 2), (5, 33, 3), (7, 100, 1), (12, 64, 5), (3, 7, 2)] {
+    fn project_stored_matches_float64_at_odd_sizes_and_writes_every_value() {
+        for (rows, cols, n) in [(1, 1, 1), (4, 8, 2), (5, 33, 3), (19, 100, 1), (33, 64, 5), (18, 71, 8), (3, 7, 4)] {
             let weights = values(1, rows * cols);
             let mut buffer = AlignedBuffer::zeroed(4 * weights.len(), "test").unwrap();
             for (b, w) in buffer.chunks_exact_mut(4).zip(&weights) {
@@ -358,15 +427,18 @@ mod tests {
             let matrix = Matrix::new(Format::F32, rows, cols, buffer.into()).unwrap();
             let inputs: Vec<Vec<f32>> = (0..n).map(|i| values(7 + i as u32, cols)).collect();
             let slices: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
-            for isa in tiers() {
-                for first in 0..rows {
-                    let mut out = vec![f32::NAN; (rows - first) * n];
-                    isa.project(&matrix, first, &slices, &mut vec![f32::NAN; 4 * cols], &mut out);
-                    let expected: Vec<f64> = (first..rows)
+            for isa in Isa::available() {
+                for strip in 0..rows.div_ceil(ROWS) {
+                    let mut out = vec![[f32::NAN; ROWS]; n];
+                    isa.project_stored(&matrix, strip, &slices, &mut vec![f32::NAN; ROWS * cols], &mut out);
+                    let range = strip * ROWS..rows.min((strip + 1) * ROWS);
+                    let found: Vec<f32> =
+                        range.clone().flat_map(|r| out.iter().map(move |out| out[slot_of_row(r % ROWS)])).collect();
+                    let expected: Vec<f64> = range
                         .flat_map(|r| inputs.iter().map(move |x| (r, x)))
                         .map(|(r, x)| dot(&weights[r * cols..(r + 1) * cols], x))
                         .collect();
-                    assert_close(&out, &expected, &format!("{isa:?} [{rows}, {cols}] from {first}, {n} inputs"));
+                    assert_close(&found, &expected, &format!("{isa:?} [{rows}, {cols}] strip {strip}, {n} inputs"));
                 }
             }
         }

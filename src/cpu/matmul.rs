@@ -133,7 +133,9 @@ impl Processor {
             return Inputs::all(data, cols);
         }
         let shared = int8.share(data.len());
-        self.pool.run(data.len() / cols, |row, _| shared.quantize(row * cols, &data[row * cols..(row + 1) * cols]));
+        self.pool.run(data.len() / cols, |row, _| {
+            shared.quantize(self.isa, row * cols, &data[row * cols..(row + 1) * cols])
+        });
         Inputs { int8: Some((int8, 0)), ..Inputs::all(data, cols) }
     }
 
@@ -217,16 +219,8 @@ impl Processor {
         match weight {
             Weight::Packed(packed) => self.isa.project_strip(packed, strip, inputs, sums),
             Weight::Stored(matrix) => {
-                let n = inputs.len();
-                let rows = ROWS.min(matrix.rows() - strip * ROWS);
-                let decoded = at_least(&mut scratch.weights, 4 * matrix.cols());
-                let values = at_least(&mut scratch.values, rows * n);
-                self.isa.project(matrix, strip * ROWS, inputs, decoded, values);
-                for (row, values) in values.chunks_exact(n).enumerate() {
-                    for (sums, value) in sums.iter_mut().zip(values) {
-                        sums[slot_of_row(row)] = *value;
-                    }
-                }
+                let decoded = at_least(&mut scratch.weights, ROWS * matrix.cols());
+                self.isa.project_stored(matrix, strip, inputs, decoded, sums);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::cpu::isa::Isa;
 use crate::cpu::pool::SharedOutput;
 use crate::quant::packed::TILE;
 
@@ -66,21 +67,15 @@ impl Int8Rows {
 
 impl SharedInt8<'_> {
     /// Quantises `data`, whole tiles, to where value `at` begins.
-    pub fn quantize(self, at: usize, data: &[f32]) {
+    pub fn quantize(self, isa: Isa, at: usize, data: &[f32]) {
         for (tile, values) in (at / TILE..).zip(data.as_chunks::<TILE>().0) {
-            let largest = values.iter().fold(0f32, |m, x| m.max(x.abs()));
-            // `max` passes NaN over; the sum does not, and a scale that is NaN keeps the row's failure visible.
-            let failed = !values.iter().map(|x| x.abs()).sum::<f32>().is_finite();
-            let scale = if failed { f32::NAN } else { largest / 127.0 };
-            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-            let codes = values.map(|x| (x * inverse).round_ties_even() as i8);
-            let sum = |half: &[i8]| half.iter().map(|c| i16::from(*c)).sum::<i16>().cast_unsigned();
-            let sums = u32::from(sum(&codes[..16])) | u32::from(sum(&codes[16..])) << 16;
-            self.sums[tile].store(sums, Ordering::Relaxed);
+            let (mut codes, mut sums) = ([0; TILE / 4], [0; 2]);
+            let scale = isa.quantize_tile(values, &mut codes, &mut sums);
             self.scales.set(tile, scale);
-            let words = &self.codes[tile * TILE / 4..][..TILE / 4];
-            for (word, codes) in words.iter().zip(codes.as_chunks::<4>().0) {
-                word.store(u32::from_le_bytes(codes.map(i8::cast_unsigned)), Ordering::Relaxed);
+            let [low, high] = sums.map(|sum| u32::from(sum.cast_unsigned()));
+            self.sums[tile].store(low | high << 16, Ordering::Relaxed);
+            for (word, codes) in self.codes[tile * TILE / 4..][..TILE / 4].iter().zip(codes) {
+                word.store(codes, Ordering::Relaxed);
             }
         }
     }
