@@ -30,7 +30,8 @@ fuzz_target!(|data: &[u8]| {
         add(format!("{WEIGHT}.absmax"), "F32", 4, &vec![0; 4 * absmax]);
     }
     add(format!("{WEIGHT}.quant_state.bitsandbytes__{fp4}"), "U8", 1, state);
+    let quantization = json!({"quant_method": "bitsandbytes", "load_in_4bit": true});
     let header = serde_json::Value::Object(header).to_string().into_bytes();
     let file = [&(header.len() as u64).to_le_bytes()[..], &header, &bytes].concat();
-    read_all(vec![("config.json".into(), config(true)), ("model.safetensors".into(), file)]);
+    read_all(vec![("config.json".into(), config(&quantization)), ("model.safetensors".into(), file)]);
 });

@@ -9,11 +9,11 @@ use std::collections::HashMap;
 use safetensors::Dtype;
 use serde::Deserialize;
 
-use super::allocate;
 use super::folder::DataFile;
 use super::safetensors::Entry;
+use super::side::Piece;
 use crate::error::Result;
-use crate::quant::{AbsMax, AlignedBuffer, Bytes, FourBit, NestedAbsMax};
+use crate::quant::{AbsMax, FourBit, NestedAbsMax};
 
 /// Bytes of a quantisation state at most; published ones take about 200.
 const MAX_STATE: u64 = 1 << 16;
@@ -29,13 +29,6 @@ pub(super) struct SideTensors {
     nested_absmax: Option<Box<Piece>>,
     nested_quant_map: Option<Box<Piece>>,
     state: Option<(Box<Piece>, &'static str)>,
-}
-
-/// A side tensor: where it lies and what it is.
-#[derive(Debug, Clone)]
-struct Piece {
-    file: usize,
-    entry: Entry,
 }
 
 /// Where the scales of one tensor lie, and what its quantisation state says. Every size fits every other.
@@ -122,7 +115,7 @@ impl SideTensors {
         let weight = &codes.name;
         let missing = |what: &str| file.bad(format!("4-bit tensor {weight} has no {weight}.{what}"));
         let (state, quant_type) = self.state.ok_or_else(|| missing("quant_state.bitsandbytes__nf4 (or fp4)"))?;
-        let state = state.read_state(files, quant_type)?;
+        let state = read_state(&state, files, quant_type)?;
         let absmax = self.absmax.ok_or_else(|| missing("absmax"))?;
         let quant_map = self.quant_map.ok_or_else(|| missing("quant_map"))?;
         let elements = state.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d)).filter(|n| *n <= MAX_ELEMENTS);
@@ -167,50 +160,18 @@ impl SideTensors {
     }
 }
 
-impl Piece {
-    fn file<'a>(&self, files: &'a [DataFile]) -> Result<&'a DataFile> {
-        files.get(self.file).ok_or_else(|| crate::Error::Internal(format!("file {} of a side tensor", self.file)))
+/// Reads the quantisation state that `piece` holds.
+fn read_state(piece: &Piece, files: &[DataFile], quant_type: &str) -> Result<State> {
+    let (file, name) = (piece.file(files)?, &piece.entry.name);
+    if piece.entry.dtype != Dtype::U8 || piece.entry.bytes > MAX_STATE {
+        return Err(file.bad(format!(
+            "{name}: {} bytes of {}, where at most {MAX_STATE} bytes of U8 make sense",
+            piece.entry.bytes, piece.entry.dtype
+        )));
     }
-
-    /// Checks type and number of values.
-    fn expect(&self, files: &[DataFile], dtype: Dtype, count: u64) -> Result<()> {
-        let Entry { name, bytes, dtype: found, .. } = &self.entry;
-        if *found == dtype && count.checked_mul(dtype.bitsize() as u64 / 8) == Some(*bytes) {
-            return Ok(());
-        }
-        Err(self.file(files)?.bad(format!("{name}: {bytes} bytes of {found}, where {count} values of {dtype} must be")))
-    }
-
-    fn read(&self, files: &[DataFile]) -> Result<Bytes> {
-        let len = usize::try_from(self.entry.bytes).unwrap_or(usize::MAX);
-        let mut buffer = AlignedBuffer::zeroed(len, &self.entry.name)?;
-        self.file(files)?.read(self.entry.offset, &mut buffer)?;
-        Ok(buffer.into())
-    }
-
-    /// The values of a float32 tensor, all finite.
-    fn read_floats(&self, files: &[DataFile]) -> Result<Vec<f32>> {
-        let bytes = self.read(files)?;
-        let mut values: Vec<f32> = allocate::list(bytes.len() as u64 / 4, &self.entry.name)?;
-        values.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
-        match values.iter().position(|v| !v.is_finite()) {
-            None => Ok(values),
-            Some(i) => Err(self.file(files)?.bad(format!("{}: value {i} is not finite", self.entry.name))),
-        }
-    }
-
-    fn read_state(&self, files: &[DataFile], quant_type: &str) -> Result<State> {
-        let (file, name) = (self.file(files)?, &self.entry.name);
-        if self.entry.dtype != Dtype::U8 || self.entry.bytes > MAX_STATE {
-            return Err(file.bad(format!(
-                "{name}: {} bytes of {}, where at most {MAX_STATE} bytes of U8 make sense",
-                self.entry.bytes, self.entry.dtype
-            )));
-        }
-        let mut json = vec![0; self.entry.bytes as usize];
-        file.read(self.entry.offset, &mut json)?;
-        parse_state(&json, quant_type).map_err(|what| file.bad(format!("{name}: {what}")))
-    }
+    let mut json = vec![0; piece.entry.bytes as usize];
+    file.read(piece.entry.offset, &mut json)?;
+    parse_state(&json, quant_type).map_err(|what| file.bad(format!("{name}: {what}")))
 }
 
 /// Parses the JSON of a quantisation state and checks each field by itself.

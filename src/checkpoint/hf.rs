@@ -10,9 +10,10 @@ use serde_json::{Map, Value};
 use super::folder::{DataFile, Folder};
 use super::list::{MAX_FILES, MAX_TENSORS, TensorList, known};
 use super::names_hf::classify;
+use super::quantization::Quantization;
 use super::role::Named;
 use super::safetensors::{Entry, read_header};
-use super::{Checkpoint, Config, Kind, TensorInfo, UnusedTensor, bnb, quantization};
+use super::{Checkpoint, Config, Kind, Scales, TensorInfo, UnusedTensor, bnb, gptq, quantization};
 use crate::error::{Error, Result};
 use crate::quant::Format;
 
@@ -42,10 +43,10 @@ pub(super) fn open(folder: Folder, named: Option<&str>) -> Result<Checkpoint> {
     };
     let fields: Map<String, Value> = serde_json::from_slice(&config)
         .map_err(|e| Error::bad_file(&config_path, format!("is no JSON object: {e}")))?;
-    let four_bit = quantization::declares_four_bit(&config_path, &fields)?;
+    let quantization = quantization::declared(&folder, &config_path, &fields)?;
 
     let (files, mapped) = open_files(&folder, named)?;
-    let list = read_tensors(&files, mapped, four_bit)?;
+    let list = read_tensors(&files, mapped, &quantization)?;
     Ok(Checkpoint {
         kind: Kind::HuggingFace,
         path: folder.path(),
@@ -156,8 +157,8 @@ impl<'de> serde::Deserialize<'de> for Placement {
     }
 }
 
-fn read_tensors(files: &[DataFile], mut mapped: WeightMap, four_bit: bool) -> Result<TensorList> {
-    let mut sides = HashMap::new();
+fn read_tensors(files: &[DataFile], mut mapped: WeightMap, quantization: &Quantization) -> Result<TensorList> {
+    let (mut four_bit, mut groups) = (HashMap::new(), HashMap::new());
     let mut weights = Vec::new();
     let mut count = 0;
     for (number, file) in files.iter().enumerate() {
@@ -170,9 +171,17 @@ fn read_tensors(files: &[DataFile], mut mapped: WeightMap, four_bit: bool) -> Re
             if mapped.remove(&entry.name).is_some_and(|expected| expected != number) {
                 return Err(file.bad(format!("tensor {} lies here, but the index says elsewhere", entry.name)));
             }
-            match bnb::side_of(&entry.name).filter(|_| four_bit).map(|(w, kind)| (w.to_string(), kind)) {
-                Some((weight, kind)) => bnb::collect(&mut sides, files, number, entry, &weight, kind)?,
-                None => weights.push((number, entry)),
+            let side = match quantization {
+                Quantization::None => None,
+                Quantization::FourBit => bnb::side_of(&entry.name),
+                Quantization::Gptq(_) => gptq::side_of(&entry.name),
+            };
+            match (side.map(|(weight, kind)| (weight.to_string(), kind)), quantization) {
+                (None, _) => weights.push((number, entry)),
+                (Some((layer, kind)), Quantization::Gptq(_)) => {
+                    gptq::collect(&mut groups, file, number, entry, &layer, kind)?;
+                }
+                (Some((weight, kind)), _) => bnb::collect(&mut four_bit, files, number, entry, &weight, kind)?,
             }
         }
     }
@@ -184,8 +193,13 @@ fn read_tensors(files: &[DataFile], mut mapped: WeightMap, four_bit: bool) -> Re
     let mut list = TensorList::default();
     for (number, entry) in weights {
         let Some(file) = files.get(number) else { continue };
-        let side = sides.remove(&entry.name);
-        let role = match known(file, &entry.name, classify(&entry.name))? {
+        let codes = match quantization {
+            Quantization::Gptq(config) => gptq::layer_of(&entry.name).map(|layer| (config, layer)),
+            _ => None,
+        };
+        let sides = codes.map(|(config, layer)| (config, groups.remove(layer).unwrap_or_default()));
+        let side = four_bit.remove(&entry.name);
+        let role = match named(file, &entry.name, codes.map(|(_, layer)| layer))? {
             Named::Role(role) => role,
             Named::Unused(reason) => {
                 let Entry { name, dtype, shape, bytes, .. } = entry;
@@ -193,18 +207,39 @@ fn read_tensors(files: &[DataFile], mut mapped: WeightMap, four_bit: bool) -> Re
                 continue;
             }
         };
-        let scales = side.map(|s| s.check(files, file, &entry)).transpose()?.map(Arc::new);
+        let scales = match (side, sides) {
+            (Some(side), _) => Some(Scales::FourBit(side.check(files, file, &entry)?)),
+            (_, Some((config, sides))) => Some(Scales::Group(sides.check(config, files, file, &entry)?)),
+            (None, None) => None,
+        };
         let (format, shape) = match &scales {
-            Some(scales) => (Format::Bnb4, scales.shape().to_vec()),
+            Some(Scales::FourBit(scales)) => (Format::Bnb4, scales.shape().to_vec()),
+            Some(Scales::Group(scales)) => (scales.format(), scales.shape()),
             None => (format_of(file, &entry)?, entry.shape),
         };
+        let scales = scales.map(Arc::new);
         let Entry { name, bytes, offset, .. } = entry;
         list.add(file, TensorInfo { name, role, shape, format, bytes, file: number, offset, scales })?;
     }
-    match (sides.keys().next(), files.first()) {
+    let left = four_bit.keys().next().or(groups.keys().next());
+    match (left, files.first()) {
         (Some(weight), Some(file)) => Err(file.bad(format!("4-bit scales of {weight} are there, the tensor is not"))),
         _ => Ok(list),
     }
+}
+
+/// What the tensor called `name`, which holds the codes of `layer` if of one, is for.
+fn named(file: &DataFile, name: &str, layer: Option<&str>) -> Result<Named> {
+    let named = match layer {
+        Some(layer) => classify(&format!("{layer}.weight")),
+        None => classify(name),
+    };
+    let undeclared = layer.is_none() && (gptq::layer_of(name).is_some() || gptq::side_of(name).is_some());
+    if named.is_none() && undeclared {
+        let what = format!("tensor {name} in GPTQ's packing, which no quantization_config declares");
+        return Err(file.unsupported(what));
+    }
+    known(file, name, named)
 }
 
 fn format_of(file: &DataFile, entry: &Entry) -> Result<Format> {
@@ -213,7 +248,8 @@ fn format_of(file: &DataFile, entry: &Entry) -> Result<Format> {
         Dtype::F16 => Ok(Format::F16),
         Dtype::BF16 => Ok(Format::BF16),
         other => Err(file.unsupported(format!(
-            "tensor {} of type {other}; supported: F32, F16, BF16, and U8 with the side tensors of bitsandbytes 4-bit",
+            "tensor {} of type {other}; supported: F32, F16, BF16, and the codes of bitsandbytes 4-bit, GPTQ and AutoRound, where the config declares \
+             them",
             entry.name
         ))),
     }

@@ -8,6 +8,7 @@ mod allocate;
 mod bnb;
 mod folder;
 mod gguf;
+mod gptq;
 mod hf;
 mod list;
 mod names_gguf;
@@ -15,6 +16,7 @@ mod names_hf;
 mod quantization;
 mod role;
 mod safetensors;
+mod side;
 mod text_files;
 
 use std::collections::HashMap;
@@ -25,7 +27,7 @@ pub use gguf::{Metadata, Value};
 pub use role::{DeltaTensor, ExpertPart, LayerTensor, Role};
 
 use crate::error::{Error, Result};
-use crate::quant::{Format, FourBit};
+use crate::quant::{Format, FourBit, GroupScales};
 use folder::{DataFile, Folder};
 
 /// Where a checkpoint comes from.
@@ -83,18 +85,25 @@ pub struct TensorInfo {
     pub name: String,
     /// What it is for.
     pub role: Role,
-    /// Shape, slowest axis first (`[out, in]`), whatever order the file uses. For bitsandbytes tensors the logical shape.
+    /// Shape, slowest axis first (`[out, in]`), whatever order the file uses. For bitsandbytes and GPTQ tensors the logical shape.
     pub shape: Vec<usize>,
     /// Storage type.
     pub format: Format,
-    /// Bytes in the file (codes only for bitsandbytes tensors).
+    /// Bytes in the file (codes only where scales lie in tensors of their own).
     pub bytes: u64,
     /// Index of the file in the checkpoint's list.
     pub file: usize,
     /// Offset of the first byte in that file.
     pub offset: u64,
-    /// Where the scales of a bitsandbytes tensor lie.
-    scales: Option<Arc<bnb::Scales>>,
+    /// Where the scales lie, if in tensors of their own.
+    scales: Option<Arc<Scales>>,
+}
+
+/// Scales in tensors of their own.
+#[derive(Debug)]
+enum Scales {
+    FourBit(bnb::Scales),
+    Group(gptq::Scales),
 }
 
 /// A tensor that is recognised and knowingly not used.
@@ -304,9 +313,21 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::read`]; [`Error::BadFile`] when a scale or table entry is not finite.
     pub fn four_bit(&self, tensor: &TensorInfo) -> Result<FourBit> {
-        match &tensor.scales {
-            Some(scales) => scales.read(&self.files),
-            None => Err(Error::Internal(format!("tensor {} is {}, not 4-bit", tensor.name, tensor.format))),
+        match tensor.scales.as_deref() {
+            Some(Scales::FourBit(scales)) => scales.read(&self.files),
+            _ => Err(Error::Internal(format!("tensor {} is {}, not 4-bit", tensor.name, tensor.format))),
+        }
+    }
+
+    /// The scales and zeros of a [`Format::Int4`] tensor.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read`]; [`Error::BadFile`] for a scale that is not finite or a column in a group that does not
+    /// exist; [`Error::Unsupported`] for a scale that is no f16 and for groups of different sizes.
+    pub fn group_scales(&self, tensor: &TensorInfo) -> Result<GroupScales> {
+        match tensor.scales.as_deref() {
+            Some(Scales::Group(scales)) => scales.read(&self.files),
+            _ => Err(Error::Internal(format!("tensor {} is {}, not group int4", tensor.name, tensor.format))),
         }
     }
 
@@ -327,16 +348,31 @@ impl TensorInfo {
 
     /// Whether nothing but its shape can keep the tensor from being packed: bitsandbytes' smallest blocks do.
     pub fn can_be_packed(&self) -> bool {
-        self.scales.as_ref().is_none_or(|s| FourBit::has_segments(s.block_size()))
+        match self.scales.as_deref() {
+            Some(Scales::FourBit(scales)) => FourBit::has_segments(scales.block_size()),
+            _ => true,
+        }
     }
 
-    /// Bytes of the scales that lie beside the codes; 0 unless the format is [`Format::Bnb4`].
+    /// Whether the packed form keeps an order of the columns: the checkpoint says that they were quantised in one.
+    pub fn has_column_order(&self) -> bool {
+        matches!(self.scales.as_deref(), Some(Scales::Group(scales)) if scales.has_column_order())
+    }
+
+    /// Bytes of the scales that lie beside the codes; 0 unless the format is [`Format::Bnb4`] or [`Format::Int4`].
     pub fn scale_bytes(&self) -> u64 {
-        self.scales.as_ref().map_or(0, |s| s.bytes())
+        match self.scales.as_deref() {
+            Some(Scales::FourBit(scales)) => scales.bytes(),
+            Some(Scales::Group(scales)) => scales.bytes(),
+            None => 0,
+        }
     }
 
     /// Values that share an absmax; `None` unless the format is [`Format::Bnb4`].
     pub fn block_size(&self) -> Option<usize> {
-        self.scales.as_ref().map(|s| s.block_size())
+        match self.scales.as_deref() {
+            Some(Scales::FourBit(scales)) => Some(scales.block_size()),
+            _ => None,
+        }
     }
 }

@@ -17,7 +17,7 @@ mod tests;
 mod weight;
 
 pub use bytes::{AlignedBuffer, Bytes, Floats, LARGE_PAGE};
-pub use int4::Group;
+pub use int4::{Group, GroupScales};
 pub use matrix::{Matrix, decode};
 pub use nf4::{AbsMax, FourBit, NestedAbsMax};
 pub use packed::{Packed, SideTables};

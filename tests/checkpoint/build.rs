@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use qwen3moe::checkpoint::{Checkpoint, Source};
 use qwen3moe::error::{Error, Result};
 use qwen3moe::model::{ConfigReport, check_shapes, read_config};
+use qwen3moe::quant::Format;
 use serde_json::{Value, json};
 
 /// The files of a golden checkpoint, by name, without the logits.
@@ -42,7 +43,10 @@ pub fn read_all(files: Vec<(String, Vec<u8>)>) -> Result<ConfigReport> {
     check_shapes(&checkpoint, &report.spec)?;
     checkpoint.text_files()?;
     for tensor in checkpoint.tensors().iter().filter(|t| t.scale_bytes() > 0) {
-        checkpoint.four_bit(tensor)?;
+        match tensor.format {
+            Format::Bnb4 => drop(checkpoint.four_bit(tensor)?),
+            _ => drop(checkpoint.group_scales(tensor)?),
+        }
     }
     Ok(report)
 }

@@ -98,7 +98,8 @@ fn other_quantisations_are_refused_by_name() {
         put(&mut files, "config.json", config.to_string().into_bytes());
         refused(files, words);
     };
-    refuse(|q| q["quant_method"] = json!("gptq"), &["not supported", "quant_method is \"gptq\"", "bitsandbytes"]);
+    refuse(|q| q["quant_method"] = json!("awq"), &["not supported", "quant_method is \"awq\"", "bitsandbytes", "gptq"]);
+    refuse(|q| q["quant_method"] = json!(3), &["not supported", "quant_method is 3"]);
     refuse(|q| q["quant_method"] = json!("fp8"), &["not supported", "quant_method is \"fp8\""]);
     refuse(|q| q["load_in_4bit"] = json!(false), &["not supported", "load_in_4bit is false"]);
     refuse(|q| q["load_in_8bit"] = json!(true), &["not supported"]);

@@ -7,4 +7,5 @@ mod config_json;
 mod four_bit;
 mod gguf;
 mod goldens;
+mod gptq;
 mod safetensors;

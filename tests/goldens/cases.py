@@ -9,6 +9,7 @@ import bnb4
 import configs
 import directories
 import ggufs
+import gptq
 import reference
 import tokenizer
 import weights
@@ -65,6 +66,26 @@ def bnb_directory(config, quant_type, nested, skipped, seed=1):
     return {"write": write, "read": read}
 
 
+def gptq_directory(config, dtype, wrapper=False, seed=1):
+    """A directory in GPTQ's packing; `config` says how, the layers' names as the checkpoint spells them."""
+    prefix = "model.language_model." if wrapper else "model."
+
+    def respell(tensors, old, new):
+        return {n.replace(old, new, 1) if n.startswith(old) else n: t for n, t in tensors.items()}
+
+    def write(folder):
+        tensors = directories.round_to(weights.model(seed, reference.text_config(config)), dtype)
+        stored, decoded = gptq.quantise(respell(tensors, "model.", prefix), config["quantization_config"], seed)
+        directories.write_configs(folder, config, 2)
+        directories.write_tensors(folder, stored)
+        return reference.from_tensors(config, respell(decoded, prefix, "model."))
+
+    def read(path):
+        return reference.from_tensors(config, respell(gptq.decode(directories.read_tensors(path)), prefix, "model."))
+
+    return {"write": write, "read": read}
+
+
 def gguf_file(config, choose, file="model.gguf", with_mtp=False, tokenizer=None, splits=1, seed=1, **conversion):
     """A GGUF file, or several. The reference reads the file: its metadata, its blocks, the inverse conversion."""
 
@@ -93,6 +114,8 @@ def mixed_blocks(name):
         return Type.Q4_0
     if "down_shexp" in name or "attn_output" in name or "ssm_ba" in name:
         return Type.Q8_0
+    if any(part in name for part in ("attn_q", "gate_exps", "gate_shexp")):
+        return Type.Q5_K
     return Type.Q6_K if any(part in name for part in ("token_embd", "attn_v", "attn_gate", "up_exps")) else Type.Q4_K
 
 
@@ -146,14 +169,26 @@ CASES = {
     ),
     "qwen3_moe_nf4_single": Case(
         "qwen3_moe",
-        "bitsandbytes NF4 with float32 absmax (not double quantised); rows of 80 and 36; q_proj left in BF16",
-        **bnb_directory(configs.QWEN3_MOE_4BIT, "nf4", False, ["lm_head", "gate", "self_attn.q_proj"]),
+        "bitsandbytes NF4 with float32 absmax (not double quantised); rows of 128 and 64, whole blocks of 64; q_proj left in BF16",
+        **bnb_directory(configs.QWEN3_MOE_NF4, "nf4", False, ["lm_head", "gate", "self_attn.q_proj"]),
         tokens=32,
     ),
     "qwen3_moe_fp4": Case(
         "qwen3_moe",
-        "bitsandbytes FP4, double quantised",
+        "bitsandbytes FP4, double quantised; rows of 80 and 36",
         **bnb_directory(configs.QWEN3_MOE_4BIT, "fp4", True, ["lm_head", "mlp.gate"], seed=2),
+        tokens=32,
+    ),
+    "qwen3_5_moe_autoround": Case(
+        "qwen3_5_moe",
+        "AutoRound auto_round:auto_gptq, asymmetric, in the wrapper's names; groups of 64, by extra_config 32 in the experts' down and 128 in "
+        "q_proj, 16 bits in shared experts and the projections to a and b. Reference: scale * (code - zero) in float32",
+        **gptq_directory(configs.QWEN3_5_AUTOROUND, torch.bfloat16, wrapper=True),
+    ),
+    "qwen3_moe_gptq_act_order": Case(
+        "qwen3_moe",
+        "GPTQ, symmetric, groups of 32 columns in activation order (desc_act, g_idx), F16, attention biases; v_proj left in F16 by dynamic",
+        **gptq_directory(configs.QWEN3_MOE_GPTQ, torch.float16),
         tokens=32,
     ),
     "qwen3_5_moe_bf16_wrapper": Case(

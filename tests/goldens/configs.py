@@ -182,6 +182,32 @@ QWEN3_MOE_4BIT = {
     "vocab_size": 70,
 }
 
+QWEN3_MOE_NF4 = {  # rows of whole blocks
+    **QWEN3_MOE_4BIT,
+    "hidden_size": 128,
+    "moe_intermediate_size": 64,
+}
+
+QWEN3_MOE_GPTQ = {
+    **QWEN3_MOE_4BIT,
+    "attention_bias": True,
+    "hidden_size": 96,
+    "moe_intermediate_size": 64,
+    "torch_dtype": "float16",
+    "quantization_config": {  # as GPTQModel writes it
+        "bits": 4,
+        "checkpoint_format": "gptq",
+        "desc_act": True,
+        "dynamic": {"-:.*v_proj": {}},
+        "group_size": 32,
+        "lm_head": False,
+        "meta": {"quantizer": ["gptqmodel:2.2.0"]},
+        "pack_dtype": "int32",
+        "quant_method": "gptq",
+        "sym": True,
+    },
+}
+
 QWEN3_5_TEXT = {
     "attention_bias": False,
     "attention_dropout": 0.0,
@@ -249,6 +275,38 @@ QWEN3_5_WRAPPER = {
     },
     "vision_end_token_id": 103,
     "vision_start_token_id": 102,
+}
+
+QWEN3_5_AUTOROUND = {
+    **QWEN3_5_WRAPPER,
+    "quantization_config": {  # as AutoRound writes it
+        "autoround_version": "0.9.0",
+        "bits": 4,
+        "block_name_to_quantize": "model.language_model.layers",
+        "data_type": "int",
+        "extra_config": {
+            ".*shared_expert\\..*": {"bits": 16, "data_type": "fp"},
+            ".*in_proj_[ab]": {"bits": 16, "data_type": "fp"},
+            ".*experts.*down_proj.*": {"bits": 4, "group_size": 32},
+            "model.language_model.layers.1.self_attn.q_proj": {"bits": 4, "group_size": 128},
+        },
+        "group_size": 64,
+        "packing_format": "auto_round:auto_gptq",
+        "quant_method": "auto-round",
+        "sym": False,
+    },
+    "text_config": {
+        **QWEN3_5_TEXT,
+        "full_attention_interval": 2,
+        "hidden_size": 128,
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_value_heads": 4,
+        "moe_intermediate_size": 32,
+        "num_experts": 3,
+        "num_hidden_layers": 2,
+        "vocab_size": 106,
+    },
+    "vision_config": {**QWEN3_5_WRAPPER["vision_config"], "out_hidden_size": 128},
 }
 
 QWEN3_5_TEXT_ONLY = {

@@ -320,7 +320,7 @@ def encoder(choose, seed):
 
     def encode(name, array):
         kind = Type.F32 if always_f32(name, array) else choose(name)
-        if kind in (Type.Q4_K, Type.Q6_K):
+        if kind in (Type.Q4_K, Type.Q5_K, Type.Q6_K):
             return random_blocks(rng, kind, array.shape), kind
         if kind in (Type.Q4_0, Type.Q8_0):
             return flip_scales(rng, quants.quantize(array, kind), kind), kind
@@ -339,8 +339,9 @@ def random_blocks(rng, kind, shape):
     def put(column, values):
         raw[:, column : column + 2] = values.astype("<f2").view(np.uint8).reshape(-1, 2)
 
-    if kind == Type.Q4_K:
-        put(0, std / 300)
+    if kind in (Type.Q4_K, Type.Q5_K):
+        largest = 15 if kind == Type.Q4_K else 31
+        put(0, std * 15 / largest / 300)
         put(2, std * 7.5 / 300 * rng.uniform(0.7, 1.3, count))
     else:
         put(208, std / (74 * 18.5))

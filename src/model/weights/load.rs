@@ -10,6 +10,7 @@ use super::plan::{Change, Content, MatrixPlan, Place, Tables, WeightPlan};
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::error::{Error, Result};
 use crate::model::LoadProgress;
+use crate::quant::int4::from_gptq;
 use crate::quant::packed::{ROWS, pack_strip, strip_bytes};
 use crate::quant::{AlignedBuffer, Format, Matrix, Packed, decode};
 
@@ -128,7 +129,7 @@ impl Place {
 
 /// Whether a matrix of `format` is read as a whole: its scales lie elsewhere than its codes.
 fn is_read_whole(format: Format) -> bool {
-    matches!(format, Format::Bnb4)
+    matches!(format, Format::Bnb4 | Format::Int4(_))
 }
 
 impl Piece<'_> {
@@ -176,24 +177,30 @@ impl Piece<'_> {
         let short = || Error::Internal(format!("the place of {} is too short", self.tensor.name));
         let (tables, body) =
             matrix.table_bytes().and_then(|len| self.out.split_at_mut_checked(len)).ok_or_else(short)?;
+        if let Format::Int4(_) = matrix.format {
+            let scales = checkpoint.group_scales(self.tensor)?;
+            let source = from_gptq(rows, cols, &read_whole(self.tensor, checkpoint)?, &scales)?;
+            let beside = Packed::pack_into(&source, body)?;
+            let order = beside.column_order.as_deref();
+            for (column, out) in tables.as_chunks_mut::<4>().0.iter_mut().take(cols).enumerate() {
+                *out = order.map_or(column as u32, |order| order[column]).to_ne_bytes();
+            }
+            return Ok(());
+        }
         let scales = checkpoint.four_bit(self.tensor)?;
         if !matrix.packed {
             let blocks = if let Tables::Scales { blocks, .. } = matrix.tables { blocks } else { 0 };
             put_floats(tables, scales.table.into_iter().chain((0..blocks).map(|block| scales.absmax.get(block))));
             return checkpoint.read(self.tensor, 0, body);
         }
-        let len = usize::try_from(self.tensor.bytes).map_err(|_| short())?;
-        let mut codes = AlignedBuffer::zeroed(len, &self.tensor.name)?;
-        checkpoint.read(self.tensor, 0, &mut codes)?;
-        let beside = Packed::pack_into(&Matrix::four_bit(rows, cols, codes.into(), scales)?, body)?;
+        let codes = read_whole(self.tensor, checkpoint)?.into();
+        let beside = Packed::pack_into(&Matrix::four_bit(rows, cols, codes, scales)?, body)?;
         put_floats(tables, beside.codebook.into_iter().flat_map(|codebook| *codebook));
         Ok(())
     }
 
     fn fill_floats(self, change: Change, checkpoint: &Checkpoint) -> Result<()> {
-        let len = usize::try_from(self.tensor.bytes).unwrap_or(usize::MAX);
-        let mut bytes = AlignedBuffer::zeroed(len, &self.tensor.name)?;
-        checkpoint.read(self.tensor, 0, &mut bytes)?;
+        let bytes = read_whole(self.tensor, checkpoint)?;
         let mut values = Vec::new();
         let count = self.out.len() / 4;
         let refused = |_| Error::OutOfHostMemory { what: self.tensor.name.clone(), bytes: 4 * count as u64 };
@@ -211,6 +218,14 @@ impl Piece<'_> {
         }
         Ok(())
     }
+}
+
+/// All bytes of `tensor`.
+fn read_whole(tensor: &TensorInfo, checkpoint: &Checkpoint) -> Result<AlignedBuffer> {
+    let len = usize::try_from(tensor.bytes).unwrap_or(usize::MAX);
+    let mut codes = AlignedBuffer::zeroed(len, &tensor.name)?;
+    checkpoint.read(tensor, 0, &mut codes)?;
+    Ok(codes)
 }
 
 /// Puts `values` where they will be read as float32.

@@ -70,6 +70,8 @@ pub enum Tables {
     None,
     /// What each code stands for: 16 float32.
     Codebook,
+    /// Which column of the weight each packed column is: u32 each.
+    ColumnOrder,
     /// The same, and the absmax of each of `blocks` blocks of `block_size` values of the flat matrix: float32 each.
     Scales {
         /// Values that share an absmax.
@@ -85,6 +87,7 @@ impl MatrixPlan {
         let values = match self.tables {
             Tables::None => 0,
             Tables::Codebook => 16,
+            Tables::ColumnOrder => self.cols,
             Tables::Scales { blocks, .. } => blocks.checked_add(16)?,
         };
         values.checked_mul(4)?.checked_next_multiple_of(ALIGNMENT)
@@ -266,6 +269,7 @@ impl Planner<'_> {
         let packed_bytes = if tensor.can_be_packed() { Weight::packed_bytes(format, rows, cols) } else { None };
         let packed = packed_bytes.is_some();
         let tables = match (tensor.block_size(), packed) {
+            (None, _) if tensor.has_column_order() => Tables::ColumnOrder,
             (None, _) => Tables::None,
             (Some(_), true) => Tables::Codebook,
             (Some(block_size), false) => Tables::Scales { block_size, blocks: (rows * cols).div_ceil(block_size) },

@@ -139,7 +139,11 @@ impl Image<'_> {
         let table = || values.first_chunk::<16>().copied().unwrap_or_default();
         if packed {
             let codebook = (tables == Tables::Codebook).then(|| Arc::new(table()));
-            let tables = SideTables { codebook, ..SideTables::default() };
+            // A file may say that its columns have an order of their own where they stand in the usual one.
+            let column_order = (tables == Tables::ColumnOrder)
+                .then(|| values.iter().take(cols).map(|value| value.to_bits()).collect::<Arc<[u32]>>())
+                .filter(|order| !order.iter().copied().eq(0..cols as u32));
+            let tables = SideTables { codebook, column_order };
             return Ok(Weight::Packed(Packed::from_parts(format, rows, cols, tables, body)?));
         }
         Ok(Weight::Stored(match tables {
