@@ -30,7 +30,9 @@ pub mod quant;
 pub mod state;
 pub mod text;
 
-pub use checkpoint::{Checkpoint, Kind as CheckpointKind, LayerTensor, Role, TensorInfo, Unused};
+pub use checkpoint::{
+    Checkpoint, DeltaTensor, ExpertPart, Kind as CheckpointKind, LayerTensor, Role, TensorInfo, Unused,
+};
 pub use engine::{
     Device, Event, FinishReason, Fit, GenerateOptions, KvFormat, LoadOptions, LogLevel, MemoryUse, Model, Prompt,
     Stream, StreamStats, fit, tokenize,
@@ -38,5 +40,5 @@ pub use engine::{
 pub use error::{Error, Result};
 pub use model::{
     BackendInfo, ConfigReport, Cost, Costs, Family, FeedForward, LoadProgress, Mixer, ModelSpec, Operation,
-    PhaseProfile, Profile, Source, read_config,
+    PhaseProfile, Profile, RopeScaling, Source, read_config,
 };

@@ -196,6 +196,16 @@ impl From<&Path> for Source {
     }
 }
 
+impl Kind {
+    /// The name that a tensor with `role` has in files of this kind.
+    pub fn name_of(self, role: Role) -> String {
+        match self {
+            Kind::HuggingFace => names_hf::name_of(role),
+            Kind::Gguf => names_gguf::name_of(role),
+        }
+    }
+}
+
 impl Checkpoint {
     /// Reads and checks the headers of a checkpoint.
     ///
@@ -273,10 +283,7 @@ impl Checkpoint {
 
     /// The name that a tensor with `role` has in files of this kind.
     pub fn expected_name(&self, role: Role) -> String {
-        match self.kind {
-            Kind::HuggingFace => names_hf::name_of(role),
-            Kind::Gguf => names_gguf::name_of(role),
-        }
+        self.kind.name_of(role)
     }
 
     /// Tensors that are recognised and not used.

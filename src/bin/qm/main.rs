@@ -16,6 +16,8 @@ mod load;
 mod npy;
 mod process;
 mod progress;
+mod quality;
+mod requantise;
 mod soak;
 mod synth;
 
@@ -45,6 +47,8 @@ enum Command {
     Fit(fit::Arguments),
     /// Measure how fast a model reads and writes
     Bench(bench::Arguments),
+    /// Compare the fast arithmetic with the exact one, for every number format
+    Quality(quality::Arguments),
     /// Generate or load for long, and fail where memory, files or threads grow
     Soak(soak::Arguments),
     /// Write a random model of a published model's shape, to measure a machine with
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Fit(arguments) => fit::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Quality(arguments) => quality::run(arguments),
         Command::Soak(arguments) => soak::run(arguments),
         Command::Synth(arguments) => synth::run(arguments),
     };

@@ -22,6 +22,20 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The name that GGUF tools show.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::F32 => "F32",
+            Kind::F16 => "F16",
+            Kind::BF16 => "BF16",
+            Kind::Q8_0 => "Q8_0",
+            Kind::Q4_0 => "Q4_0",
+            Kind::Q4K => "Q4_K",
+            Kind::Q5K => "Q5_K",
+            Kind::Q6K => "Q6_K",
+        }
+    }
+
     /// Number of the type in a GGUF tensor entry (`enum ggml_type`).
     pub const fn ggml_type(self) -> u32 {
         match self {
