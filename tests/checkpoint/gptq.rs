@@ -51,10 +51,15 @@ fn words(bytes: &[u8]) -> Vec<u32> {
 fn defined(tensors: &HashMap<String, (Vec<u64>, Vec<u8>)>, layer: &str, offset: u32) -> Vec<Vec<f32>> {
     let tensor = |part: &str| &tensors[&format!("{layer}.{part}")];
     let (codes, zeros) = (words(&tensor("qweight").1), words(&tensor("qzeros").1));
-    let groups = words(&tensor("g_idx").1);
     let scales: Vec<f32> =
         tensor("scales").1.chunks(2).map(|b| f16::from_le_bytes(b.try_into().unwrap()).to_f32()).collect();
     let rows = tensor("scales").0[1] as usize;
+    let cols = 8 * tensor("qweight").0[0] as usize;
+    let columns = cols / tensor("scales").0[0] as usize;
+    let groups = match tensors.get(&format!("{layer}.g_idx")) {
+        Some((_, bytes)) => words(bytes),
+        None => (0..cols).map(|column| (column / columns) as u32).collect(),
+    };
     let value = |row: usize, column: usize| {
         let group = groups[column] as usize;
         let code = codes[column / 8 * rows + row] >> (4 * (column % 8)) & 15;

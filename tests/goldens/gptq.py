@@ -33,6 +33,8 @@ def quantise(tensors, config, seed):
             stored[name] = tensor
             continue
         packed = pack(tensor.float().numpy(), group, config["sym"], config.get("desc_act", False), rng)
+        if config["quant_method"] == "auto-round":
+            del packed["g_idx"]
         stored |= {f"{layer}.{part}": torch.from_numpy(array) for part, array in packed.items()}
     return stored, decode(stored)
 
@@ -82,8 +84,9 @@ def decode(stored):
         elif part == "qweight":
             codes = nibbles(tensor.numpy(), 0)
             zeros = nibbles(stored[f"{layer}.qzeros"].numpy(), 1) + 1
-            groups = stored[f"{layer}.g_idx"].numpy()
             scales = stored[f"{layer}.scales"].numpy().astype(np.float32)
+            in_order = np.repeat(np.arange(len(scales)), len(codes) // len(scales))
+            groups = stored[f"{layer}.g_idx"].numpy() if f"{layer}.g_idx" in stored else in_order
             weight = scales[groups] * (codes - zeros[groups]).astype(np.float32)
             tensors[f"{layer}.weight"] = torch.from_numpy(np.ascontiguousarray(weight.T))
     return tensors

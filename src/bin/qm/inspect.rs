@@ -209,7 +209,7 @@ impl Report<'_> {
         writeln!(out, "stored as")?;
         for ((part, format), sum) in self.storage() {
             let tensors = plural(sum.tensors as usize, "tensor");
-            writeln!(out, "  {:<14}{format:<6}{:>12}  {tensors}", part.name(), HumanBytes(sum.bytes).to_string())?;
+            writeln!(out, "  {:<14}{format:<10}{:>12}  {tensors}", part.name(), HumanBytes(sum.bytes).to_string())?;
         }
         for (name, sum) in self.unused() {
             let tensors = plural(sum.tensors as usize, "tensor");
@@ -223,11 +223,11 @@ impl Report<'_> {
 
     fn tensor_list(&self, out: &mut impl Write) -> io::Result<()> {
         for t in self.checkpoint.tensors() {
-            writeln!(out, "{:<6} {:<22} {}", t.format.name(), format!("{:?}", t.shape), t.name)?;
+            writeln!(out, "{:<10} {:<22} {}", t.format.name(), format!("{:?}", t.shape), t.name)?;
         }
         for t in self.checkpoint.unused() {
             let name = unused_name(t.reason);
-            writeln!(out, "{:<6} {:<22} {} (not used: {name})", t.type_name, format!("{:?}", t.shape), t.name)?;
+            writeln!(out, "{:<10} {:<22} {} (not used: {name})", t.type_name, format!("{:?}", t.shape), t.name)?;
         }
         Ok(())
     }
