@@ -3,7 +3,7 @@
 //! Each kernel is a plain loop over fixed-width lanes that the compiler vectorises; [`Isa`] picks the copy at run time.
 
 use super::isa::Isa;
-use super::vector_math::{exp, map, sigmoid as sigmoid_of, softplus as softplus_of, sum, zip};
+use super::vector_math::{exp, fma, map, sigmoid as sigmoid_of, softplus as softplus_of, sum, zip};
 use crate::quant::packed::{ROWS, TILE, Tile, block_bytes, blocks, decode_tile, slot_of_row};
 use crate::quant::{Matrix, Packed};
 
@@ -64,19 +64,6 @@ kernel! {
     /// `out = x / sqrt(mean(x²) + eps) * weight`.
     rms_norm = rms_norm_body(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32])
 }
-kernel! {
-    /// `out[j] = q · keys[j]`, keys `[out.len(), q.len()]`.
-    scores = scores_body(q: &[f32], keys: &[f32], out: &mut [f32])
-}
-kernel! {
-    /// `acc += Σ_j weights[j] * values[j]`, values `[weights.len(), acc.len()]`.
-    weighted_sum = weighted_sum_body(weights: &[f32], values: &[f32], acc: &mut [f32])
-}
-kernel! {
-    /// One step of the gated delta rule on `state` `[k.len(), v.len()]` (arXiv 2412.06464, eq. 10; transformers'
-    /// `torch_recurrent_gated_delta_rule`): `S *= decay; δ = beta (v - Sᵀk); S += k δᵀ; out = Sᵀq`. `delta` is scratch.
-    delta_step = delta_step_body(state: &mut [f32], step: &DeltaStep<'_>, delta: &mut [f32], out: &mut [f32])
-}
 
 kernel! {
     /// `values[i] = exp(values[i] - minus)`.
@@ -105,25 +92,6 @@ kernel! {
 kernel! {
     /// `values[i] *= sigmoid(gates[i])`: gated attention's output; both have one length.
     mul_sigmoid = mul_sigmoid_body(values: &mut [f32], gates: &[f32])
-}
-
-/// Inputs of one step of the gated delta rule for one head.
-pub struct DeltaStep<'a> {
-    /// Normalised and scaled query.
-    pub q: &'a [f32],
-    /// Normalised key.
-    pub k: &'a [f32],
-    /// Value.
-    pub v: &'a [f32],
-    /// `exp(g)`.
-    pub decay: f32,
-    /// Write strength.
-    pub beta: f32,
-}
-
-#[inline(always)]
-fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
 /// Dot products of `R` weight rows with `I` inputs, all of the same length.
@@ -308,44 +276,6 @@ fn rms_norm_body<const FMA: bool>(x: &[f32], weight: &[f32], eps: f32, out: &mut
 }
 
 #[inline(always)]
-fn scores_body<const FMA: bool>(q: &[f32], keys: &[f32], out: &mut [f32]) {
-    for (o, key) in out.iter_mut().zip(keys.chunks_exact(q.len())) {
-        [[*o]] = dots::<FMA, 1, 1>([key], [q]);
-    }
-}
-
-#[inline(always)]
-fn weighted_sum_body<const FMA: bool>(weights: &[f32], values: &[f32], acc: &mut [f32]) {
-    for (&w, value) in weights.iter().zip(values.chunks_exact(acc.len())) {
-        for (a, v) in acc.iter_mut().zip(value) {
-            *a = fma::<FMA>(w, *v, *a);
-        }
-    }
-}
-
-#[inline(always)]
-fn delta_step_body<const FMA: bool>(state: &mut [f32], step: &DeltaStep<'_>, delta: &mut [f32], out: &mut [f32]) {
-    let width = step.v.len();
-    delta.fill(0.0);
-    for (row, &k) in state.chunks_exact_mut(width).zip(step.k) {
-        for (s, m) in row.iter_mut().zip(delta.iter_mut()) {
-            *s *= step.decay;
-            *m = fma::<FMA>(*s, k, *m);
-        }
-    }
-    for (d, v) in delta.iter_mut().zip(step.v) {
-        *d = step.beta * (v - *d);
-    }
-    out.fill(0.0);
-    for ((row, &k), &q) in state.chunks_exact_mut(width).zip(step.k).zip(step.q) {
-        for ((s, d), o) in row.iter_mut().zip(delta.iter()).zip(out.iter_mut()) {
-            *s = fma::<FMA>(k, *d, *s);
-            *o = fma::<FMA>(q, *s, *o);
-        }
-    }
-}
-
-#[inline(always)]
 fn exp_body<const FMA: bool>(values: &mut [f32], minus: f32) {
     map(values, |x| exp::<FMA>(x - minus));
 }
@@ -385,12 +315,6 @@ fn mul_sigmoid_body<const FMA: bool>(values: &mut [f32], gates: &[f32]) {
         map(factors, sigmoid_of::<FMA>);
         values.iter_mut().zip(factors).for_each(|(x, factor)| *x *= *factor);
     }
-}
-
-/// `x / (1 + exp(-x))`.
-#[inline]
-pub fn silu(x: f32) -> f32 {
-    x * sigmoid(x)
 }
 
 /// `1 / (1 + exp(-x))`.
@@ -474,57 +398,15 @@ mod tests {
     }
 
     #[test]
-    fn rms_norm_scores_and_weighted_sum_match_float64_at_odd_sizes() {
+    fn rms_norm_matches_float64_at_odd_sizes() {
         for len in [1, 7, 8, 31, 64, 100] {
             let (x, weight) = (values(2, len), values(3, len));
-            let keys = values(4, 5 * len);
-            let mix = values(5, 5);
             for isa in tiers() {
                 let mut out = vec![f32::NAN; len];
                 isa.rms_norm(&x, &weight, 1e-6, &mut out);
                 let scale = 1.0 / (dot(&x, &x) / len as f64 + 1e-6).sqrt();
                 let expected: Vec<f64> = x.iter().zip(&weight).map(|(x, w)| f64::from(x * w) * scale).collect();
                 assert_close(&out, &expected, "rms_norm");
-
-                let mut out = vec![f32::NAN; 5];
-                isa.scores(&x, &keys, &mut out);
-                let expected: Vec<f64> = keys.chunks(len).map(|k| dot(k, &x)).collect();
-                assert_close(&out, &expected, "scores");
-
-                let mut out = x.clone();
-                isa.weighted_sum(&mix, &keys, &mut out);
-                let term = |i: usize| (0..5).map(|j| f64::from(mix[j] * keys[j * len + i])).sum::<f64>();
-                let expected: Vec<f64> = (0..len).map(|i| f64::from(x[i]) + term(i)).collect();
-                assert_close(&out, &expected, "weighted_sum");
-            }
-        }
-    }
-
-    #[test]
-    fn delta_step_follows_the_gated_delta_rule() {
-        for (keys, width) in [(1, 1), (8, 8), (5, 33), (128, 128)] {
-            let (q, k, v) = (values(1, keys), values(2, keys), values(3, width));
-            let start = values(4, keys * width);
-            let (decay, beta) = (0.875, 0.3125);
-            let mut expected: Vec<f64> = start.iter().map(|s| f64::from(*s) * f64::from(decay)).collect();
-            let column = |state: &[f64], x: &[f32], j: usize| -> f64 {
-                (0..keys).map(|i| state[i * width + j] * f64::from(x[i])).sum()
-            };
-            let delta: Vec<f64> =
-                (0..width).map(|j| f64::from(beta) * (f64::from(v[j]) - column(&expected, &k, j))).collect();
-            for i in 0..keys {
-                for j in 0..width {
-                    expected[i * width + j] += f64::from(k[i]) * delta[j];
-                }
-            }
-            let expected_out: Vec<f64> = (0..width).map(|j| column(&expected, &q, j)).collect();
-            for isa in tiers() {
-                let mut state = start.clone();
-                let mut out = vec![f32::NAN; width];
-                let step = DeltaStep { q: &q, k: &k, v: &v, decay, beta };
-                isa.delta_step(&mut state, &step, &mut vec![f32::NAN; width], &mut out);
-                assert_close(&state, &expected, "state");
-                assert_close(&out, &expected_out, "output");
             }
         }
     }

@@ -39,7 +39,7 @@ pub fn plan(spec: &ModelSpec, layout: &StateLayout, kv: KvFormat, max_rows: usiz
 
 /// Values a row of each activation buffer.
 pub struct WorkspaceSizes {
-    pub projections: [usize; 5],
+    pub projections: [usize; 4],
     pub mixed: usize,
     pub expert_hidden: usize,
 }
@@ -50,15 +50,15 @@ impl WorkspaceSizes {
         let attention = &spec.attention;
         let heads = attention.heads * attention.head_dim;
         let kv = attention.kv_heads * attention.head_dim;
-        let mut projections = [heads * if attention.gated { 2 } else { 1 }, kv.max(1), kv, 0, 0];
+        let mut projections = [heads * if attention.gated { 2 } else { 1 }, kv.max(1), kv, 0];
         let mut mixed = heads;
         if let Some(delta) = &spec.delta {
             let (qkvz, values) = (delta.conv_channels() + delta.values(), delta.values());
-            let widths = [qkvz, values, 2 * delta.value_heads, delta.value_heads, values];
+            let widths = [qkvz, values, 2 * delta.value_heads, delta.value_heads];
             for (have, need) in projections.iter_mut().zip(widths) {
                 *have = need.max(*have);
             }
-            mixed = mixed.max(delta.conv_channels());
+            mixed = mixed.max(values);
         }
         let mut expert_hidden = spec.dense_width;
         if let Some(moe) = &spec.moe {

@@ -8,6 +8,7 @@ mod affinity;
 mod attention;
 mod delta_net;
 mod experts;
+mod gemm;
 mod int8;
 mod isa;
 mod kernels;
@@ -80,8 +81,8 @@ struct Workspace {
     int8: Int8Rows,
     /// `expert_hidden`, quantised.
     hidden_int8: Int8Rows,
-    /// Projections `[rows, width]`: one buffer for each of up to four matrices, and one for the heads of a DeltaNet layer.
-    projections: [Vec<f32>; 5],
+    /// Projections `[rows, width]`: one buffer for each of up to four matrices.
+    projections: [Vec<f32>; 4],
     /// Output of the mixer before its last projection `[rows, widest mixer]`.
     mixed: Vec<f32>,
     /// Experts of each row.
@@ -109,7 +110,7 @@ impl CpuBackend {
         let needs_attention = spec.attention_layers() > 0;
         Ok(Self {
             processor: Processor::new(options.threads, options.exact, options.isa)?,
-            rope: needs_attention.then(|| Rope::new(&spec.attention.rope)),
+            rope: needs_attention.then(|| Rope::new(&spec.attention.rope, options.max_rows)).transpose()?,
             kv: KvCache::new(&spec, &layout, options.kv, progress)?,
             states: DeltaStates::new(&spec, layout.slots, progress)?,
             work: Workspace::new(&spec, options.max_rows)?,
@@ -167,6 +168,9 @@ impl Backend for CpuBackend {
             self.weights.embedding.decode_row(*token as usize, x);
         }
         self.work.costs[Operation::Embed].bytes += traffic::embed(&self.weights.embedding, batch.tokens.len());
+        if let Some(rope) = &mut self.rope {
+            rope.prepare(batch, &self.processor.pool);
+        }
         for s in batch.sequences.iter().filter(|s| s.position == 0) {
             self.states.clear(s.memory.slot);
         }
@@ -194,7 +198,7 @@ impl Backend for CpuBackend {
             return Err(self.wrong_layer(layer, "DeltaNet"));
         };
         let context = delta_net::Context { spec: delta, eps: self.spec.norm_eps, processor: &self.processor };
-        let states = self.states.layer_mut(layer)?;
+        let states = self.states.layer(layer)?;
         context.run(weights, states, batch, &mut self.work);
         self.work.costs[Operation::DeltaNet].bytes += traffic::delta_net(weights, states, batch);
         Ok(())
@@ -270,7 +274,6 @@ impl Workspace {
                 rows(sizes.projections[1])?,
                 rows(sizes.projections[2])?,
                 rows(sizes.projections[3])?,
-                rows(sizes.projections[4])?,
             ],
             mixed: rows(sizes.mixed)?,
             int8: Int8Rows::default(),

@@ -1,23 +1,26 @@
 //! Rotary position embedding, NeoX pairing.
 
-use crate::model::{RopeScaling, RopeSpec};
+use super::memory::zeroed;
+use super::pool::Pool;
+use crate::error::Result;
+use crate::model::{Batch, RopeScaling, RopeSpec};
 
-/// Frequencies of one model.
+/// Frequencies of one model, and the angles of the step in progress.
 pub struct Rope {
     frequencies: Vec<f32>,
     /// Multiplier of cosine and sine (YaRN's attention factor).
     scale: f32,
-}
-
-/// Cosine and sine of one position, each `dim / 2` values.
-pub struct Angles {
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    /// Cosines, then sines, of each row: `[rows, 2, dim / 2]`.
+    angles: Vec<f32>,
 }
 
 impl Rope {
-    /// Frequencies `theta^(-2i/dim)`, changed as `spec.scaling` says (transformers' modeling_rope_utils.py).
-    pub fn new(spec: &RopeSpec) -> Self {
+    /// Frequencies `theta^(-2i/dim)`, changed as `spec.scaling` says (transformers' modeling_rope_utils.py), and room for
+    /// steps of `max_rows`.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfHostMemory`].
+    pub fn new(spec: &RopeSpec, max_rows: usize) -> Result<Self> {
         let base = |i: usize| spec.theta.powf(-2.0 * i as f64 / spec.dim as f64);
         let pairs = spec.dim / 2;
         let (frequencies, scale): (Vec<f64>, f64) = match &spec.scaling {
@@ -44,25 +47,32 @@ impl Rope {
                 ((0..pairs).map(mix).collect(), *attention_factor)
             }
         };
-        Self { frequencies: frequencies.into_iter().map(|f| f as f32).collect(), scale: scale as f32 }
+        let angles = zeroed(max_rows, 2 * pairs, "rotary angles")?;
+        Ok(Self { frequencies: frequencies.into_iter().map(|f| f as f32).collect(), scale: scale as f32, angles })
     }
 
-    /// The angles of `position`.
-    pub fn angles(&self, position: usize) -> Angles {
-        let angle = |f: &f32| position as f32 * f;
-        Angles {
-            cos: self.frequencies.iter().map(|f| angle(f).cos() * self.scale).collect(),
-            sin: self.frequencies.iter().map(|f| angle(f).sin() * self.scale).collect(),
-        }
+    /// Computes the angles of every row of `batch`, for all layers of the step.
+    pub fn prepare(&mut self, batch: &Batch<'_>, pool: &Pool) {
+        let Self { frequencies, scale, angles } = self;
+        let pairs = frequencies.len();
+        let positions: Vec<usize> =
+            batch.sequences.iter().flat_map(|s| (0..s.rows.len()).map(|i| s.position + i)).collect();
+        pool.run_chunks(&mut angles[..positions.len() * 2 * pairs], 2 * pairs, |row, angles, _| {
+            let (cos, sin) = angles.split_at_mut(pairs);
+            for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(frequencies.iter()) {
+                let angle = positions[row] as f32 * frequency;
+                (*cos, *sin) = (angle.cos() * *scale, angle.sin() * *scale);
+            }
+        });
     }
-}
 
-impl Angles {
-    /// Turns channel `i` with channel `i + dim / 2` of the first `dim` channels of `head`.
-    pub fn rotate(&self, head: &mut [f32]) {
-        let pairs = self.cos.len();
+    /// Turns channel `i` with channel `i + dim / 2` of the first `dim` channels of `head`, by the angles of row `row` of the
+    /// batch that was [prepared](Self::prepare).
+    pub fn rotate(&self, row: usize, head: &mut [f32]) {
+        let pairs = self.frequencies.len();
+        let (cos, sin) = self.angles[row * 2 * pairs..][..2 * pairs].split_at(pairs);
         let (first, rest) = head.split_at_mut(pairs);
-        for (((a, b), cos), sin) in first.iter_mut().zip(rest).zip(&self.cos).zip(&self.sin) {
+        for (((a, b), cos), sin) in first.iter_mut().zip(rest).zip(cos).zip(sin) {
             (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
         }
     }

@@ -11,8 +11,9 @@ const ROUND: f32 = 12_582_912.0;
 /// ln 2 in two parts; products of the first with numbers below 2^9 are exact.
 const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 
+/// `a * b + c`, rounded once where the tier has an instruction for that.
 #[inline(always)]
-fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+pub fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 

@@ -3,6 +3,7 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use super::stored::floats;
 use crate::cpu::isa::Isa;
 use crate::cpu::kernels::kernel;
 use crate::state::KvFormat;
@@ -26,19 +27,11 @@ kernel! {
 
 #[inline(always)]
 fn f16_to_f32_body<const FMA: bool>(source: &[f16], out: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if FMA {
-        use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
-        let (chunks, rest) = source.as_chunks::<8>();
-        let (out_chunks, out_rest) = out.as_chunks_mut::<8>();
-        for (chunk, out) in chunks.iter().zip(out_chunks) {
-            // SAFETY: the copies with FMA are chosen where the processor has F16C too; both arrays hold 8 values.
-            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(chunk.as_ptr().cast()))) };
-        }
-        rest.iter().zip(out_rest).for_each(|(s, o)| *o = s.to_f32());
-        return;
+    let ((chunks, rest), (out, out_rest)) = (source.as_chunks(), out.as_chunks_mut());
+    for (chunk, out) in chunks.iter().zip(out) {
+        *out = floats::<FMA>(chunk);
     }
-    source.convert_to_f32_slice(out);
+    rest.iter().zip(out_rest).for_each(|(half, out)| *out = half.to_f32());
 }
 
 #[inline(always)]

@@ -8,6 +8,10 @@ use crate::error::{Error, Result};
 use crate::model::{Batch, LoadProgress, Mixer, ModelSpec};
 use crate::state::{KvFormat, StateLayout};
 
+/// Bytes that memory hands over together.
+#[cfg(target_arch = "x86_64")]
+const LINE: usize = 64;
+
 /// Keys and values of all sequences, for every attention layer.
 pub struct KvCache {
     format: KvFormat,
@@ -62,17 +66,16 @@ impl Store {
         }
     }
 
-    /// `len` values from `at`, whole heads, converted into `buffer` where they are not float32.
-    fn read<'a>(&'a self, isa: Isa, at: usize, len: usize, buffer: &'a mut [f32]) -> &'a [f32] {
+    /// `len` values from `at`, whole heads.
+    fn rows(&self, at: usize, len: usize) -> Rows<'_> {
         match self {
-            Store::F32(store) => return &store[at..at + len],
-            Store::F16(store) => isa.f16_to_f32(&store[at..at + len], &mut buffer[..len]),
+            Store::F32(store) => Rows::F32(&store[at..at + len]),
+            Store::F16(store) => Rows::F16(&store[at..at + len]),
             Store::Q8_0 { codes, scales } => {
                 let blocks = at / KvFormat::BLOCK..(at + len) / KvFormat::BLOCK;
-                isa.q8_0_to_f32(&codes[at..at + len], &scales[blocks], &mut buffer[..len]);
+                Rows::Q8_0 { codes: &codes[at..at + len], scales: &scales[blocks] }
             }
         }
-        &buffer[..len]
     }
 }
 
@@ -110,6 +113,79 @@ impl KvCache {
     }
 }
 
+/// Keys or values as they are stored.
+#[derive(Debug, Clone, Copy)]
+pub enum Rows<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    Q8_0 { codes: &'a [i8], scales: &'a [f16] },
+}
+
+impl<'a> Rows<'a> {
+    /// The values as float32, converted into `buffer` where they are not.
+    pub fn floats(self, isa: Isa, buffer: &'a mut [f32]) -> &'a [f32] {
+        match self {
+            Rows::F32(rows) => rows,
+            Rows::F16(rows) => {
+                isa.f16_to_f32(rows, &mut buffer[..rows.len()]);
+                &buffer[..rows.len()]
+            }
+            Rows::Q8_0 { codes, scales } => {
+                isa.q8_0_to_f32(codes, scales, &mut buffer[..codes.len()]);
+                &buffer[..codes.len()]
+            }
+        }
+    }
+
+    /// The values as they are if an instruction can load them as float32, else converted into `buffer`.
+    pub fn loadable(self, isa: Isa, buffer: &'a mut [f32]) -> Loadable<'a> {
+        match self {
+            Rows::F16(rows) => Loadable::F16(rows),
+            other => Loadable::F32(other.floats(isa, buffer)),
+        }
+    }
+
+    /// Asks for parts `first..first + taken` of `parts` equal ones ahead of their use.
+    #[inline(always)]
+    pub fn prefetch_part(self, first: usize, taken: usize, parts: usize) {
+        match self {
+            Rows::F32(rows) => prefetch(rows, first, taken, parts),
+            Rows::F16(rows) => prefetch(rows, first, taken, parts),
+            Rows::Q8_0 { codes, scales } => {
+                prefetch(codes, first, taken, parts);
+                prefetch(scales, first, taken, parts);
+            }
+        }
+    }
+}
+
+/// Keys or values that an instruction can load as float32.
+#[derive(Debug, Clone, Copy)]
+pub enum Loadable<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+}
+
+#[inline(always)]
+fn prefetch<T>(values: &[T], first: usize, taken: usize, parts: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let bytes = size_of_val(values);
+        let lines = (first * bytes / parts).next_multiple_of(LINE)..(first + taken) * bytes / parts;
+        for line in lines.step_by(LINE) {
+            // SAFETY: an address within the slice; a prefetch reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().cast::<i8>().add(line)) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, first, taken, parts);
+}
+
+/// Positions whose keys (then values) are worked on together: with 256 channels in float32 they fill half of the smallest
+/// first-level cache.
+pub const POSITIONS: usize = 32;
+
 /// Consecutive positions of one page and one KV head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
@@ -119,6 +195,25 @@ pub struct Span {
     pub first: usize,
     /// Positions.
     pub count: usize,
+}
+
+impl Span {
+    /// Its parts of up to [`POSITIONS`].
+    pub fn parts(self) -> impl Iterator<Item = Span> {
+        std::iter::successors((self.count > 0).then(|| self.first_part()), move |part| self.part_after(*part))
+    }
+
+    /// The first part; empty where the span is.
+    pub fn first_part(self) -> Span {
+        Span { count: self.count.min(POSITIONS), ..self }
+    }
+
+    /// The part behind `part`, if there is one.
+    pub fn part_after(self, part: Span) -> Option<Span> {
+        let first = part.first + part.count;
+        let count = (self.first + self.count).checked_sub(first).filter(|left| *left > 0)?.min(POSITIONS);
+        Some(Span { first, count, ..self })
+    }
 }
 
 impl KvLayer {
@@ -136,16 +231,14 @@ impl KvLayer {
         ((page as usize * self.kv_heads + kv_head) * self.page_tokens + position) * self.head_dim
     }
 
-    /// Keys of `span`, `[count, head_dim]`, converted into `buffer` where they are not float32.
-    pub fn keys<'a>(&'a self, isa: Isa, span: Span, buffer: &'a mut [f32]) -> &'a [f32] {
-        let at = self.at(span.page, span.kv_head, span.first);
-        self.keys.read(isa, at, span.count * self.head_dim, buffer)
+    /// Keys of `span`, `[count, head_dim]`.
+    pub fn keys(&self, span: Span) -> Rows<'_> {
+        self.keys.rows(self.at(span.page, span.kv_head, span.first), span.count * self.head_dim)
     }
 
-    /// Values of `span`, as [`KvLayer::keys`].
-    pub fn values<'a>(&'a self, isa: Isa, span: Span, buffer: &'a mut [f32]) -> &'a [f32] {
-        let at = self.at(span.page, span.kv_head, span.first);
-        self.values.read(isa, at, span.count * self.head_dim, buffer)
+    /// Values of `span`, `[count, head_dim]`.
+    pub fn values(&self, span: Span) -> Rows<'_> {
+        self.values.rows(self.at(span.page, span.kv_head, span.first), span.count * self.head_dim)
     }
 
     /// Writes the rows' keys and values, `[rows, kv_heads, head_dim]`, to the pages of their sequences.
@@ -162,5 +255,14 @@ impl KvLayer {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl KvLayer {
+    /// One layer of `pages` pages, all zero.
+    pub fn for_tests(pages: usize, page_tokens: usize, kv_heads: usize, head_dim: usize, format: KvFormat) -> Self {
+        let store = || Store::new(pages * page_tokens * kv_heads, head_dim, format).unwrap();
+        Self { page_tokens, kv_heads, head_dim, format, keys: store(), values: store() }
     }
 }

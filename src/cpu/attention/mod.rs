@@ -1,22 +1,41 @@
 //! Softmax attention over a paged KV cache.
 //!
 //! Queries of up to [`BLOCK_ROWS`] rows and of all heads that share a KV head pass over the pages together with an online
-//! softmax (arXiv 1805.02867), so that a page is read once for all of them and no score matrix is kept.
+//! softmax (arXiv 1805.02867), so that a page is read once for all of them and no score matrix is kept. Where a step has
+//! fewer such blocks than threads could use, the pages of a block are cut into parts, and who finishes the last part
+//! merges them (as Flash-Decoding does).
 
+mod block;
 mod convert;
+mod few;
 mod kv;
+mod softmax;
+mod stored;
+#[cfg(test)]
+mod tests;
 
-use crate::cpu::Workspace;
-use crate::cpu::kernels::sigmoid;
-use crate::cpu::matmul::Processor;
-use crate::cpu::pool::{SharedOutput, at_least};
-use crate::cpu::rope::{Angles, Rope};
-use crate::model::{AttentionWeights, Batch, BatchSequence, ModelSpec};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use block::{Block, Seen, Shape};
 use kv::Span;
 pub use kv::{KvCache, KvLayer};
 
+use crate::cpu::Workspace;
+use crate::cpu::matmul::Processor;
+use crate::cpu::pool::{SharedOutput, at_least};
+use crate::cpu::rope::Rope;
+use crate::model::{AttentionSpec, AttentionWeights, Batch, BatchSequence, ModelSpec};
+
 /// Rows of one sequence that a task takes together.
 const BLOCK_ROWS: usize = 16;
+/// The same where there are few blocks, and the most rows whose pages are cut into parts: a part keeps its own sums.
+const SMALL_BLOCK_ROWS: usize = 4;
+/// Pages of a part at least, so that merging stays a small share of the work.
+const PART_PAGES: usize = 4;
+/// Tasks for each thread, so that none waits long for the last.
+const TASKS_PER_THREAD: usize = 3;
 
 /// What an attention layer needs beside its weights and its cache.
 pub struct Context<'a> {
@@ -25,21 +44,55 @@ pub struct Context<'a> {
     pub rope: &'a Rope,
 }
 
-/// One task: rows `first..first + rows` (of the sequence) against one KV head.
-struct Task<'a> {
+/// Rows `first..first + rows` (of the sequence) against one KV head.
+struct Job<'a> {
     sequence: &'a BatchSequence<'a>,
     kv_head: usize,
     first: usize,
     rows: usize,
+    /// Parts that are not done.
+    left: AtomicUsize,
+    /// What each part has seen; merged in their order, so that the result does not depend on who was first.
+    seen: Vec<Mutex<Seen>>,
+}
+
+impl Job<'_> {
+    /// Pages that hold what the last of the rows sees.
+    fn pages(&self, page_tokens: usize) -> usize {
+        (self.sequence.position + self.first + self.rows).div_ceil(page_tokens)
+    }
+
+    /// Parts that its pages are cut into.
+    fn parts(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// The pages of part `part`.
+    fn part(&self, part: usize, page_tokens: usize) -> Range<usize> {
+        let pages = self.pages(page_tokens);
+        part * pages / self.parts()..(part + 1) * pages / self.parts()
+    }
+}
+
+/// The queries of a step, `[rows, heads, stride]`, each head's `head_dim` followed by its gate where there is one.
+#[derive(Clone, Copy)]
+struct Queries<'a> {
+    data: &'a [f32],
+    stride: usize,
+}
+
+impl<'a> Queries<'a> {
+    fn head(self, row: usize, head: usize, spec: &AttentionSpec) -> &'a [f32] {
+        &self.data[(row * spec.heads + head) * self.stride..][..self.stride]
+    }
 }
 
 impl Context<'_> {
     /// `x += attention(normed)`.
     pub fn run(&self, weights: &AttentionWeights, kv: &mut KvLayer, batch: &Batch<'_>, work: &mut Workspace) {
         let (attention, rows, hidden) = (&self.spec.attention, work.rows, self.spec.hidden);
-        let head_dim = attention.head_dim;
         let query_width = weights.query.matrix.rows();
-        let kv_width = attention.kv_heads * head_dim;
+        let kv_width = attention.kv_heads * attention.head_dim;
         let [queries, keys, values, ..] = &mut work.projections;
         let (queries, keys) = (&mut queries[..rows * query_width], &mut keys[..rows * kv_width]);
         let values = &mut values[..rows * kv_width];
@@ -52,123 +105,132 @@ impl Context<'_> {
             weights.value.product(inputs, &mut *values),
         ]);
 
-        let angles: Vec<Angles> =
-            batch.sequences.iter().flat_map(|s| (0..s.rows.len()).map(|i| self.rope.angles(s.position + i))).collect();
-        let query_stride = query_width / attention.heads;
-        self.processor.pool.run_chunks(queries, query_width, |row, queries, scratch| {
-            self.prepare_heads(queries, query_stride, &weights.query_norm, &angles[row], &mut scratch.values);
-        });
         self.processor.pool.run_chunks(keys, kv_width, |row, keys, scratch| {
-            self.prepare_heads(keys, head_dim, &weights.key_norm, &angles[row], &mut scratch.values);
+            for head in keys.chunks_exact_mut(attention.head_dim) {
+                let normed = at_least(&mut scratch.values, attention.head_dim);
+                self.prepare(head, &weights.key_norm, row, normed);
+                head.copy_from_slice(normed);
+            }
         });
         kv.append(self.processor.isa, batch, keys, values);
 
-        let mixed_width = attention.heads * head_dim;
-        let tasks = self.tasks(batch);
+        let mixed_width = attention.heads * attention.head_dim;
         let out = SharedOutput::new(&mut work.mixed[..rows * mixed_width]);
-        self.processor.pool.run(tasks.len(), |t, scratch| {
-            self.attend(&tasks[t], kv, queries, query_stride, &mut scratch.values, out);
-        });
+        let queries = Queries { data: queries, stride: query_width / attention.heads };
+        self.attend(batch, kv, queries, &weights.query_norm, out);
 
         let mixed = &work.mixed[..rows * mixed_width];
         let inputs = self.processor.inputs(mixed, mixed_width, &mut work.int8, [&weights.output.matrix]);
         self.processor.multiply([weights.output.product(inputs, &mut work.x[..rows * hidden]).added()]);
     }
 
-    /// Normalises and rotates each head of one row; heads start `stride` apart.
-    fn prepare_heads(&self, row: &mut [f32], stride: usize, norm: &[f32], angles: &Angles, scratch: &mut Vec<f32>) {
-        let head_dim = self.spec.attention.head_dim;
-        let normed = at_least(scratch, head_dim);
-        for head in row.chunks_exact_mut(stride) {
-            let head = &mut head[..head_dim];
-            self.processor.isa.rms_norm(head, norm, self.spec.norm_eps, normed);
-            angles.rotate(normed);
-            head.copy_from_slice(normed);
-        }
+    /// `out = rope(norm(head))` for a query or key of batch row `row`.
+    fn prepare(&self, head: &[f32], norm: &[f32], row: usize, out: &mut [f32]) {
+        self.processor.isa.rms_norm(head, norm, self.spec.norm_eps, out);
+        self.rope.rotate(row, out);
     }
 
-    fn tasks<'b>(&self, batch: &'b Batch<'b>) -> Vec<Task<'b>> {
-        let kv_heads = self.spec.attention.kv_heads;
-        let blocks =
-            batch.sequences.iter().flat_map(|s| (0..s.rows.len()).step_by(BLOCK_ROWS).map(move |first| (s, first)));
-        let task = |(sequence, first): (&'b BatchSequence<'b>, usize), kv_head| {
-            let rows = BLOCK_ROWS.min(sequence.rows.len() - first);
-            Task { sequence, kv_head, first, rows }
-        };
-        // Last blocks see the longest context: they go first, so that no worker is left with one at the end.
-        let mut tasks: Vec<_> = blocks.flat_map(|block| (0..kv_heads).map(move |h| task(block, h))).collect();
-        tasks.reverse();
-        tasks
+    /// The attention proper: `out[row, head] = softmax(q · keys / sqrt(head_dim)) values`, times the gate.
+    fn attend(&self, batch: &Batch<'_>, kv: &KvLayer, queries: Queries<'_>, norm: &[f32], out: SharedOutput<'_>) {
+        let threads = self.processor.pool.threads();
+        let jobs = jobs(batch, self.spec.attention.kv_heads, kv.page_tokens(), threads);
+        let tasks: Vec<(&Job<'_>, usize)> =
+            jobs.iter().flat_map(|job| (0..job.parts()).map(move |part| (job, part))).collect();
+        self.processor.pool.run(tasks.len(), |task, scratch| {
+            let (job, part) = tasks[task];
+            let head_dim = self.spec.attention.head_dim;
+            let (more, query) = (&mut scratch.more, at_least(&mut scratch.values, head_dim));
+            self.attend_part(job, part, kv, (queries, norm), (more, query), out);
+        });
     }
 
-    fn attend(
+    /// One part of a job; the last part to be done writes the result.
+    fn attend_part(
         &self,
-        task: &Task<'_>,
+        job: &Job<'_>,
+        part: usize,
         kv: &KvLayer,
-        queries: &[f32],
-        query_stride: usize,
-        scratch: &mut Vec<f32>,
+        (queries, norm): (Queries<'_>, &[f32]),
+        (scratch, query): (&mut Vec<f32>, &mut [f32]),
         out: SharedOutput<'_>,
     ) {
         let attention = &self.spec.attention;
         let (head_dim, page_tokens) = (attention.head_dim, kv.page_tokens());
         let group = attention.heads / attention.kv_heads;
-        let lanes = task.rows * group;
+        // Query `i` of the block is that of head `i % group` of row `i / group`.
+        let place = |i: usize| (job.sequence.rows.start + job.first + i / group, job.kv_head * group + i % group);
+        let shape = Shape { queries: job.rows * group, head_dim, page_tokens };
+        let mut block = Block::new(shape, scratch);
         let scale = (head_dim as f32).powf(-0.5);
-
-        let page_len = page_tokens * head_dim;
-        let scratch = at_least(scratch, 2 * page_len + page_tokens + lanes * (head_dim + 2));
-        let (key_buffer, scratch) = scratch.split_at_mut(page_len);
-        let (value_buffer, scratch) = scratch.split_at_mut(page_len);
-        let (scores, scratch) = scratch.split_at_mut(page_tokens);
-        let (sums, scratch) = scratch.split_at_mut(lanes * head_dim);
-        let (maxima, totals) = scratch.split_at_mut(lanes);
-        let totals = &mut totals[..lanes];
-        sums.fill(0.0);
-        maxima.fill(f32::NEG_INFINITY);
-        totals.fill(0.0);
-
-        let query_width = attention.heads * query_stride;
-        let query = |lane: usize| {
-            let row = task.sequence.rows.start + task.first + lane / group;
-            let head = task.kv_head * group + lane % group;
-            let at = row * query_width + head * query_stride;
-            (row, head, &queries[at..at + query_stride])
-        };
-        let first_position = task.sequence.position + task.first;
-        let end = first_position + task.rows;
-        for (page, &index) in task.sequence.memory.pages.iter().enumerate().take(end.div_ceil(page_tokens)) {
-            let base = page * page_tokens;
-            let filled = page_tokens.min(end - base);
-            let span = Span { page: index, kv_head: task.kv_head, first: 0, count: filled };
-            let keys = kv.keys(self.processor.isa, span, key_buffer);
-            let values = kv.values(self.processor.isa, span, value_buffer);
-            for lane in 0..lanes {
-                let visible = (first_position + lane / group + 1).saturating_sub(base).min(filled);
-                if visible == 0 {
-                    continue;
-                }
-                let scores = &mut scores[..visible];
-                self.processor.isa.scores(&query(lane).2[..head_dim], &keys[..visible * head_dim], scores);
-                let maximum = scores.iter().fold(maxima[lane], |m, s| m.max(s * scale));
-                let correction = (maxima[lane] - maximum).exp();
-                for s in scores.iter_mut() {
-                    *s = (*s * scale - maximum).exp();
-                }
-                let sum = &mut sums[lane * head_dim..(lane + 1) * head_dim];
-                sum.iter_mut().for_each(|s| *s *= correction);
-                self.processor.isa.weighted_sum(scores, &values[..visible * head_dim], sum);
-                totals[lane] = totals[lane] * correction + scores.iter().sum::<f32>();
-                maxima[lane] = maximum;
-            }
+        for i in 0..shape.queries {
+            let (row, head) = place(i);
+            self.prepare(&queries.head(row, head, attention)[..head_dim], norm, row, query);
+            query.iter_mut().for_each(|x| *x *= scale);
+            block.set_query(i, query);
         }
-        for lane in 0..lanes {
-            let (row, head, query) = query(lane);
+
+        let first_position = job.sequence.position + job.first;
+        let end = first_position + job.rows;
+        let pages = job.part(part, page_tokens);
+        let span = |page: usize| {
+            let count = if pages.contains(&page) { page_tokens.min(end - page * page_tokens) } else { 0 };
+            let index = job.sequence.memory.pages.get(page).copied().unwrap_or_default();
+            Span { page: index, kv_head: job.kv_head, first: 0, count }
+        };
+        for page in pages.clone() {
+            let visible = |i: usize| (first_position + i / group + 1).saturating_sub(page * page_tokens);
+            block.attend(self.processor.isa, kv, [span(page), span(page + 1)], visible);
+        }
+
+        if job.parts() > 1 {
+            *lock(&job.seen[part]) = block.seen();
+            // Acquires what the other parts released before they counted themselves as done.
+            if job.left.fetch_sub(1, Ordering::AcqRel) > 1 {
+                return;
+            }
+            block.forget();
+            job.seen.iter().for_each(|seen| block.merge(&lock(seen)));
+        }
+        for i in 0..shape.queries {
+            let (row, head) = place(i);
+            let result = block.result(i);
+            if attention.gated {
+                self.processor.isa.mul_sigmoid(result, &queries.head(row, head, attention)[head_dim..]);
+            }
             let at = (row * attention.heads + head) * head_dim;
-            for (i, sum) in sums[lane * head_dim..(lane + 1) * head_dim].iter().enumerate() {
-                let gate = if attention.gated { sigmoid(query[head_dim + i]) } else { 1.0 };
-                out.set(at + i, sum / totals[lane] * gate);
+            result.iter().enumerate().for_each(|(i, value)| out.set(at + i, *value));
+        }
+    }
+}
+
+/// Cuts a step into jobs of about [`TASKS_PER_THREAD`] tasks a thread for each sequence: how a sequence is cut does not
+/// depend on what runs beside it.
+fn jobs<'a>(batch: &'a Batch<'_>, kv_heads: usize, page_tokens: usize, threads: usize) -> Vec<Job<'a>> {
+    let wanted = threads * TASKS_PER_THREAD;
+    let mut jobs = Vec::new();
+    for sequence in &batch.sequences {
+        let count = |block_rows: usize| kv_heads * sequence.rows.len().div_ceil(block_rows);
+        let (block_rows, most_parts) = match count(BLOCK_ROWS) >= wanted || threads == 1 {
+            true => (BLOCK_ROWS, 1),
+            false => (SMALL_BLOCK_ROWS, wanted.div_ceil(count(SMALL_BLOCK_ROWS).max(1))),
+        };
+        for first in (0..sequence.rows.len()).step_by(block_rows) {
+            let rows = block_rows.min(sequence.rows.len() - first);
+            for kv_head in 0..kv_heads {
+                let mut job = Job { sequence, kv_head, first, rows, left: AtomicUsize::new(0), seen: Vec::new() };
+                let parts = most_parts.min(job.pages(page_tokens) / PART_PAGES).max(1);
+                job.left = AtomicUsize::new(parts);
+                job.seen.resize_with(parts, Mutex::default);
+                jobs.push(job);
             }
         }
     }
+    // Last blocks see the longest context: they go first, so that no worker is left with one at the end.
+    jobs.reverse();
+    jobs
+}
+
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    // A task that panicked fails the step, whatever it left.
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
