@@ -380,6 +380,13 @@ fn bench_reports_medians_and_peak_memory() {
         ordered(&report["bandwidth"][time]["all_threads"]);
         ordered(&report["bandwidth"][time]["one_thread"]);
     }
+    // The same bytes move behind a context of random values, without reading it.
+    let flags =
+        "bench --prompt-tokens 5 --generate-tokens 4 --depth 40 --synthetic-context --bandwidth-buffer 0 --json";
+    let synthetic: Value = serde_json::from_str(&succeed(flags.split(' '))).unwrap();
+    let bytes = |report: &Value, i: usize| report["decode"][i]["bytes_per_token"].as_f64().unwrap();
+    assert!((bytes(&synthetic, 0) / bytes(&report, 1) - 1.0).abs() < 1e-9);
+    assert!(synthetic["bandwidth"].is_null() && synthetic["decode"][0]["synthetic_context"] == true);
     for decode in report["decode"].as_array().unwrap() {
         let number = |value: &Value| value.as_f64().unwrap();
         let operations = decode["operations"].as_object().unwrap();

@@ -29,7 +29,9 @@ fn every_format_keeps_its_divergence_and_its_perplexity() {
         assert!(number(row, "share_in_format") > 0.7, "{row}");
     }
     let names: Vec<&str> = rows.iter().map(|row| row["format"].as_str().unwrap()).collect();
-    for name in ["F32", "BF16", "F16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K", "NF4", "NF4-double", "FP4"] {
+    for name in
+        ["F32", "BF16", "F16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K", "NF4", "NF4-double", "FP4", "INT4-32-sym"]
+    {
         assert!(names.contains(&name), "{name}: {names:?}");
     }
     let kv: Vec<&str> = rows.iter().map(|row| row["kv"].as_str().unwrap()).collect();

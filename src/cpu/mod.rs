@@ -38,7 +38,7 @@ use crate::experts::ExpertCounters;
 use crate::model::{
     Backend, BackendInfo, Batch, Costs, FeedForwardWeights, LoadProgress, MixerWeights, ModelSpec, Operation, Weights,
 };
-use crate::state::{KvFormat, StateLayout};
+use crate::state::{KvFormat, Sequence, StateLayout};
 
 /// How the backend runs.
 #[derive(Debug, Clone)]
@@ -249,6 +249,12 @@ impl Backend for CpuBackend {
             work.costs[Operation::Head].bytes += self.weights.head.bytes() as u64;
         }
         self.processor.pool.rest();
+        Ok(())
+    }
+
+    fn invent(&mut self, memory: &Sequence, positions: usize) -> Result<()> {
+        self.states.clear(memory.slot);
+        self.kv.invent(self.processor.isa, &memory.pages, positions);
         Ok(())
     }
 

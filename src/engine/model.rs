@@ -158,6 +158,16 @@ impl Model {
     /// hold, [`Error::Busy`] while too many requests wait. Token ids are checked at once too. What else is wrong with a
     /// text or a chat is said by [`Stream::next`].
     pub fn stream(&self, prompt: &Prompt, options: &GenerateOptions) -> Result<Stream> {
+        self.stream_behind(0, prompt, options)
+    }
+
+    /// As [`Model::stream`], behind `invented` positions of random memory, before which nothing was read: for measuring
+    /// what a long context costs. What comes out means nothing. A prompt of token ids only, where `invented` is not 0.
+    ///
+    /// # Errors
+    /// As [`Model::stream`].
+    #[doc(hidden)]
+    pub fn stream_behind(&self, invented: usize, prompt: &Prompt, options: &GenerateOptions) -> Result<Stream> {
         let called = Instant::now();
         let shared = &self.shared;
         options.check()?;
@@ -184,7 +194,14 @@ impl Model {
         let inboxes = shared.engine.inboxes()?;
         match prompt {
             Prompt::Tokens(ids) => {
-                inboxes.requests.send(Request::generate(ids.clone(), generate, ticket)).map_err(|_| gone())?;
+                // Ids stand for what was invented, so that lengths and limits are those of such a prompt.
+                let tokens = [&vec![0; invented], &ids[..]].concat();
+                shared.limits.check(&tokens)?;
+                let request = Request { invented, ..Request::generate(tokens, generate, ticket) };
+                inboxes.requests.send(request).map_err(|_| gone())?;
+            }
+            Prompt::Text(_) | Prompt::Chat(_) if invented > 0 => {
+                return Err(Error::InvalidArgument("an invented context goes before token ids only".into()));
             }
             Prompt::Text(_) | Prompt::Chat(_) => {
                 inboxes.drafts.send(Draft { prompt: prompt.clone(), generate, ticket }).map_err(|_| gone())?;
@@ -223,7 +240,7 @@ impl Model {
         logits.try_reserve_exact(len.ok_or_else(refused)?).map_err(|_| refused())?;
         let (reply, answer) = mpsc::sync_channel(1);
         let ticket = Some(Ticket::take(&self.shared.waiting)?);
-        let request = Request { tokens: ids.to_vec(), work: Work::Eval(Eval { logits, reply }), ticket };
+        let request = Request { tokens: ids.to_vec(), invented: 0, work: Work::Eval(Eval { logits, reply }), ticket };
         self.shared.engine.inboxes()?.requests.send(request).map_err(|_| gone())?;
         answer.recv().unwrap_or_else(|_| Err(Error::Internal("the engine dropped the request".into())))
     }

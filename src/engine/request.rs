@@ -15,6 +15,8 @@ use crate::model::LogitRows;
 pub(super) struct Request {
     /// The prompt; later, with the tokens generated.
     pub tokens: Vec<u32>,
+    /// The first of them are not read: random memory stands for them. See [`super::Model::stream_behind`].
+    pub invented: usize,
     pub work: Work,
     /// Held while in line.
     pub ticket: Option<Ticket>,
@@ -83,7 +85,7 @@ impl Request {
     /// A generation that continues `tokens`.
     pub(super) fn generate(tokens: Vec<u32>, generate: Box<Generate>, ticket: Ticket) -> Self {
         generate.writer.prompt(tokens.len());
-        Self { tokens, work: Work::Generate(generate), ticket: Some(ticket) }
+        Self { tokens, invented: 0, work: Work::Generate(generate), ticket: Some(ticket) }
     }
 
     /// What ends the request before its next step, if anything does.

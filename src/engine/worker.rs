@@ -195,7 +195,14 @@ impl Worker {
                     continue;
                 }
             }
-            self.running.push(Running { request, memory, position: 0 });
+            if request.invented > 0
+                && let Err(error) = self.parts.backend.invent(&memory, request.invented)
+            {
+                self.pools.close(memory);
+                request.end(Err(error));
+                continue;
+            }
+            self.running.push(Running { position: request.invented, request, memory });
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Costs;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::state::Sequence;
 
 /// One step's work: rows `(sequence, position)` of any number of sequences.
@@ -93,6 +93,12 @@ pub trait Backend: Send {
 
     /// Logits of [`Batch::logit_rows`], `[rows, vocab]` row-major, into `logits`, which is exactly that long.
     fn head(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()>;
+
+    /// Fills the memory of a sequence with random values, as if `positions` tokens had been read: for measuring what a long
+    /// context costs without reading one.
+    fn invent(&mut self, _memory: &Sequence, _positions: usize) -> Result<()> {
+        Err(Error::Internal("this backend cannot invent a context".into()))
+    }
 
     /// Bytes that the operations moved since this was last asked, and the time of the router within [`Backend::moe`]; the
     /// time of everything else is measured outside. A backend that does not count says nothing.

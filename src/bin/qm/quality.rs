@@ -20,7 +20,7 @@ const HELD_OUT: &str = include_str!("../../../examples/tavern/heldout.json");
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Formats to write the model in, separated by commas: f32, bf16, f16, q8_0, q4_0, q4_k, q5_k, q6_k, nf4, nf4-double, fp4,
-    /// fp4-double [default: all]
+    /// fp4-double, int4-32-sym, int4-32-asym and the same with 64 and 128 [default: all]
     #[arg(long, value_delimiter = ',')]
     formats: Vec<Target>,
     /// File with the text to predict [default: the bundled model's held-out text]

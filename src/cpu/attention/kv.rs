@@ -101,6 +101,13 @@ impl KvCache {
         Ok(Self { format, layers: layers.collect::<Result<_>>()? })
     }
 
+    /// Random keys and values for the first `positions` of `pages`, in every layer.
+    pub fn invent(&mut self, isa: Isa, pages: &[u32], positions: usize) {
+        for layer in self.layers.iter_mut().flatten() {
+            layer.invent(isa, pages, positions);
+        }
+    }
+
     /// How keys and values are stored.
     pub fn format(&self) -> KvFormat {
         self.format
@@ -239,6 +246,25 @@ impl KvLayer {
     /// Values of `span`, `[count, head_dim]`.
     pub fn values(&self, span: Span) -> Rows<'_> {
         self.values.rows(self.at(span.page, span.kv_head, span.first), span.count * self.head_dim)
+    }
+
+    fn invent(&mut self, isa: Isa, pages: &[u32], positions: usize) {
+        // A linear congruential generator (Numerical Recipes); values from -1 to 1, as normalised heads have.
+        let mut state = 1u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let noise: Vec<f32> = (0..self.page_tokens * self.head_dim).map(|_| random()).collect();
+        for position in 0..positions {
+            let Some(&page) = pages.get(position / self.page_tokens) else { return };
+            for head in 0..self.kv_heads {
+                let at = self.at(page, head, position % self.page_tokens);
+                let from = (position * 7 + head) % self.page_tokens * self.head_dim;
+                self.keys.write(isa, at, &noise[from..from + self.head_dim]);
+                self.values.write(isa, at, &noise[from..from + self.head_dim]);
+            }
+        }
     }
 
     /// Writes the rows' keys and values, `[rows, kv_heads, head_dim]`, to the pages of their sequences.

@@ -31,6 +31,9 @@ pub struct Arguments {
     /// Generate behind this many tokens; several depths are separated by commas [default: the longest prompt]
     #[arg(long, value_name = "TOKENS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     depth: Vec<u32>,
+    /// Fill the context with random keys and values instead of reading that many tokens: a long one takes minutes to read
+    #[arg(long)]
+    synthetic_context: bool,
     /// Runs that count; a short one before them warms up
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
@@ -78,11 +81,11 @@ pub fn run(arguments: &Arguments) -> Outcome {
     process::forget_peak_memory();
 
     let mut random = Xoshiro256PlusPlus::seed_from_u64(1);
-    measure(&model, &mut random, longest.min(16), 4)?;
-    let mut measured = |prompt: usize, generate: usize| -> Outcome<Runs> {
+    measure(&model, &mut random, 0, longest.min(16), 4)?;
+    let mut measured = |invented: usize, prompt: usize, generate: usize| -> Outcome<Runs> {
         let mut runs = Runs::default();
         for _ in 0..arguments.repetitions {
-            let (stats, profile) = measure(&model, &mut random, prompt, generate)?;
+            let (stats, profile) = measure(&model, &mut random, invented, prompt, generate)?;
             runs.stats.push(stats);
             runs.prefill.add(&profile.prefill);
             runs.decode.add(&profile.decode);
@@ -90,15 +93,17 @@ pub fn run(arguments: &Arguments) -> Outcome {
         Ok(runs)
     };
     let (mut prefills, mut decodes) = (Vec::new(), Vec::new());
-    for &tokens in prompts.iter().filter(|tokens| !depths.contains(tokens)) {
-        prefills.push(Prefill::new(tokens, &measured(tokens, 1)?));
+    let synthetic = arguments.synthetic_context;
+    for &tokens in prompts.iter().filter(|tokens| synthetic || !depths.contains(tokens)) {
+        prefills.push(Prefill::new(tokens, &measured(0, tokens, 1)?));
     }
     for &depth in &depths {
-        let runs = measured(depth, generate)?;
-        if prompts.contains(&depth) {
+        let invented = if synthetic { depth - 1 } else { 0 };
+        let runs = measured(invented, depth - invented, generate)?;
+        if !synthetic && prompts.contains(&depth) {
             prefills.push(Prefill::new(depth, &runs));
         }
-        decodes.push(Decode::new(depth, generate, &runs));
+        decodes.push(Decode::new(depth, synthetic, generate, &runs));
     }
     let peak = peak_of_load.max(process::peak_memory());
     let after = bandwidth();
@@ -130,10 +135,12 @@ impl Runs {
     }
 }
 
-/// One generation of exactly `generate` tokens behind a random prompt, and what it cost.
+/// One generation of exactly `generate` tokens behind `invented` positions of random memory and a random prompt, and what
+/// it cost.
 fn measure(
     model: &Model,
     random: &mut Xoshiro256PlusPlus,
+    invented: usize,
     prompt: usize,
     generate: usize,
 ) -> Outcome<(StreamStats, Profile)> {
@@ -147,7 +154,7 @@ fn measure(
         ..GenerateOptions::default()
     };
     let before = model.profile();
-    let stream = model.stream(&prompt, &options)?;
+    let stream = model.stream_behind(invented, &prompt, &options)?;
     while !matches!(stream.next(Some(Duration::from_millis(200)))?, Event::Done(_)) {
         if interrupt::requested() {
             return Err(Failure::Interrupted);

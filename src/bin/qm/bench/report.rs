@@ -37,6 +37,8 @@ pub struct Prefill {
 /// Writing behind a context of one length.
 pub struct Decode {
     depth: usize,
+    /// The context was not read, but filled with random values.
+    synthetic: bool,
     tokens: usize,
     rate: Spread,
     profile: PhaseProfile,
@@ -49,8 +51,12 @@ impl Prefill {
 }
 
 impl Decode {
-    pub fn new(depth: usize, tokens: usize, runs: &Runs) -> Self {
-        Self { depth, tokens, rate: runs.rates(answer::decoded, |s| s.decode), profile: runs.decode }
+    pub fn new(depth: usize, synthetic: bool, tokens: usize, runs: &Runs) -> Self {
+        Self { depth, synthetic, tokens, rate: runs.rates(answer::decoded, |s| s.decode), profile: runs.decode }
+    }
+
+    fn context(&self) -> String {
+        format!("{}{}", self.depth, if self.synthetic { " random values" } else { "" })
     }
 
     /// Bytes that a second of decoding moves.
@@ -127,6 +133,7 @@ impl Report<'_> {
         let decode = |d: &Decode| {
             json!({
                 "depth": d.depth,
+                "synthetic_context": d.synthetic,
                 "tokens": d.tokens,
                 "tokens_per_second": d.rate.json(),
                 "bytes_per_token": bytes_per_token(&d.profile),
@@ -188,7 +195,8 @@ impl fmt::Display for Report<'_> {
             writeln!(f, "prefill      {} tok/s, {} tokens, {count}", p.rate, p.tokens)?;
         }
         for d in &self.decodes {
-            writeln!(f, "decode       {} tok/s, {} tokens behind {}, {count}", d.rate, d.tokens, d.depth)?;
+            let context = d.context();
+            writeln!(f, "decode       {} tok/s, {} tokens behind {context}, {count}", d.rate, d.tokens)?;
             let rate = d.bytes_per_second();
             write!(f, "  traffic    {} a token, {}/s", gigabytes(bytes_per_token(&d.profile)), gigabytes(rate))?;
             match self.bandwidth() {
@@ -204,7 +212,7 @@ impl fmt::Display for Report<'_> {
             table(f, &format!("prefill of {} tokens", p.tokens), &p.profile)?;
         }
         for d in &self.decodes {
-            table(f, &format!("decode behind {} tokens", d.depth), &d.profile)?;
+            table(f, &format!("decode behind {}", d.context()), &d.profile)?;
         }
         Ok(())
     }

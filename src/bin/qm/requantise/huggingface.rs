@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::gguf::is_projection;
 use super::plain::{Plain, Tensor, is_shifted};
-use super::{Image, Target, bnb};
+use super::{Image, Target, bnb, int4};
 use crate::failure::{Failure, Outcome};
 
 /// One tensor of the file.
@@ -61,6 +61,9 @@ fn quantised(name: &str, tensor: &Tensor, target: Target) -> Vec<Stored> {
             };
             bnb::encode(fp4, nested, &tensor.shape, &tensor.values).into_iter().map(stored).collect()
         }
+        Target::Int4 { group, symmetric } => {
+            int4::encode(name, group, symmetric, tensor.cols(), &tensor.values).unwrap_or_default()
+        }
         Target::Ggml(_) => Vec::new(),
     }
 }
@@ -100,6 +103,7 @@ fn quantization_config(target: Target) -> Value {
             "bnb_4bit_quant_type": if fp4 { "fp4" } else { "nf4" },
             "bnb_4bit_use_double_quant": nested,
         }),
+        Target::Int4 { group, symmetric } => int4::config(group, symmetric),
         Target::Ggml(_) => Value::Null,
     }
 }

@@ -7,6 +7,7 @@ mod bnb;
 mod ggml;
 mod gguf;
 mod huggingface;
+mod int4;
 mod plain;
 
 use std::str::FromStr;
@@ -29,6 +30,13 @@ pub enum Target {
         /// The scales are quantised once more.
         nested: bool,
     },
+    /// A Hugging Face directory of GPTQ.
+    Int4 {
+        /// Columns that share a scale.
+        group: usize,
+        /// The zero point is the middle of the codes.
+        symmetric: bool,
+    },
 }
 
 impl Target {
@@ -36,9 +44,11 @@ impl Target {
     pub fn all() -> Vec<Target> {
         let ggml = [Kind::F32, Kind::BF16, Kind::F16, Kind::Q8_0, Kind::Q4_0, Kind::Q4K, Kind::Q5K, Kind::Q6K];
         let bnb = [(false, false), (false, true), (true, false), (true, true)];
+        let int4 = [32, 64, 128].into_iter().flat_map(|group| [(group, true), (group, false)]);
         let ggml = ggml.into_iter().map(Target::Ggml);
         let bnb = bnb.into_iter().map(|(fp4, nested)| Target::Bnb { fp4, nested });
-        ggml.chain(bnb).collect()
+        let int4 = int4.map(|(group, symmetric)| Target::Int4 { group, symmetric });
+        ggml.chain(bnb).chain(int4).collect()
     }
 
     /// A name for tables and flags.
@@ -48,6 +58,7 @@ impl Target {
             Target::Bnb { fp4, nested } => {
                 format!("{}{}", if fp4 { "FP4" } else { "NF4" }, if nested { "-double" } else { "" })
             }
+            Target::Int4 { group, symmetric } => format!("INT4-{group}-{}", if symmetric { "sym" } else { "asym" }),
         }
     }
 }
@@ -79,6 +90,6 @@ pub struct Image {
 pub fn image(model: &Plain, target: Target) -> Outcome<Image> {
     match target {
         Target::Ggml(kind) => gguf::image(model, kind),
-        Target::Bnb { .. } => huggingface::image(model, target),
+        Target::Bnb { .. } | Target::Int4 { .. } => huggingface::image(model, target),
     }
 }
