@@ -3,7 +3,8 @@
 //! A linear layer `L` with `in` inputs and `out` outputs is stored as `L.qweight` (I32 `[in / 8, out]`, eight codes a word
 //! along the inputs, the first in the lowest bits), `L.qzeros` (I32 `[groups, out / 8]`, eight zeros a word along the
 //! outputs), `L.scales` (`[groups, out]`) and, optionally, `L.g_idx` (I32 `[in]`, the group of each input). Definition:
-//! `pack_block` and `dequantize_weight` of GPTQModel's torch layers. Files of the first version store each zero less 1.
+//! `pack_block` and `dequantize_weight` of GPTQModel's torch layers. Files of the first version store each word of zeros less
+//! [`ONES`] (`convert_gptq_v2_to_v1_format`): each zero less 1, and a zero of 0 borrows from the next one.
 
 use std::collections::HashMap;
 
@@ -20,6 +21,9 @@ use crate::quant::{Format, Group, GroupScales};
 
 /// Codes and zeros in a word.
 const IN_WORD: usize = 8;
+
+/// A word of eight ones.
+const ONES: u32 = 0x1111_1111;
 
 /// The side tensors of one layer, as found by name. Boxed, as files may list many layers with one of them each.
 #[derive(Debug, Default, Clone)]
@@ -40,7 +44,7 @@ pub(super) struct Scales {
     qzeros: Box<Piece>,
     scales: Box<Piece>,
     g_idx: Option<Box<Piece>>,
-    zero_offset: u8,
+    zeros_less_one: bool,
     /// The config says that columns are grouped in an order of their own.
     ordered: bool,
 }
@@ -126,8 +130,8 @@ impl SideTensors {
             has_shape(g_idx, files, Dtype::I32, &[cols])?;
         }
         let ordered = config.ordered && groups > 1 && self.g_idx.is_some();
-        let (g_idx, zero_offset, format) = (self.g_idx, config.zero_offset, Format::Int4(group));
-        Ok(Scales { rows, cols, columns, format, qzeros, scales, g_idx, zero_offset, ordered })
+        let (g_idx, zeros_less_one, format) = (self.g_idx, config.zeros_less_one, Format::Int4(group));
+        Ok(Scales { rows, cols, columns, format, qzeros, scales, g_idx, zeros_less_one, ordered })
     }
 }
 
@@ -228,7 +232,11 @@ impl Scales {
     fn read_zeros(&self, files: &[DataFile]) -> Result<Vec<u8>> {
         let words = self.qzeros.read(files)?;
         let mut zeros = allocate::list(words.len() as u64 * 2, &self.qzeros.entry.name)?;
-        zeros.extend(words.iter().flat_map(|pair| [pair & 15, pair >> 4]).map(|zero| zero + self.zero_offset));
+        let ones = if self.zeros_less_one { ONES } else { 0 };
+        for word in words.as_chunks::<4>().0 {
+            let pairs = u32::from_le_bytes(*word).wrapping_add(ones).to_le_bytes();
+            zeros.extend(pairs.iter().flat_map(|pair| [pair & 15, pair >> 4]));
+        }
         Ok(zeros)
     }
 

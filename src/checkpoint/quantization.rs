@@ -35,8 +35,8 @@ pub(super) struct Gptq {
     pub group_size: Option<usize>,
     /// Some layers may have groups of another size.
     pub varied: bool,
-    /// What is added to a zero as stored: 1, or 0 in files of the second version.
-    pub zero_offset: u8,
+    /// Zeros are stored less 1: the first version of the format.
+    pub zeros_less_one: bool,
     /// Columns were quantised in an order of their own (`desc_act`).
     pub ordered: bool,
 }
@@ -138,7 +138,7 @@ impl Fields<'_> {
             other => return Err(self.wrong("desc_act", other, "true or false")),
         };
         let (group_size, varied) = (self.group_size()?, dynamic? | extra?);
-        Ok(Gptq { group_size, varied, zero_offset: self.zero_offset()?, ordered })
+        Ok(Gptq { group_size, varied, zeros_less_one: self.zeros_less_one()?, ordered })
     }
 
     fn wrong(&self, field: &str, value: &Value, expected: &str) -> Error {
@@ -160,7 +160,7 @@ impl Fields<'_> {
 
     /// Whether zeros are stored less 1: GPTQ's first version does so, and AutoRound in the packing named after AutoGPTQ
     /// (`GPTQ_FORMAT` and `GPTQ_FORMAT_NO_ZP` in auto_round/inference/backend.py).
-    fn zero_offset(&self) -> Result<u8> {
+    fn zeros_less_one(&self) -> Result<bool> {
         let is_auto_round = self.get("quant_method").as_str().is_some_and(|method| method.ends_with("auto-round"));
         let field = match (is_auto_round, self.get("checkpoint_format")) {
             (true, _) => "packing_format",
@@ -168,15 +168,15 @@ impl Fields<'_> {
             (false, _) => "checkpoint_format",
         };
         match (is_auto_round, self.get(field)) {
-            (_, Value::Null) => Ok(1),
+            (_, Value::Null) => Ok(true),
             (true, Value::String(packing))
                 if ["auto_round:auto_gptq", "auto_round:gptq"].contains(&packing.as_str()) =>
             {
-                Ok(1)
+                Ok(true)
             }
-            (true, Value::String(packing)) if packing == "auto_round:gptqmodel" => Ok(0),
-            (false, Value::String(version)) if version == "gptq" => Ok(1),
-            (false, Value::String(version)) if version == "gptq_v2" => Ok(0),
+            (true, Value::String(packing)) if packing == "auto_round:gptqmodel" => Ok(false),
+            (false, Value::String(version)) if version == "gptq" => Ok(true),
+            (false, Value::String(version)) if version == "gptq_v2" => Ok(false),
             (_, other) => Err(self.refused(field, other)),
         }
     }

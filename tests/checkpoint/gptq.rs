@@ -16,6 +16,9 @@ const ORDERED: &str = "qwen3_moe_gptq_act_order";
 const AUTO_ROUND: &str = "qwen3_5_moe_autoround";
 const LAYER: &str = "model.layers.0.self_attn.k_proj";
 
+/// What files of the first version store words of zeros less.
+const ONES: u32 = 0x1111_1111;
+
 type Files = Vec<(String, Vec<u8>)>;
 
 fn changed(case: &str, change: impl Fn(&mut Tensors)) -> Files {
@@ -47,8 +50,8 @@ fn words(bytes: &[u8]) -> Vec<u32> {
     bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-/// Value by value as the format is defined: `scale * (code - (zero + offset))`, `[rows][cols]`.
-fn defined(tensors: &HashMap<String, (Vec<u64>, Vec<u8>)>, layer: &str, offset: u32) -> Vec<Vec<f32>> {
+/// Value by value as the format is defined, `[rows][cols]`: `scale * (code - zero)`, where `ones` is added to words of zeros.
+fn defined(tensors: &HashMap<String, (Vec<u64>, Vec<u8>)>, layer: &str, ones: u32) -> Vec<Vec<f32>> {
     let tensor = |part: &str| &tensors[&format!("{layer}.{part}")];
     let (codes, zeros) = (words(&tensor("qweight").1), words(&tensor("qzeros").1));
     let scales: Vec<f32> =
@@ -63,14 +66,14 @@ fn defined(tensors: &HashMap<String, (Vec<u64>, Vec<u8>)>, layer: &str, offset: 
     let value = |row: usize, column: usize| {
         let group = groups[column] as usize;
         let code = codes[column / 8 * rows + row] >> (4 * (column % 8)) & 15;
-        let zero = (zeros[group * rows / 8 + row / 8] >> (4 * (row % 8)) & 15) + offset;
+        let zero = (zeros[group * rows / 8 + row / 8].wrapping_add(ones) >> (4 * (row % 8))) & 15;
         scales[group * rows + row] * (code as f32 - zero as f32)
     };
     (0..rows).map(|row| (0..groups.len()).map(|column| value(row, column)).collect()).collect()
 }
 
 /// Decodes every layer in GPTQ's packing twice, as it is and packed, and returns how many of each format there were.
-fn assert_decodes(files: Files, offset: u32) -> HashMap<Format, usize> {
+fn assert_decodes(files: Files, ones: u32) -> HashMap<Format, usize> {
     let tensors = Tensors::parse(&get(&files, FILE));
     let tensors = tensors.0.into_iter().map(|(name, _, shape, bytes)| (name, (shape, bytes))).collect();
     let checkpoint = Checkpoint::open(&source(files)).unwrap();
@@ -78,7 +81,7 @@ fn assert_decodes(files: Files, offset: u32) -> HashMap<Format, usize> {
     for tensor in checkpoint.tensors() {
         let Format::Int4(_) = tensor.format else { continue };
         *seen.entry(tensor.format).or_default() += 1;
-        let expected = defined(&tensors, tensor.name.strip_suffix(".qweight").unwrap(), offset);
+        let expected = defined(&tensors, tensor.name.strip_suffix(".qweight").unwrap(), ones);
         let mut codes = AlignedBuffer::zeroed(tensor.bytes as usize, "codes").unwrap();
         checkpoint.read(tensor, 0, &mut codes).unwrap();
         let [rows, cols] = tensor.shape[..] else { panic!("{:?}", tensor.shape) };
@@ -99,9 +102,9 @@ fn assert_decodes(files: Files, offset: u32) -> HashMap<Format, usize> {
 
 #[test]
 fn every_value_is_scale_times_code_less_zero_in_any_group_size_and_order() {
-    let seen = assert_decodes(golden(ORDERED), 1);
+    let seen = assert_decodes(golden(ORDERED), ONES);
     assert_eq!(seen[&Format::Int4(Group::Of32)], 3 + 9);
-    let seen = assert_decodes(golden(AUTO_ROUND), 1);
+    let seen = assert_decodes(golden(AUTO_ROUND), ONES);
     assert!([Group::Of32, Group::Of64, Group::Of128].iter().all(|g| seen[&Format::Int4(*g)] > 0), "{seen:?}");
     // A whole row as one group: rows of 96 repeat the scales of their groups of 32.
     let whole = |t: &mut Tensors| {
@@ -119,13 +122,30 @@ fn every_value_is_scale_times_code_less_zero_in_any_group_size_and_order() {
     let mut config: Value = serde_json::from_slice(&get(&files, CONFIG)).unwrap();
     config["quantization_config"]["group_size"] = json!(-1);
     put(&mut files, CONFIG, config.to_string().into_bytes());
-    assert_eq!(assert_decodes(files, 1).values().sum::<usize>(), 3 + 9);
+    assert_eq!(assert_decodes(files, ONES).values().sum::<usize>(), 3 + 9);
 }
 
 #[test]
 fn files_of_the_second_version_store_zeros_as_they_are() {
     assert_decodes(with_config(ORDERED, |q| q["checkpoint_format"] = json!("gptq_v2")), 0);
     assert_decodes(with_config(AUTO_ROUND, |q| q["packing_format"] = json!("auto_round:gptqmodel")), 0);
+}
+
+/// A zero of 0 becomes 15 and borrows from the next one, which adding whole words undoes.
+#[test]
+fn zeros_of_0_survive_the_first_version() {
+    let zeros = |words: u32| {
+        move |t: &mut Tensors| {
+            for word in t.find(&side("qzeros")).3.chunks_mut(4) {
+                word.copy_from_slice(&words.to_le_bytes());
+            }
+        }
+    };
+    let first = changed(ORDERED, zeros(0x0f03_0090u32.wrapping_sub(ONES)));
+    assert_decodes(first.clone(), ONES);
+    let checkpoint = Checkpoint::open(&source(first)).unwrap();
+    let key = checkpoint.require(Role::Layer(0, LayerTensor::Key)).unwrap();
+    assert_eq!(checkpoint.group_scales(key).unwrap().zeros[..8], [0, 9, 0, 0, 3, 0, 15, 0]);
 }
 
 #[test]
@@ -138,7 +158,7 @@ fn the_config_may_stand_in_a_file_of_its_own() {
         let error = read_all(files.clone()).err().unwrap().to_string();
         assert!(error.contains("not supported") && error.contains("which no quantization_config declares"), "{error}");
         put(&mut files, name, own.to_string().into_bytes());
-        assert_decodes(files.clone(), 1);
+        assert_decodes(files.clone(), ONES);
         put(&mut files, name, b"[]".to_vec());
         refused(files, &[name, "no JSON object"]);
     }

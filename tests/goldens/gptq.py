@@ -8,6 +8,7 @@ import re
 import numpy as np
 import torch
 
+ONES = np.int32(0x11111111)
 LINEAR = re.compile(r"proj$|in_proj_\w+$")
 
 
@@ -40,7 +41,7 @@ def quantise(tensors, config, seed):
 
 
 def pack(weight, group, sym, ordered, rng):
-    """The tensors of one layer in the first version of the format, which stores zeros less 1."""
+    """The tensors of one layer in the first version of the format, which stores words of zeros less ONES."""
     rows, cols = weight.shape
     order = rng.permutation(cols) if ordered else np.arange(cols)
     groups = np.empty(cols, np.int32)
@@ -53,10 +54,10 @@ def pack(weight, group, sym, ordered, rng):
         low, high = np.minimum(part.min(1), 0), np.maximum(part.max(1), 0)
         scale = (2 * np.maximum(high, -low) if sym else high - low) / 15
         scales[g] = scale.astype(np.float16)
-        zeros[g] = 8 if sym else np.clip(np.round(-low / scale), 1, 16)
+        zeros[g] = 8 if sym else np.clip(np.round(-low / scale), 1, 15)
         exact = part.T / scales[g].astype(np.float32) + zeros[g]
         codes[groups == g] = np.clip(np.round(exact), 0, 15)
-    tensors = {"qweight": words(codes, 0), "qzeros": words(zeros - 1, 1), "scales": scales, "g_idx": groups}
+    tensors = {"qweight": words(codes, 0), "qzeros": words(zeros, 1) - ONES, "scales": scales, "g_idx": groups}
     return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
 
 
@@ -83,7 +84,7 @@ def decode(stored):
             tensors[name] = tensor
         elif part == "qweight":
             codes = nibbles(tensor.numpy(), 0)
-            zeros = nibbles(stored[f"{layer}.qzeros"].numpy(), 1) + 1
+            zeros = nibbles(stored[f"{layer}.qzeros"].numpy() + ONES, 1)
             scales = stored[f"{layer}.scales"].numpy().astype(np.float32)
             in_order = np.repeat(np.arange(len(scales)), len(codes) // len(scales))
             groups = stored[f"{layer}.g_idx"].numpy() if f"{layer}.g_idx" in stored else in_order
