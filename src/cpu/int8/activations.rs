@@ -14,6 +14,7 @@ pub struct Int8Rows {
     scales: Vec<f32>,
     /// The sums of a tile's halves, 16 bits each.
     sums: Vec<u32>,
+    offsets: Vec<f32>,
 }
 
 /// One quantised row.
@@ -25,6 +26,8 @@ pub struct Int8Row<'a> {
     pub scales: &'a [f32],
     /// Sums of the codes of each half tile (16 columns), `[cols / 32]`.
     pub sums: &'a [[i16; 2]],
+    /// Scale times the sum of all codes of a tile, `[cols / 32]`: what a minimum is multiplied with.
+    pub offsets: &'a [f32],
 }
 
 /// The memory of an [`Int8Rows`], which several tasks fill at the same time.
@@ -33,6 +36,7 @@ pub struct SharedInt8<'a> {
     codes: &'a [AtomicU32],
     scales: SharedOutput<'a>,
     sums: &'a [AtomicU32],
+    offsets: SharedOutput<'a>,
 }
 
 impl Int8Rows {
@@ -47,10 +51,12 @@ impl Int8Rows {
         self.codes.resize(tiles * TILE / 4, 0);
         self.scales.resize(tiles, 0.0);
         self.sums.resize(tiles, 0);
+        self.offsets.resize(tiles, 0.0);
         SharedInt8 {
             codes: atomics(&mut self.codes),
             scales: SharedOutput::new(&mut self.scales),
             sums: atomics(&mut self.sums),
+            offsets: SharedOutput::new(&mut self.offsets),
         }
     }
 
@@ -60,7 +66,8 @@ impl Int8Rows {
         Int8Row {
             codes: fields(&self.codes[start / 4..(start + cols) / 4]),
             scales: &self.scales[tiles.clone()],
-            sums: fields(&self.sums[tiles]),
+            sums: fields(&self.sums[tiles.clone()]),
+            offsets: &self.offsets[tiles],
         }
     }
 }
@@ -72,6 +79,7 @@ impl SharedInt8<'_> {
             let (mut codes, mut sums) = ([0; TILE / 4], [0; 2]);
             let scale = isa.quantize_tile(values, &mut codes, &mut sums);
             self.scales.set(tile, scale);
+            self.offsets.set(tile, scale * f32::from(sums[0] + sums[1]));
             let [low, high] = sums.map(|sum| u32::from(sum.cast_unsigned()));
             self.sums[tile].store(low | high << 16, Ordering::Relaxed);
             for (word, codes) in self.codes[tile * TILE / 4..][..TILE / 4].iter().zip(codes) {

@@ -1,13 +1,22 @@
 //! Matrix products with integer arithmetic: packed weights times activations quantised to int8.
 //!
-//! A strip of 16 rows is streamed once for up to four rows of activations. Per tile of 32 columns the dot products of
-//! codes are exact in int32; the scales of weights and activations are applied in float32.
+//! Per tile of 32 columns the dot products of codes are exact in int32; the scales of weights and activations are applied in
+//! float32. On x86-64 the kernels are written once, in `pass`, over the formats' `layouts` and the instructions of a tier
+//! (`simd`).
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod layouts;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "x86_64")]
+mod pass;
+#[cfg(target_arch = "x86_64")]
+mod simd;
 pub mod strips;
 #[cfg(test)]
 mod tests;

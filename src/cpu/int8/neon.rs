@@ -9,8 +9,42 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::activations::Int8Row;
-use crate::quant::Format;
+use crate::cpu::isa::Detected;
+use crate::quant::{Format, Packed};
 use crate::quant::packed::{GROUP_BYTES, LINE, ROWS, TILE, blocks, sections};
+
+/// Rows of activations that one pass over a strip serves.
+const GROUP: usize = 4;
+
+/// Whether there is an integer kernel for packed `format`.
+pub fn serves(format: Format) -> bool {
+    matches!(format, Format::Q8_0 | Format::Q4_0 | Format::Q4K | Format::Q5K | Format::Q6K | Format::Int4(_))
+}
+
+/// As [`super::strips::project`].
+pub fn project<'a>(
+    _proof: Detected,
+    packed: &Packed,
+    strip: usize,
+    row: impl Fn(usize) -> Int8Row<'a>,
+    out: &mut [[f32; ROWS]],
+) {
+    fn pass<const G: usize>(packed: &Packed, number: usize, rows: [Int8Row<'_>; G]) -> [[f32; ROWS]; G] {
+        // SAFETY: the caller's `Isa::Neon` proves that the processor has the dot product extension.
+        unsafe { strip(packed.format(), packed.strip(number), packed.cols(), rows) }
+    }
+    // A pass decodes the strip once for all its rows, so what is left over takes one pass, too.
+    for (g, out) in out.chunks_mut(GROUP).enumerate() {
+        let row = |i: usize| row(GROUP * g + i);
+        match out {
+            [a, b, c, d] => [*a, *b, *c, *d] = pass(packed, strip, [row(0), row(1), row(2), row(3)]),
+            [a, b, c] => [*a, *b, *c] = pass(packed, strip, [row(0), row(1), row(2)]),
+            [a, b] => [*a, *b] = pass(packed, strip, [row(0), row(1)]),
+            [a] => [*a] = pass(packed, strip, [row(0)]),
+            _ => {}
+        }
+    }
+}
 
 /// Quarters of a line.
 const QUARTERS: usize = 4;
@@ -23,7 +57,7 @@ type Codes = [int8x16_t; 4];
 
 /// Dot products of a strip's 16 rows, in slot order, with `G` rows of activations.
 #[target_feature(enable = "neon,dotprod")]
-pub fn strip<const G: usize>(format: Format, strip: &[u8], cols: usize, rows: [Int8Row<'_>; G]) -> [[f32; ROWS]; G] {
+fn strip<const G: usize>(format: Format, strip: &[u8], cols: usize, rows: [Int8Row<'_>; G]) -> [[f32; ROWS]; G] {
     let mut sums = [[vdupq_n_f32(0.0); QUARTERS]; G];
     let mut rest = strip;
     for (first, tiles) in blocks(cols) {

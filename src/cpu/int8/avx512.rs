@@ -1,0 +1,241 @@
+//! AVX-512 with VNNI: a line is one register, a slot one of its 32-bit lanes, and `vpdpbusd` the whole product.
+
+use std::arch::x86_64::*;
+
+use super::activations::Int8Row;
+use super::pass;
+use super::simd::Simd;
+use crate::cpu::isa::Detected;
+use crate::quant::Packed;
+use crate::quant::packed::ROWS;
+
+/// Proof of AVX-512 F, BW, DQ, VL and VNNI, and of all that AVX2 proves.
+#[derive(Clone, Copy)]
+pub struct Avx512(());
+
+/// Rows of activations that a decoded line is multiplied with before the next one: enough sums to hide the latency of
+/// `vpdpbusd`.
+const GROUP: usize = 8;
+
+/// As [`super::strips::project`].
+pub fn project<'a>(
+    _proof: Detected,
+    packed: &Packed,
+    strip: usize,
+    row: impl Fn(usize) -> Int8Row<'a>,
+    out: &mut [[f32; ROWS]],
+) {
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    fn run<'a>(packed: &Packed, strip: usize, row: impl Fn(usize) -> Int8Row<'a>, out: &mut [[f32; ROWS]]) {
+        pass::project::<_, GROUP>(Avx512(()), packed, strip, row, out);
+    }
+    // SAFETY: the caller's `Isa::Avx512` or `Isa::Amx` proves that the processor has these instructions.
+    unsafe { run(packed, strip, row, out) }
+}
+
+// SAFETY of every block below: a value of `Avx512` exists only inside `run` above, whose callers prove the instructions;
+// pointers are those of arrays of the length that is read or written.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Simd for Avx512 {
+    type Bytes = __m512i;
+    type Splat = __m512i;
+    type Pairs = __m512i;
+    type Ints = __m512i;
+    type Floats = __m512;
+
+    const LINES_OF_FIVE_BITS: usize = 8;
+    const LINES_OF_SIX_BITS: usize = 4;
+    const SIGNED_OFFSET: i32 = 128;
+    const UNSIGNED_MAX: u8 = 255;
+
+    #[inline(always)]
+    fn line(self, bytes: &[u8; 64]) -> __m512i {
+        unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn rotated_line(self, bytes: &[u8; 64]) -> __m512i {
+        let line = self.line(bytes);
+        unsafe { _mm512_shuffle_i64x2::<0b01_00_11_10>(line, line) }
+    }
+
+    #[inline(always)]
+    fn store_line(self, bytes: __m512i, out: &mut [u8; 64]) {
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), bytes) }
+    }
+
+    #[inline(always)]
+    fn splat(self, activations: [i8; 4]) -> __m512i {
+        unsafe { _mm512_set1_epi32(i32::from_le_bytes(activations.map(i8::cast_unsigned))) }
+    }
+
+    #[inline(always)]
+    fn byte(self, byte: u8) -> __m512i {
+        unsafe { _mm512_set1_epi8(byte.cast_signed()) }
+    }
+
+    #[inline(always)]
+    fn and(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_and_si512(a, b) }
+    }
+
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+
+    #[inline(always)]
+    fn left<const N: i32>(self, a: __m512i) -> __m512i {
+        unsafe { _mm512_sll_epi16(a, _mm_cvtsi32_si128(N)) }
+    }
+
+    #[inline(always)]
+    fn right<const N: i32>(self, a: __m512i) -> __m512i {
+        unsafe { _mm512_srl_epi16(a, _mm_cvtsi32_si128(N)) }
+    }
+
+    #[inline(always)]
+    fn table(self, entries: &[u8; 16]) -> __m512i {
+        unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(entries.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn look_up(self, table: __m512i, codes: __m512i) -> __m512i {
+        unsafe { _mm512_shuffle_epi8(table, codes) }
+    }
+
+    #[inline(always)]
+    fn no_pairs(self) -> __m512i {
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    fn add_small(self, pairs: __m512i, codes: __m512i, activations: __m512i) -> __m512i {
+        self.add_unsigned(pairs, codes, activations)
+    }
+
+    #[inline(always)]
+    fn join(self, sum: __m512i, pairs: __m512i) -> __m512i {
+        self.add_ints(sum, pairs)
+    }
+
+    #[inline(always)]
+    fn weights(self, weights: __m512i) -> __m512i {
+        weights
+    }
+
+    #[inline(always)]
+    fn join_weighted(self, sum: __m512i, pairs: __m512i, weights: __m512i) -> __m512i {
+        self.add_ints(sum, unsafe { _mm512_mullo_epi32(pairs, weights) })
+    }
+
+    #[inline(always)]
+    fn weigh(self, [first, second]: [i32; 2], weights: [__m512i; 2]) -> __m512i {
+        unsafe {
+            let first = _mm512_mullo_epi32(weights[0], _mm512_set1_epi32(first));
+            _mm512_add_epi32(first, _mm512_mullo_epi32(weights[1], _mm512_set1_epi32(second)))
+        }
+    }
+
+    #[inline(always)]
+    fn add_unsigned(self, sum: __m512i, codes: __m512i, activations: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(sum, codes, activations) }
+    }
+
+    #[inline(always)]
+    fn add_signed(self, sum: __m512i, codes: __m512i, activations: __m512i) -> __m512i {
+        let codes = unsafe { _mm512_xor_si512(codes, _mm512_set1_epi8(-128)) };
+        self.add_unsigned(sum, codes, activations)
+    }
+
+    #[inline(always)]
+    fn int(self, value: i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(value) }
+    }
+
+    #[inline(always)]
+    fn add_ints(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn load_ints(self, values: &[i32; 16]) -> __m512i {
+        unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_ints(self, values: __m512i, out: &mut [i32; 16]) {
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), values) }
+    }
+
+    #[inline(always)]
+    fn signed_bytes(self, bytes: &[u8; 16]) -> __m512i {
+        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn unsigned_bytes(self, bytes: &[u8; 16]) -> __m512i {
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn k_fields(self, records: &[u8; 32]) -> [__m512i; 2] {
+        unsafe {
+            let shifts = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 6, 12, 18));
+            // A record a 128-bit lane: its low 24 bits, and the 24 bits above them, into each of four words.
+            let low = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3));
+            let middle = _mm512_broadcast_i32x4(_mm_setr_epi8(3, 4, 5, 6, 3, 4, 5, 6, 3, 4, 5, 6, 3, 4, 5, 6));
+            let records = _mm512_castsi256_si512(_mm256_loadu_si256(records.as_ptr().cast()));
+            let records = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3), records);
+            [low, middle].map(|which| {
+                let words = _mm512_srlv_epi32(_mm512_shuffle_epi8(records, which), shifts);
+                _mm512_and_si512(words, _mm512_set1_epi32(63))
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn float(self, value: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    fn floats(self, ints: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(ints) }
+    }
+
+    #[inline(always)]
+    fn halves(self, bytes: &[u8; 32]) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(bytes.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load(self, values: &[f32; 16]) -> __m512 {
+        unsafe { _mm512_loadu_ps(values.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, values: __m512, out: &mut [f32; 16]) {
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), values) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn mul_sub_from(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fnmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, at: &[u8], ahead: usize) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.as_ptr().wrapping_add(ahead).cast()) }
+    }
+}
