@@ -171,16 +171,16 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn weigh(self, [first, second]: [i32; 2], weights: [[__m256i; 2]; 2]) -> [__m256i; 2] {
-        let half = |a, b| unsafe {
-            if VNNI {
-                let (first, second) = (_mm256_set1_epi32(first), _mm256_set1_epi32(second));
-                return _mm256_add_epi32(_mm256_mullo_epi32(a, first), _mm256_mullo_epi32(b, second));
-            }
-            let numbers = _mm256_set1_epi32(first & 0xffff | second << 16);
-            _mm256_madd_epi16(_mm256_blend_epi16::<0b1010_1010>(a, b), numbers)
+    fn sub_weighted(self, sum: [__m256i; 2], sums: [i16; 2], [a, b]: [[__m256i; 2]; 2]) -> [__m256i; 2] {
+        let [first, second] = sums.map(i32::from);
+        let half = |sum, a, b| unsafe {
+            // Both weights of a slot as 16-bit numbers.
+            let b = if VNNI { _mm256_slli_epi32::<16>(b) } else { b };
+            let both = _mm256_blend_epi16::<0b1010_1010>(a, b);
+            let weighted = _mm256_madd_epi16(both, _mm256_set1_epi32(first & 0xffff | second << 16));
+            _mm256_sub_epi32(sum, _mm256_slli_epi32::<5>(weighted))
         };
-        [half(weights[0][0], weights[1][0]), half(weights[0][1], weights[1][1])]
+        [half(sum[0], a[0], b[0]), half(sum[1], a[1], b[1])]
     }
 
     #[inline(always)]
@@ -262,9 +262,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                 let pair = _mm256_castsi128_si256(_mm_loadu_si128(pairs.add(i)));
                 _mm256_permute4x64_epi64::<0b01_01_00_00>(pair)
             };
-            let field = |records, which| {
-                _mm256_and_si256(_mm256_srlv_epi32(_mm256_shuffle_epi8(records, which), shifts), mask)
-            };
+            let field =
+                |records, which| _mm256_and_si256(_mm256_srlv_epi32(_mm256_shuffle_epi8(records, which), shifts), mask);
             let (a, b) = (pair(0), pair(1));
             [[field(a, low), field(b, low)], [field(a, middle), field(b, middle)]]
         }

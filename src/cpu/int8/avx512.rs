@@ -130,10 +130,13 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn weigh(self, [first, second]: [i32; 2], weights: [__m512i; 2]) -> __m512i {
+    fn sub_weighted(self, sum: __m512i, sums: [i16; 2], weights: [__m512i; 2]) -> __m512i {
+        let [first, second] = sums.map(i32::from);
         unsafe {
-            let first = _mm512_mullo_epi32(weights[0], _mm512_set1_epi32(first));
-            _mm512_add_epi32(first, _mm512_mullo_epi32(weights[1], _mm512_set1_epi32(second)))
+            // Both weights of a slot as 16-bit numbers.
+            let both = _mm512_mask_blend_epi16(0xaaaa_aaaa, weights[0], _mm512_slli_epi32::<16>(weights[1]));
+            let weighted = _mm512_madd_epi16(both, _mm512_set1_epi32(first & 0xffff | second << 16));
+            _mm512_sub_epi32(sum, _mm512_slli_epi32::<5>(weighted))
         }
     }
 

@@ -13,7 +13,7 @@ pub enum Kind {
     Four,
     /// Unsigned, up to 31.
     Five,
-    /// Unsigned, up to 63, with an integer weight for each half of a tile.
+    /// Unsigned, up to 63, for -32 to 31, with an integer weight for each half of a tile.
     Six,
     /// Unsigned, up to [`Simd::UNSIGNED_MAX`].
     Unsigned,
@@ -233,7 +233,7 @@ pub struct Q6K;
 impl<S: Simd> Layout<S> for Q6K {
     type Lines<'a> = (&'a [[u8; LINE]; 4], &'a [[u8; LINE]; 2]);
     const KIND: Kind = Kind::Six;
-    const OFFSET: i32 = -32;
+    const OFFSET: i32 = 0;
     const HAS_MIN: bool = false;
     const CODE_LINES: usize = 4;
 

@@ -9,6 +9,8 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(test)]
+mod bench;
 #[cfg(target_arch = "x86_64")]
 mod layouts;
 #[cfg(target_arch = "aarch64")]

@@ -10,8 +10,8 @@ use std::arch::asm;
 
 use super::activations::Int8Row;
 use crate::cpu::isa::Detected;
-use crate::quant::{Format, Packed};
 use crate::quant::packed::{GROUP_BYTES, LINE, ROWS, TILE, blocks, sections};
+use crate::quant::{Format, Packed};
 
 /// Rows of activations that one pass over a strip serves.
 const GROUP: usize = 4;

@@ -102,7 +102,9 @@ fn straight<'a, S: Simd, L: Layout<S>, const G: usize>(
         let factors = layout.factors(s, &block);
         for tile in 0..tiles {
             prefetch::<S, L>(s, &block, tile);
-            let (Some(lines), Some(columns)) = (layout.lines(&block, tile), columns(&rows, first + tile)) else { return };
+            let (Some(lines), Some(columns)) = (layout.lines(&block, tile), columns(&rows, first + tile)) else {
+                return;
+            };
             let dots = dots::<S, L, G>(s, &Packing { layout, lines }, &columns, layout.weights(s, &block, tile));
             let scales = layout.scales(s, factors, &block, tile);
             add::<S, L, G>(s, dots, scales, &columns, &mut sums);
@@ -223,13 +225,12 @@ fn dots<S: Simd, L: Layout<S>, const G: usize>(
             }
         }
     });
-    if L::OFFSET != 0 {
-        for g in 0..G {
-            let [first, second] = columns[g].sums.map(|sum| L::OFFSET * i32::from(sum));
-            sums[g] = match L::KIND {
-                Kind::Six => s.add_ints(sums[g], s.weigh([first, second], weights)),
-                _ => s.add_ints(sums[g], s.int(first + second)),
-            };
+    for g in 0..G {
+        if L::KIND == Kind::Six {
+            sums[g] = s.sub_weighted(sums[g], columns[g].sums, weights);
+        } else if L::OFFSET != 0 {
+            let [first, second] = columns[g].sums.map(i32::from);
+            sums[g] = s.add_ints(sums[g], s.int(L::OFFSET * (first + second)));
         }
     }
     sums

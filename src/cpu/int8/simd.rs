@@ -50,8 +50,8 @@ pub trait Simd: Copy {
     fn weights(self, weights: Self::Ints) -> Self::Ints;
     /// `sum + pairs * weights`.
     fn join_weighted(self, sum: Self::Ints, pairs: Self::Pairs, weights: Self::Ints) -> Self::Ints;
-    /// `first * weights[0] + second * weights[1]` of two numbers that fit 16 bits.
-    fn weigh(self, numbers: [i32; 2], weights: [Self::Ints; 2]) -> Self::Ints;
+    /// `sum - 32 * (sums[0] * weights[0] + sums[1] * weights[1])`.
+    fn sub_weighted(self, sum: Self::Ints, sums: [i16; 2], weights: [Self::Ints; 2]) -> Self::Ints;
     /// Adds the products with codes of up to [`Simd::UNSIGNED_MAX`].
     fn add_unsigned(self, sum: Self::Ints, codes: Self::Bytes, activations: Self::Splat) -> Self::Ints;
     /// Adds the products with signed codes plus [`Simd::SIGNED_OFFSET`].

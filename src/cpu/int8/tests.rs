@@ -4,14 +4,14 @@ use super::*;
 use crate::cpu::isa::Isa;
 use crate::cpu::matmul::{Inputs, Processor};
 use crate::cpu::testing::tiers;
-use crate::quant::{AlignedBuffer, Format, Group, Matrix, Weight};
+use crate::quant::{AbsMax, AlignedBuffer, Format, FourBit, Group, Matrix, Weight};
 
 /// Runs `test` on every tier of this processor.
 fn each_tier(test: impl Fn(Isa)) {
     tiers().into_iter().for_each(test);
 }
 
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -21,15 +21,21 @@ impl Random {
         self.0
     }
 
-    fn unit(&mut self) -> f32 {
+    pub fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
     /// Random codes; every 16-bit float of a block is an ordinary number.
-    fn matrix(&mut self, format: Format, rows: usize, cols: usize) -> Matrix {
+    pub fn matrix(&mut self, format: Format, rows: usize, cols: usize) -> Matrix {
         let len = format.bytes_for((rows * cols) as u64).unwrap() as usize;
         let mut buffer = AlignedBuffer::zeroed(len, "test").unwrap();
         buffer.iter_mut().for_each(|b| *b = (self.next() >> 32) as u8);
+        if format == Format::Bnb4 {
+            let mut absmax = AlignedBuffer::zeroed(rows * cols / 16, "test").unwrap();
+            absmax.as_chunks_mut::<4>().0.iter_mut().for_each(|a| *a = (1.5 + self.unit()).to_le_bytes());
+            let scales = FourBit { table: NF4, block_size: 64, absmax: AbsMax::Plain(absmax.into()) };
+            return Matrix::four_bit(rows, cols, buffer.into(), scales).unwrap();
+        }
         for block in buffer.chunks_exact_mut(format.block_bytes()) {
             for at in floats(format) {
                 let value = self.unit();
@@ -47,7 +53,13 @@ impl Random {
     }
 }
 
-/// Formats that have integer kernels in some tier.
+/// The values of NF4 (QLoRA, arXiv 2305.14314, appendix E), to seven digits.
+const NF4: [f32; 16] = [
+    -1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0, 0.0795803, 0.1609302, 0.2461123,
+    0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0,
+];
+
+/// Formats that have integer kernels in some tier, and codes that are whole numbers.
 const QUANTISED: [Format; 9] = [
     Format::Q8_0,
     Format::Q4_0,
@@ -125,7 +137,7 @@ fn products_with_quantised_activations_are_exact_up_to_the_scales() {
             for (rows, cols) in SHAPES.into_iter().filter(|(_, cols)| cols.is_multiple_of(format.block_elements())) {
                 let matrix = random.matrix(format, rows, cols);
                 let weight = Weight::new(matrix.clone()).unwrap();
-                for n in [1, 2, 4, 7] {
+                for n in [1, 2, 4, 7, 15] {
                     // Activations that int8 holds without loss: whole numbers up to 127, one of them reached in every tile.
                     let mut inputs: Vec<f32> = (0..n * cols).map(|_| (random.unit() * 127.4).round()).collect();
                     for tile in inputs.chunks_exact_mut(32) {
@@ -222,4 +234,43 @@ fn activations_that_are_not_finite_do_not_turn_into_numbers() {
             assert!(out[16..].iter().all(|x| !x.is_finite()));
         }
     });
+}
+
+/// The values of a table are rounded to steps of a byte: the error of a product is that of the steps.
+#[test]
+fn products_with_codes_into_a_table_are_as_exact_as_its_steps() {
+    each_tier(|isa| {
+        let mut random = Random(5);
+        let processor = Processor::new(2, false, isa).unwrap();
+        for (rows, cols) in [(16, 256), (17, 512), (33, 320), (48, 64)] {
+            let matrix = random.matrix(Format::Bnb4, rows, cols);
+            let weight = Weight::new(matrix.clone()).unwrap();
+            for n in [1, 2, 5, 15] {
+                let mut inputs: Vec<f32> = (0..n * cols).map(|_| (random.unit() * 127.4).round()).collect();
+                inputs.chunks_exact_mut(32).for_each(|tile| tile[7] = 127.0);
+                let mut int8 = Int8Rows::default();
+                let mut out = vec![f32::NAN; n * rows];
+                processor.matmul(&weight, processor.inputs(&inputs, cols, &mut int8, [&weight]), &mut out);
+                let expected = reference(&matrix, &inputs);
+                let power = expected.iter().map(|e| e * e).sum::<f64>();
+                let error = expected.iter().zip(&out).map(|(e, f)| (e - f64::from(*f)).powi(2)).sum::<f64>();
+                let relative = (error / power).sqrt();
+                assert!(relative < 0.015, "{} [{rows}, {cols}], {n} inputs: {relative}", isa.name());
+            }
+        }
+    });
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn entries_of_a_table_are_within_half_a_step() {
+    let fp4 = [0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0, -0.0, -0.0625, -8.0, -12.0, -4.0, -6.0, -2.0, -3.0];
+    for values in [NF4, fp4.map(|x| x / 12.0), NF4.map(|x| x * 1e-30), [0.0; 16]] {
+        for (largest, zero) in [(127, 62.76), (255, 124.25)] {
+            let (entries, step) = super::layouts::table_entries(&values, largest);
+            for (entry, value) in entries.into_iter().zip(values) {
+                assert!(entry <= largest && ((f32::from(entry) - zero) * step - value).abs() <= 0.5001 * step);
+            }
+        }
+    }
 }
