@@ -61,6 +61,7 @@ impl Int8Rows {
     }
 
     /// The row of `cols` columns that starts at value `start`, a multiple of 32.
+    #[inline]
     pub fn row(&self, start: usize, cols: usize) -> Int8Row<'_> {
         let tiles = start / TILE..(start + cols) / TILE;
         Int8Row {

@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 use super::activations::Int8Row;
 use super::pass;
-use super::simd::Simd;
+use super::simd::{Simd, four};
 use crate::cpu::isa::Detected;
 use crate::quant::Packed;
 use crate::quant::packed::ROWS;
@@ -90,7 +90,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
 
     #[inline(always)]
     fn splat(self, activations: [i8; 4]) -> __m256i {
-        unsafe { _mm256_set1_epi32(i32::from_le_bytes(activations.map(i8::cast_unsigned))) }
+        unsafe { _mm256_set1_epi32(four(activations)) }
     }
 
     #[inline(always)]
@@ -172,7 +172,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
 
     #[inline(always)]
     fn sub_weighted(self, sum: [__m256i; 2], sums: [i16; 2], [a, b]: [[__m256i; 2]; 2]) -> [__m256i; 2] {
-        let [first, second] = sums.map(i32::from);
+        let [first, second] = [i32::from(sums[0]), i32::from(sums[1])];
         let half = |sum, a, b| unsafe {
             // Both weights of a slot as 16-bit numbers.
             let b = if VNNI { _mm256_slli_epi32::<16>(b) } else { b };

@@ -1,17 +1,22 @@
 //! AVX-512 with VNNI: a line is one register, a slot one of its 32-bit lanes, and `vpdpbusd` the whole product.
+//!
+//! AMX multiplies 16 rows of activations with the eight decoded lines of a tile at once; the lines are what it calls a tile
+//! in VNNI format. Its instructions have no stable intrinsics.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::activations::Int8Row;
 use super::pass;
-use super::simd::Simd;
+use super::simd::{Simd, four};
 use crate::cpu::isa::Detected;
 use crate::quant::Packed;
 use crate::quant::packed::ROWS;
 
-/// Proof of AVX-512 F, BW, DQ, VL and VNNI, and of all that AVX2 proves.
+/// Proof of AVX-512 F, BW, DQ, VL and VNNI, and of all that AVX2 proves; where `TILES`, of AMX with int8 and of tiles that are
+/// [configured](Configured).
 #[derive(Clone, Copy)]
-pub struct Avx512(());
+pub struct Avx512<const TILES: bool>(());
 
 /// Rows of activations that a decoded line is multiplied with before the next one: enough sums to hide the latency of
 /// `vpdpbusd`.
@@ -27,16 +32,75 @@ pub fn project<'a>(
 ) {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     fn run<'a>(packed: &Packed, strip: usize, row: impl Fn(usize) -> Int8Row<'a>, out: &mut [[f32; ROWS]]) {
-        pass::project::<_, GROUP>(Avx512(()), packed, strip, row, out);
+        pass::project::<_, GROUP>(Avx512::<false>(()), packed, strip, row, out);
     }
     // SAFETY: the caller's `Isa::Avx512` or `Isa::Amx` proves that the processor has these instructions.
     unsafe { run(packed, strip, row, out) }
 }
 
-// SAFETY of every block below: a value of `Avx512` exists only inside `run` above, whose callers prove the instructions;
+/// As [`super::strips::project`], with AMX tiles for many rows.
+pub fn project_tiles<'a>(
+    proof: Detected,
+    packed: &Packed,
+    strip: usize,
+    row: impl Fn(usize) -> Int8Row<'a>,
+    out: &mut [[f32; ROWS]],
+) {
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    fn run<'a>(packed: &Packed, strip: usize, row: impl Fn(usize) -> Int8Row<'a>, out: &mut [[f32; ROWS]]) {
+        pass::project::<_, GROUP>(Avx512::<true>(()), packed, strip, row, out);
+    }
+    if out.len() < pass::ROWS_FOR_TILES {
+        return project(proof, packed, strip, row, out);
+    }
+    // SAFETY: the caller's `Isa::Amx` proves that the processor has tiles and that the process may use them.
+    let _configured = unsafe { Configured::new() };
+    // SAFETY: the caller's `Isa::Amx` proves that the processor has these instructions.
+    unsafe { run(packed, strip, row, out) }
+}
+
+/// Tiles of this thread, configured for [`Avx512::multiply_tiles`] as long as this lives: what a thread leaves configured
+/// every switch of threads saves and loads.
+struct Configured(());
+
+impl Configured {
+    /// # Safety
+    /// The processor has AMX and the process may use it.
+    unsafe fn new() -> Self {
+        #[repr(C, align(64))]
+        struct Config {
+            palette: u8,
+            start_row: u8,
+            reserved: [u8; 14],
+            row_bytes: [u16; 16],
+            rows: [u8; 16],
+        }
+        // Sums in tiles 0 to 3, activations in 4 and 6, codes in 5 and 7.
+        let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        for tile in 0..8 {
+            (config.rows[tile], config.row_bytes[tile]) = match tile {
+                0..4 => (16, 64),
+                4 | 6 => (16, 32),
+                _ => (8, 64),
+            };
+        }
+        // SAFETY: the caller's; the instruction reads the 64 bytes of `config`.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
+        Self(())
+    }
+}
+
+impl Drop for Configured {
+    fn drop(&mut self) {
+        // SAFETY: `new` ran, so the processor has the instruction.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
+
+// SAFETY of every block below: a value of `Avx512` exists only inside `run` of the functions above, whose callers prove the instructions;
 // pointers are those of arrays of the length that is read or written.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Simd for Avx512 {
+impl<const TILES: bool> Simd for Avx512<TILES> {
     type Bytes = __m512i;
     type Splat = __m512i;
     type Pairs = __m512i;
@@ -66,7 +130,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn splat(self, activations: [i8; 4]) -> __m512i {
-        unsafe { _mm512_set1_epi32(i32::from_le_bytes(activations.map(i8::cast_unsigned))) }
+        unsafe { _mm512_set1_epi32(four(activations)) }
     }
 
     #[inline(always)]
@@ -131,7 +195,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn sub_weighted(self, sum: __m512i, sums: [i16; 2], weights: [__m512i; 2]) -> __m512i {
-        let [first, second] = sums.map(i32::from);
+        let [first, second] = [i32::from(sums[0]), i32::from(sums[1])];
         unsafe {
             // Both weights of a slot as 16-bit numbers.
             let both = _mm512_mask_blend_epi16(0xaaaa_aaaa, weights[0], _mm512_slli_epi32::<16>(weights[1]));
@@ -190,10 +254,12 @@ impl Simd for Avx512 {
             let middle = _mm512_broadcast_i32x4(_mm_setr_epi8(3, 4, 5, 6, 3, 4, 5, 6, 3, 4, 5, 6, 3, 4, 5, 6));
             let records = _mm512_castsi256_si512(_mm256_loadu_si256(records.as_ptr().cast()));
             let records = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3), records);
-            [low, middle].map(|which| {
-                let words = _mm512_srlv_epi32(_mm512_shuffle_epi8(records, which), shifts);
-                _mm512_and_si512(words, _mm512_set1_epi32(63))
-            })
+            let [low, middle] = [_mm512_shuffle_epi8(records, low), _mm512_shuffle_epi8(records, middle)];
+            let mask = _mm512_set1_epi32(63);
+            [
+                _mm512_and_si512(_mm512_srlv_epi32(low, shifts), mask),
+                _mm512_and_si512(_mm512_srlv_epi32(middle, shifts), mask),
+            ]
         }
     }
 
@@ -235,6 +301,53 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn mul_sub_from(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         unsafe { _mm512_fnmadd_ps(a, b, c) }
+    }
+
+    const HAS_TILES: bool = TILES;
+
+    #[inline(always)]
+    fn multiply_tiles(
+        self,
+        tiles: &[[[u8; 64]; 8]; 4],
+        activations: &[[[i8; 4]; 64]; 16],
+        first: usize,
+        out: &mut [[[i32; 16]; 16]; 4],
+    ) {
+        if !TILES || first > 4 {
+            return;
+        }
+        unsafe {
+            asm!(
+                "tileloadd tmm4, [{a} + {row}]",
+                "tileloadd tmm5, [{b} + {line}]",
+                "tilezero tmm0",
+                "tdpbsud tmm0, tmm4, tmm5",
+                "tileloadd tmm6, [{a} + {row} + 32]",
+                "tileloadd tmm7, [{b} + {line} + 512]",
+                "tilezero tmm1",
+                "tdpbsud tmm1, tmm6, tmm7",
+                "tileloadd tmm4, [{a} + {row} + 64]",
+                "tileloadd tmm5, [{b} + {line} + 1024]",
+                "tilezero tmm2",
+                "tdpbsud tmm2, tmm4, tmm5",
+                "tileloadd tmm6, [{a} + {row} + 96]",
+                "tileloadd tmm7, [{b} + {line} + 1536]",
+                "tilezero tmm3",
+                "tdpbsud tmm3, tmm6, tmm7",
+                "tilestored [{c} + {line}], tmm0",
+                "tilestored [{c} + {line} + 1024], tmm1",
+                "tilestored [{c} + {line} + 2048], tmm2",
+                "tilestored [{c} + {line} + 3072], tmm3",
+                a = in(reg) activations.as_ptr().cast::<u8>().add(32 * first),
+                b = in(reg) tiles.as_ptr(),
+                c = in(reg) out.as_mut_ptr(),
+                row = in(reg) 256usize,
+                line = in(reg) 64usize,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
     }
 
     #[inline(always)]

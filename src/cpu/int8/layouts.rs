@@ -144,7 +144,7 @@ fn k_factors<S: Simd>(s: S, block: &Block<'_>) -> Scales<S> {
             }
         }
     }
-    factors.map(|bytes| s.halves(&bytes))
+    [s.halves(&factors[0]), s.halves(&factors[1])]
 }
 
 #[inline(always)]
@@ -269,7 +269,8 @@ impl<S: Simd> Layout<S> for Q6K {
 
     #[inline(always)]
     fn weights(self, s: S, block: &Block<'_>, tile: usize) -> [S::Ints; 2] {
-        [0, 1].map(|half| s.weights(s.signed_bytes(piece(block.scales, 2 * tile + half))))
+        let [first, second] = [2 * tile, 2 * tile + 1];
+        [s.weights(s.signed_bytes(piece(block.scales, first))), s.weights(s.signed_bytes(piece(block.scales, second)))]
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! One or two rows read the packed lines straight into their products. For more, a block of 256 columns is decoded once
 //! into a buffer that stays in the first-level cache, and groups of rows pass over it.
+//!
+//! Everything here is inlined into the function that enables a tier's instructions; closures over vectors, as those of
+//! `array::map`, would not be.
 
 use std::array::from_fn;
 
@@ -18,6 +21,11 @@ const PREFETCH: usize = 4096;
 const TILES: usize = BLOCK / TILE;
 /// Lines of a tile once each code has a byte: four columns each.
 const LINES: usize = TILE / 4;
+
+/// Rows of activations from which on a processor's tiles are faster than its vectors.
+pub const ROWS_FOR_TILES: usize = 6;
+/// Rows of activations that a processor's tiles take.
+const TILE_ROWS: usize = 16;
 
 /// Whether there are integer kernels for packed `format`.
 pub fn serves(format: Format) -> bool {
@@ -110,8 +118,8 @@ fn straight<'a, S: Simd, L: Layout<S>, const G: usize>(
             add::<S, L, G>(s, dots, scales, &columns, &mut sums);
         }
     }
-    for (sums, out) in sums.into_iter().zip(out) {
-        s.store(sums, out);
+    for g in 0..G {
+        s.store(sums[g], &mut out[g]);
     }
 }
 
@@ -133,6 +141,14 @@ struct Columns<'a> {
     sums: [i16; 2],
     scale: f32,
     offset: f32,
+}
+
+impl Columns<'_> {
+    /// The sum of the codes.
+    #[inline(always)]
+    fn sum(&self) -> i32 {
+        i32::from(self.sums[0]) + i32::from(self.sums[1])
+    }
 }
 
 /// Tile `tile` of each row.
@@ -189,6 +205,7 @@ macro_rules! each_line {
 }
 
 /// Dot products of one tile's codes with `G` rows, offsets and weights of half tiles included.
+#[expect(clippy::needless_range_loop, reason = "indices over fixed sizes keep every sum in a register")]
 #[inline(always)]
 fn dots<S: Simd, L: Layout<S>, const G: usize>(
     s: S,
@@ -229,14 +246,14 @@ fn dots<S: Simd, L: Layout<S>, const G: usize>(
         if L::KIND == Kind::Six {
             sums[g] = s.sub_weighted(sums[g], columns[g].sums, weights);
         } else if L::OFFSET != 0 {
-            let [first, second] = columns[g].sums.map(i32::from);
-            sums[g] = s.add_ints(sums[g], s.int(L::OFFSET * (first + second)));
+            sums[g] = s.add_ints(sums[g], s.int(L::OFFSET * columns[g].sum()));
         }
     }
     sums
 }
 
 /// Scales the dot products of one tile and adds them to the sums.
+#[expect(clippy::needless_range_loop, reason = "indices over fixed sizes keep every sum in a register")]
 #[inline(always)]
 fn add<S: Simd, L: Layout<S>, const G: usize>(
     s: S,
@@ -261,6 +278,13 @@ struct Decoded {
     weights: [[[i32; ROWS]; 2]; TILES],
 }
 
+impl Decoded {
+    #[inline(always)]
+    fn scales<S: Simd>(&self, s: S, tile: usize) -> Scales<S> {
+        [s.load(&self.scales[tile][0]), s.load(&self.scales[tile][1])]
+    }
+}
+
 /// Any number of rows, `G` at a time, over decoded blocks.
 #[inline(always)]
 fn decoded<'a, S: Simd, L: Layout<S>, const G: usize>(
@@ -279,7 +303,16 @@ fn decoded<'a, S: Simd, L: Layout<S>, const G: usize>(
     for (first, tiles, block) in strip.blocks() {
         decode(s, layout, &block, tiles, &mut decoded);
         let mut done = 0;
-        for out in out.chunks_mut(G) {
+        let tiled = match L::KIND {
+            Kind::Four | Kind::Five | Kind::Unsigned => S::HAS_TILES && tiles == TILES,
+            Kind::Six | Kind::Signed => false,
+        };
+        for out in out.chunks_mut(if tiled { TILE_ROWS } else { G }) {
+            if tiled && out.len() >= ROWS_FOR_TILES {
+                by_tiles::<S, L>(s, &decoded, first, |i| row(done + i), out);
+                done += out.len();
+                continue;
+            }
             let mut rest = out;
             while !rest.is_empty() {
                 // Powers of two below `G` serve what is left over.
@@ -299,6 +332,40 @@ fn decoded<'a, S: Simd, L: Layout<S>, const G: usize>(
     }
 }
 
+/// Up to 16 rows over a whole decoded block, with the processor's tiles.
+#[inline(always)]
+fn by_tiles<'a, S: Simd, L: Layout<S>>(
+    s: S,
+    decoded: &Decoded,
+    first: usize,
+    row: impl Fn(usize) -> Int8Row<'a>,
+    out: &mut [[f32; ROWS]],
+) {
+    let mut activations = [[[0i8; 4]; BLOCK / 4]; TILE_ROWS];
+    for (i, to) in activations.iter_mut().enumerate().take(out.len()) {
+        let Some(from) = row(i).codes.get(first * LINES..).and_then(|codes| codes.first_chunk()) else { return };
+        *to = *from;
+    }
+    let mut dots = [[[0i32; ROWS]; TILE_ROWS]; 4];
+    for (quarter, tiles) in decoded.lines.as_chunks::<4>().0.iter().enumerate() {
+        s.multiply_tiles(tiles, &activations, 4 * quarter, &mut dots);
+        for (i, out) in out.iter_mut().enumerate() {
+            let rows = [row(i)];
+            let mut sums = [s.load(out)];
+            for (t, dots) in dots.iter().enumerate() {
+                let tile = 4 * quarter + t;
+                let Some(columns) = columns(&rows, first + tile) else { return };
+                let mut dot = s.load_ints(&dots[i]);
+                if L::OFFSET != 0 {
+                    dot = s.add_ints(dot, s.int(L::OFFSET * columns[0].sum()));
+                }
+                add::<S, L, 1>(s, [dot], decoded.scales(s, tile), &columns, &mut sums);
+            }
+            s.store(sums[0], out);
+        }
+    }
+}
+
 #[inline(always)]
 fn decode<S: Simd, L: Layout<S>>(s: S, layout: L, block: &Block<'_>, tiles: usize, out: &mut Decoded) {
     let factors = layout.factors(s, block);
@@ -306,17 +373,18 @@ fn decode<S: Simd, L: Layout<S>>(s: S, layout: L, block: &Block<'_>, tiles: usiz
         prefetch::<S, L>(s, block, tile);
         let Some(lines) = layout.lines(block, tile) else { return };
         each_line!(I, { s.store_line(layout.line::<I>(s, lines), &mut out.lines[tile][I]) });
-        for (scales, out) in layout.scales(s, factors, block, tile).into_iter().zip(&mut out.scales[tile]) {
-            s.store(scales, out);
-        }
+        let [scale, min] = layout.scales(s, factors, block, tile);
+        s.store(scale, &mut out.scales[tile][0]);
+        s.store(min, &mut out.scales[tile][1]);
         if L::KIND == Kind::Six {
-            for (weights, out) in layout.weights(s, block, tile).into_iter().zip(&mut out.weights[tile]) {
-                s.store_ints(weights, out);
-            }
+            let [first, second] = layout.weights(s, block, tile);
+            s.store_ints(first, &mut out.weights[tile][0]);
+            s.store_ints(second, &mut out.weights[tile][1]);
         }
     }
 }
 
+#[expect(clippy::needless_range_loop, reason = "indices over fixed sizes keep every sum in a register")]
 #[inline(always)]
 fn over_decoded<'a, S: Simd, L: Layout<S>, const G: usize>(
     s: S,
@@ -327,15 +395,20 @@ fn over_decoded<'a, S: Simd, L: Layout<S>, const G: usize>(
     out: &mut [[f32; ROWS]],
 ) {
     let rows: [Int8Row<'_>; G] = from_fn(row);
-    let mut sums: [S::Floats; G] = from_fn(|g| s.load(&out[g]));
+    let mut sums = [s.float(0.0); G];
+    for g in 0..G {
+        sums[g] = s.load(&out[g]);
+    }
     for tile in 0..tiles.min(TILES) {
         let Some(columns) = columns(&rows, first + tile) else { return };
-        let weights = [0, 1].map(|half| s.load_ints(&decoded.weights[tile][half]));
+        let weights = match L::KIND {
+            Kind::Six => [s.load_ints(&decoded.weights[tile][0]), s.load_ints(&decoded.weights[tile][1])],
+            _ => [s.int(0); 2],
+        };
         let dots = dots::<S, L, G>(s, &decoded.lines[tile], &columns, weights);
-        let scales = [0, 1].map(|which| s.load(&decoded.scales[tile][which]));
-        add::<S, L, G>(s, dots, scales, &columns, &mut sums);
+        add::<S, L, G>(s, dots, decoded.scales(s, tile), &columns, &mut sums);
     }
-    for (sums, out) in sums.into_iter().zip(out) {
-        s.store(sums, out);
+    for g in 0..G {
+        s.store(sums[g], &mut out[g]);
     }
 }

@@ -1,5 +1,11 @@
 //! What the integer kernels need of a processor: operations on lines of 64 bytes, four of each of 16 slots.
 
+/// Four activations as one word.
+#[inline(always)]
+pub fn four([a, b, c, d]: [i8; 4]) -> i32 {
+    i32::from_le_bytes([a.cast_unsigned(), b.cast_unsigned(), c.cast_unsigned(), d.cast_unsigned()])
+}
+
 /// A processor's instructions. A value proves that they are there, so every operation is safe to call.
 ///
 /// Sums of products are exact. Codes are unsigned where nothing else is said, activations signed.
@@ -77,6 +83,21 @@ pub trait Simd: Copy {
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
     /// `c - a * b`.
     fn mul_sub_from(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+
+    /// Whether [`Simd::multiply_tiles`] can be called.
+    const HAS_TILES: bool = false;
+
+    /// `out[t][row][slot]` = the products of tile `t` of four, its lines unsigned codes, with columns `32 * (first + t)..` of
+    /// 16 rows of activations.
+    fn multiply_tiles(
+        self,
+        _tiles: &[[[u8; 64]; 8]; 4],
+        _activations: &[[[i8; 4]; 64]; 16],
+        _first: usize,
+        out: &mut [[[i32; 16]; 16]; 4],
+    ) {
+        out.fill([[0; 16]; 16]);
+    }
 
     /// Asks for the cache line `ahead` bytes behind `at`, which need not exist.
     fn prefetch(self, at: &[u8], ahead: usize);

@@ -44,7 +44,9 @@ pub fn project<'a>(
         #[cfg(target_arch = "x86_64")]
         Isa::AvxVnni(proof) => avx2::project_vnni(proof, packed, strip, row, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(proof) | Isa::Amx(proof) => avx512::project(proof, packed, strip, row, out),
+        Isa::Avx512(proof) => avx512::project(proof, packed, strip, row, out),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx(proof) => avx512::project_tiles(proof, packed, strip, row, out),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon(proof) => neon::project(proof, packed, strip, row, out),
     }
