@@ -68,7 +68,7 @@ fn activations(n: usize) -> Int8Rows {
     let mut random = Random(2);
     let values: Vec<f32> = (0..n * COLS).map(|_| random.unit()).collect();
     let mut rows = Int8Rows::default();
-    rows.share(values.len()).quantize(0, &values);
+    rows.share(values.len()).quantize(Isa::Portable, 0, &values);
     rows
 }
 
