@@ -256,7 +256,10 @@ fn quantize_tile_body<const FMA: bool>(values: &[f32; TILE], codes: &mut [u32; T
     let largest = largest.iter().fold(0f32, |m, x| m.max(*x));
     let scale = if total.iter().sum::<f32>().is_finite() { largest / 127.0 } else { f32::NAN };
     let inverse = if scale > 0.0 { 127.0 / largest } else { 0.0 };
-    let rounded = values.map(|x| (x * inverse + ROUND).to_bits() as u8);
+    let mut rounded = [0u8; TILE];
+    for (rounded, x) in rounded.iter_mut().zip(values) {
+        *rounded = (x * inverse + ROUND).to_bits() as u8;
+    }
     for (word, four) in codes.iter_mut().zip(rounded.as_chunks::<4>().0) {
         *word = u32::from_le_bytes(*four);
     }

@@ -90,17 +90,22 @@ fn ln<const FMA: bool>(x: f32) -> f32 {
     if x.is_nan() { x } else { sum }
 }
 
-/// `values[i] = f(values[i])`.
+/// `values[i] = f(values[i])`. A loop and not the arrays' `map`, which is a function of its own without the tier's
+/// instructions where the compiler does not inline it.
 #[inline(always)]
 pub fn map(values: &mut [f32], f: impl Fn(f32) -> f32) {
     let (chunks, rest) = values.as_chunks_mut::<LANES>();
     for chunk in chunks {
-        *chunk = chunk.map(&f);
+        for x in chunk {
+            *x = f(*x);
+        }
     }
     if !rest.is_empty() {
         let mut last = [0.0; LANES];
         last[..rest.len()].copy_from_slice(rest);
-        let last = last.map(&f);
+        for x in &mut last {
+            *x = f(*x);
+        }
         rest.copy_from_slice(&last[..rest.len()]);
     }
 }

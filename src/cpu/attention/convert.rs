@@ -69,7 +69,9 @@ fn f32_to_q8_0_body<const FMA: bool>(source: &[f32], codes: &mut [i8], scales: &
         // Against the scale as it is stored, so that its rounding is not added to the codes' own.
         let stored = scale.to_f32();
         let inverse = if stored > 0.0 && stored.is_finite() { 1.0 / stored } else { 0.0 };
-        *codes = source.map(|x| (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8);
+        for (code, x) in codes.iter_mut().zip(source) {
+            *code = (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
+        }
     }
 }
 

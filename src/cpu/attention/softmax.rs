@@ -39,7 +39,10 @@ fn softmax_block_body<const FMA: bool>(scores: &mut [f32], width: usize, running
             }
         }
         // Without a score so far, anything finite does.
-        let minus = largest.map(|m| if m == f32::NEG_INFINITY { 0.0 } else { m });
+        let mut minus = [0f32; LANES];
+        for l in 0..LANES {
+            minus[l] = if largest[l] == f32::NEG_INFINITY { 0.0 } else { largest[l] };
+        }
         let mut sum = [0f32; LANES];
         for row in scores.chunks_exact_mut(width) {
             if let Some(row) = row[at * LANES..].first_chunk_mut::<LANES>() {
