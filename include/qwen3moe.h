@@ -178,7 +178,7 @@ typedef struct qm_load_options_t {
     uint32_t streams;
     /** Worker threads; 0 (default): one a physical core. */
     uint32_t threads;
-    /** Prompt tokens of one step at most (default 256): fewer answer a cancel sooner, more read faster. */
+    /** Prompt tokens of one step at most (default 512): fewer answer a cancel sooner, more read faster. */
     uint32_t prefill_chunk;
     /** Not 0: float32 activations, for comparisons with a reference. Slower. */
     uint32_t exact;

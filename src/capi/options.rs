@@ -66,7 +66,7 @@ pub struct qm_load_options_t {
     pub streams: u32,
     /// Worker threads; 0 (default): one a physical core.
     pub threads: u32,
-    /// Prompt tokens of one step at most (default 256): fewer answer a cancel sooner, more read faster.
+    /// Prompt tokens of one step at most (default 512): fewer answer a cancel sooner, more read faster.
     pub prefill_chunk: u32,
     /// Not 0: float32 activations, for comparisons with a reference. Slower.
     pub exact: u32,

@@ -103,7 +103,7 @@ impl Default for LoadOptions {
             streams: 4,
             kv_tokens: 0,
             threads: 0,
-            prefill_chunk: 256,
+            prefill_chunk: 512,
             exact: false,
             kv: KvFormat::default(),
             cache_dir: None,
