@@ -142,9 +142,9 @@ typedef struct qm_load_progress_t {
     uint32_t struct_size;
     /** Share of the bytes that was read, 0 to 1. */
     float fraction;
-    /** Bytes read so far. */
+    /** Bytes read so far, and written to a pack cache. Starts anew where a pack cache turns out to be damaged. */
     uint64_t done_bytes;
-    /** Bytes that the load reads; 0 until the files' headers are read. */
+    /** Bytes that the load reads and writes; 0 until the files' headers are read. */
     uint64_t total_bytes;
     /** Microseconds since the load was started. */
     uint64_t elapsed_us;
@@ -184,7 +184,13 @@ typedef struct qm_load_options_t {
     uint32_t exact;
     /** The least important log level that is delivered (default QM_LOG_INFO). */
     int32_t log_level;
-    /** Folder for files that make the next load faster, UTF-8; NULL (default): no such files. */
+    /**
+     * Folder of pack caches, UTF-8, made where there is none; NULL (default): no cache. The first load of a model writes
+     * its weights there as it packed them, as large as they are in memory; later loads check every byte of that file, map
+     * it, and take seconds. A cache that is stale or damaged is replaced, and one that cannot be written does not fail the
+     * load: the log says so. While a model is loaded, nobody may truncate or overwrite its cache, or the process ends with
+     * SIGBUS; deleting it is harmless. Models in memory have no cache.
+     */
     const char *cache_dir;
     /** Receives log lines; NULL (default): nobody does. */
     qm_log_fn log;

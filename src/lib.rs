@@ -34,8 +34,8 @@ pub use checkpoint::{
     Checkpoint, DeltaTensor, ExpertPart, Kind as CheckpointKind, LayerTensor, Role, TensorInfo, Unused,
 };
 pub use engine::{
-    Device, Event, FinishReason, Fit, GenerateOptions, KvFormat, LoadOptions, LogLevel, MemoryUse, Model, Prompt,
-    Stream, StreamStats, fit, tokenize,
+    Device, Event, FinishReason, Fit, GenerateOptions, KvFormat, LoadOptions, LogLevel, MemoryUse, Model, PackReport,
+    Prompt, Stream, StreamStats, fit, pack, tokenize,
 };
 pub use error::{Error, Result};
 pub use model::{

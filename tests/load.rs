@@ -110,7 +110,6 @@ fn the_log_tells_the_device_and_which_wishes_have_no_effect() {
     let sink = lines.clone();
     let options = LoadOptions {
         vram_budget: 1,
-        cache_dir: Some("/nowhere".into()),
         log: Some(Arc::new(move |level, line: &str| sink.lock().unwrap().push((level, line.to_owned())))),
         ..LoadOptions::default()
     };
@@ -119,7 +118,6 @@ fn the_log_tells_the_device_and_which_wishes_have_no_effect() {
     let said = |level: LogLevel, text: &str| lines.iter().any(|(l, line)| *l == level && line.contains(text));
     assert!(said(LogLevel::Info, "no CUDA support"), "{lines:?}");
     assert!(said(LogLevel::Warning, "vram_budget has no effect"), "{lines:?}");
-    assert!(said(LogLevel::Warning, "cache_dir has no effect"), "{lines:?}");
     assert!(said(LogLevel::Info, "qwen3_next"), "{lines:?}");
     assert!(said(LogLevel::Info, "(Mtp)"), "{lines:?}");
 }

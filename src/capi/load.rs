@@ -36,9 +36,9 @@ pub struct qm_load_progress_t {
     pub struct_size: u32,
     /// Share of the bytes that was read, 0 to 1.
     pub fraction: f32,
-    /// Bytes read so far.
+    /// Bytes read so far, and written to a pack cache. Starts anew where a pack cache turns out to be damaged.
     pub done_bytes: u64,
-    /// Bytes that the load reads; 0 until the files' headers are read.
+    /// Bytes that the load reads and writes; 0 until the files' headers are read.
     pub total_bytes: u64,
     /// Microseconds since the load was started.
     pub elapsed_us: u64,

@@ -72,7 +72,11 @@ pub struct qm_load_options_t {
     pub exact: u32,
     /// The least important log level that is delivered (default QM_LOG_INFO).
     pub log_level: i32,
-    /// Folder for files that make the next load faster, UTF-8; NULL (default): no such files.
+    /// Folder of pack caches, UTF-8, made where there is none; NULL (default): no cache. The first load of a model writes
+    /// its weights there as it packed them, as large as they are in memory; later loads check every byte of that file, map
+    /// it, and take seconds. A cache that is stale or damaged is replaced, and one that cannot be written does not fail the
+    /// load: the log says so. While a model is loaded, nobody may truncate or overwrite its cache, or the process ends with
+    /// SIGBUS; deleting it is harmless. Models in memory have no cache.
     pub cache_dir: *const c_char,
     /// Receives log lines; NULL (default): nobody does.
     pub log: qm_log_fn,

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Source, allocate};
 use crate::error::{Error, Result};
 
@@ -24,6 +26,17 @@ pub(super) struct DataFile {
     path: PathBuf,
     len: u64,
     body: Body,
+}
+
+/// What tells a file from a later version of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileStamp {
+    /// Name without its folder.
+    pub name: String,
+    /// Bytes.
+    pub length: u64,
+    /// Time of the last change, in nanoseconds since 1970.
+    pub modified: u64,
 }
 
 #[derive(Debug)]
@@ -132,6 +145,17 @@ impl DataFile {
     /// Bytes in the file when it was opened.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// What tells the file from a later version of it; `None` for files in memory.
+    pub fn stamp(&self) -> Option<FileStamp> {
+        let Body::Disk(file) = &self.body else { return None };
+        let modified = file.metadata().ok()?.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+        Some(FileStamp {
+            name: self.path.file_name()?.to_string_lossy().into_owned(),
+            length: self.len,
+            modified: u64::try_from(modified.as_nanos()).ok()?,
+        })
     }
 
     /// An [`Error::BadFile`] of this file.

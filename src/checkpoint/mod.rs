@@ -30,6 +30,8 @@ use crate::error::{Error, Result};
 use crate::quant::{Format, FourBit, GroupScales};
 use folder::{DataFile, Folder};
 
+pub use folder::FileStamp;
+
 /// Where a checkpoint comes from.
 #[derive(Debug, Clone)]
 pub enum Source {
@@ -250,6 +252,17 @@ impl Checkpoint {
     /// The file that holds `tensor`.
     pub fn file_path(&self, tensor: &TensorInfo) -> &Path {
         self.files.get(tensor.file).map_or(&self.path, DataFile::path)
+    }
+
+    /// The paths of the files that hold the tensors.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(DataFile::path)
+    }
+
+    /// Name, length and time of the last change of every file that holds tensors, as they were when it was opened; `None`
+    /// for files in memory, and where the system does not tell.
+    pub fn stamps(&self) -> Option<Vec<FileStamp>> {
+        self.files.iter().map(DataFile::stamp).collect()
     }
 
     /// Every tensor with a role, in the order of files and offsets.

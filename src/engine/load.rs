@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use super::fit::Plan;
 use super::log::Log;
-use super::machine;
 use super::panics::silence;
-use super::{Device, Language, LoadOptions, LogLevel, Model, ModelParts, SamplingDefaults};
+use super::{Device, Language, LoadOptions, LogLevel, Model, ModelParts, SamplingDefaults, cache, machine};
 use crate::cpu::{CpuBackend, CpuOptions, Isa};
 use crate::error::Result;
 use crate::experts::ExpertCounters;
@@ -52,7 +51,8 @@ impl Model {
         };
         let language = Language::read(checkpoint.path(), files, &log)?;
         stop_if_cancelled()?;
-        let weights = Weights::load(&checkpoint, &weight_plan, &spec, progress, plan.threads)?;
+        let image = cache::image(&checkpoint, &spec, &weight_plan, options, plan.threads, progress, &log)?;
+        let weights = Weights::view(image, &weight_plan, &spec)?;
         stop_if_cancelled()?;
 
         let is_moe = spec.layers.iter().map(|layer| layer.feed_forward == FeedForward::Moe);
@@ -124,9 +124,6 @@ fn report(
     }
     if options.vram_budget > 0 {
         log.line(LogLevel::Warning, "vram_budget has no effect: this build has no CUDA support");
-    }
-    if options.cache_dir.is_some() {
-        log.line(LogLevel::Warning, "cache_dir has no effect: this version makes no files that speed up a load");
     }
     for field in unrecognised {
         log.line(LogLevel::Warning, &format!("the config's field {field} is not known and has no effect"));

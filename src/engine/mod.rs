@@ -5,6 +5,7 @@
 //! which `schedule` chooses the rows; [`Sampler`] and `language` turn logits into ids and text. Text of prompts becomes ids
 //! on a thread of its own: see `prompt`.
 
+mod cache;
 mod feed;
 mod fit;
 mod language;
@@ -26,6 +27,7 @@ mod worker;
 
 pub use crate::cpu::Isa;
 pub use crate::state::KvFormat;
+pub use cache::{PackReport, pack};
 pub use fit::fit;
 pub use language::Language;
 pub use load::tokenize;

@@ -59,8 +59,11 @@ pub struct LoadOptions {
     pub exact: bool,
     /// How keys and values are stored where the load is not `exact`.
     pub kv: KvFormat,
-    /// Folder for files that make the next load faster; `None`: no such files. This version makes none yet, and says so in
-    /// the log.
+    /// Folder of pack caches, made where there is none; `None`: no cache. The first load of a model writes its weights
+    /// there as it packed them, as large as they are in memory; later loads map that file, after every byte of it was
+    /// checked, and take seconds. A cache that is stale or damaged is replaced, and a cache that cannot be written does not
+    /// fail the load: the log says so. While a model is loaded, nobody may truncate or overwrite its cache: the process
+    /// would end with SIGBUS. Deleting it is harmless.
     pub cache_dir: Option<PathBuf>,
     /// Receives log lines.
     pub log: Option<LogSink>,

@@ -9,6 +9,7 @@ mod config_limits;
 mod config_refused;
 mod config_rope;
 mod forward;
+mod pack_cache;
 mod profile;
 mod progress;
 mod shapes;
@@ -18,6 +19,7 @@ mod weights;
 pub use backend::{Backend, BackendInfo, Batch, BatchSequence, LogitRows};
 pub use config::{ConfigReport, read_config, read_spec};
 pub use forward::forward;
+pub use pack_cache::{Found, PackCache};
 pub use profile::{Cost, Costs, Operation, Phase, PhaseProfile, Profile, ProfileCounters, Timed};
 pub use progress::LoadProgress;
 pub use shapes::check_shapes;
@@ -25,11 +27,13 @@ pub use shapes::check_shapes;
 pub use crate::checkpoint::{
     Checkpoint, DeltaTensor, GgufSampling, GgufTokenizer, LayerTensor, Role, Source, TextFiles, Unused,
 };
+/// The memory or the mapped file that holds all weights.
+pub use crate::quant::Bytes as WeightBytes;
 pub use spec::{
     AttentionSpec, DeltaSpec, Family, FeedForward, HeadOrder, LayerSpec, Mixer, ModelSpec, MoeSpec, RopeScaling,
     RopeSpec,
 };
 pub use weights::{
     AttentionWeights, DeltaGates, DeltaInputs, DeltaWeights, FeedForwardWeights, LayerWeights, Linear, MixerWeights,
-    MoeWeights, SwiGlu, WeightPlan, Weights,
+    MoeWeights, SwiGlu, WeightPlan, Weights, pack,
 };

@@ -13,12 +13,12 @@ pub struct LoadProgress {
 }
 
 impl LoadProgress {
-    /// Bytes that the load will read; 0 until the headers are read.
+    /// Bytes that the load will read, and write to a pack cache; 0 until the headers are read.
     pub fn total_bytes(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Bytes read so far.
+    /// Bytes read, and written, so far. Starts anew where a pack cache turns out to be damaged.
     pub fn done_bytes(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
@@ -29,12 +29,13 @@ impl LoadProgress {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    /// Sets the bytes that the load will read.
-    pub fn set_total(&self, bytes: u64) {
+    /// Sets the bytes that the load will read, of which none is read yet.
+    pub fn restart(&self, bytes: u64) {
+        self.done.store(0, Ordering::Relaxed);
         self.total.store(bytes, Ordering::Relaxed);
     }
 
-    /// Reports `bytes` more read.
+    /// Reports `bytes` more read or written.
     ///
     /// # Errors
     /// [`Error::Cancelled`] when the load was asked to stop.

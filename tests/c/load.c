@@ -1,6 +1,9 @@
 /* load MODEL: a load that is watched, cancelled, forgotten or given too little memory. */
 #include "check.h"
 
+#include <dirent.h>
+#include <unistd.h>
+
 typedef struct {
     int calls, cancel_at, lines;
     pthread_t thread;
@@ -33,6 +36,41 @@ static void check_works(qm_model *model) {
     size_t len;
     CHECK_STATUS(qm_generate(model, "Hello", &o, buf, sizeof buf, &len), QM_OK);
     CHECK(len == strlen(buf));
+}
+
+/* Counts the load that a pack cache was written in, and the one that was mapped from it. */
+static void on_cache_log(int32_t level, const char *text, void *user_data) {
+    int *seen = user_data;
+    CHECK(level != QM_LOG_ERROR);
+    if (strstr(text, "wrote this pack cache")) seen[0]++;
+    if (strstr(text, "mapped from this pack cache")) seen[1]++;
+}
+
+static void check_cache_dir(const char *path) {
+    char folder[] = "/tmp/qm_load_test_XXXXXX", file[512];
+    NEED(mkdtemp(folder));
+    for (int load = 0; load < 2; load++) {
+        qm_load_options_t o;
+        qm_model *model = NULL;
+        int seen[2] = {0, 0};
+        CHECK_STATUS(qm_load_options_init(&o, sizeof o), QM_OK);
+        o.cache_dir = folder;
+        o.log = on_cache_log;
+        o.log_user_data = seen;
+        CHECK_STATUS(qm_load(path, &o, &model), QM_OK);
+        CHECK(seen[0] == (load == 0) && seen[1] == (load == 1));
+        check_works(model);
+        qm_model_free(model);
+    }
+    DIR *dir = opendir(folder);
+    NEED(dir);
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        if (entry->d_name[0] == '.') continue;
+        snprintf(file, sizeof file, "%s/%s", folder, entry->d_name);
+        CHECK(strstr(entry->d_name, ".qmpack") && unlink(file) == 0);
+    }
+    closedir(dir);
+    CHECK(rmdir(folder) == 0);
 }
 
 int main(int argc, char **argv) {
@@ -129,5 +167,7 @@ int main(int argc, char **argv) {
     CHECK_STATUS(qm_load_options_init(&o, sizeof o), QM_OK);
     o.device = 63;
     CHECK_STATUS(qm_load(path, &o, &model), QM_ERR_NO_DEVICE);
+
+    check_cache_dir(path);
     return check_result();
 }

@@ -28,6 +28,9 @@ pub struct ModelArguments {
     /// How keys and values are stored: f16, q8_0 or f32
     #[arg(long, value_name = "FORMAT", default_value_t = KvFormat::default())]
     pub kv: KvFormat,
+    /// Folder of pack caches, from which a model loads in seconds; the first load fills it
+    #[arg(long, value_name = "FOLDER")]
+    pub cache_dir: Option<PathBuf>,
     /// Tell what the load does
     #[arg(short, long)]
     pub verbose: bool,
@@ -43,6 +46,7 @@ impl ModelArguments {
             exact: self.exact,
             kv: self.kv,
             streams: 1,
+            cache_dir: self.cache_dir.clone(),
             ..LoadOptions::default()
         }
     }

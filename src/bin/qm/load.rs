@@ -21,24 +21,35 @@ pub fn source(path: Option<&Path>) -> Source {
 }
 
 /// Loads the model that the flags name.
-pub fn load(arguments: &ModelArguments, mut options: LoadOptions) -> Outcome<Model> {
-    let bar = progress::bytes("loading", 0);
+pub fn load(arguments: &ModelArguments, options: LoadOptions) -> Outcome<Model> {
+    let source = source(arguments.model.as_deref());
+    watched("loading", arguments.verbose, options, |options, progress| Model::load(&source, options, progress))
+}
+
+/// Runs `work` under a bar called `what`, with its log on the standard error.
+pub fn watched<T>(
+    what: &'static str,
+    verbose: bool,
+    mut options: LoadOptions,
+    work: impl FnOnce(&LoadOptions, &LoadProgress) -> qwen3moe::Result<T>,
+) -> Outcome<T> {
+    let bar = progress::bytes(what, 0);
     bar.set_draw_target(ProgressDrawTarget::hidden());
-    let (log_bar, least) = (bar.clone(), if arguments.verbose { LogLevel::Debug } else { LogLevel::Warning });
+    let (log_bar, least) = (bar.clone(), if verbose { LogLevel::Debug } else { LogLevel::Warning });
     options.log = Some(Arc::new(move |level, line| {
         if level <= least {
             log_bar.suspend(|| tell(format_args!("{}: {line}", level_name(level))));
         }
     }));
     let shared = LoadProgress::default();
-    let loaded = std::thread::scope(|scope| {
+    let outcome = std::thread::scope(|scope| {
         let (_loading, ended) = mpsc::channel::<()>();
         let (shared, bar) = (&shared, &bar);
         scope.spawn(move || watch(shared, bar, &ended));
-        Model::load(&source(arguments.model.as_deref()), &options, shared)
+        work(&options, shared)
     });
     bar.finish_and_clear();
-    Ok(loaded?)
+    Ok(outcome?)
 }
 
 fn level_name(level: LogLevel) -> &'static str {

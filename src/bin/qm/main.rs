@@ -14,6 +14,7 @@ mod inspect;
 mod interrupt;
 mod load;
 mod npy;
+mod pack;
 mod process;
 mod progress;
 mod quality;
@@ -45,6 +46,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Tell what memory a model would take, without loading it
     Fit(fit::Arguments),
+    /// Pack a model's weights into a file from which it loads in seconds
+    Pack(pack::Arguments),
     /// Measure how fast a model reads and writes
     Bench(bench::Arguments),
     /// Compare the fast arithmetic with the exact one, for every number format
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Eval(arguments) => eval::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Fit(arguments) => fit::run(arguments),
+        Command::Pack(arguments) => pack::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Quality(arguments) => quality::run(arguments),
         Command::Soak(arguments) => soak::run(arguments),

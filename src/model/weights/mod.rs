@@ -4,6 +4,7 @@ mod load;
 mod plan;
 mod views;
 
+pub(super) use load::on_threads;
 pub use plan::WeightPlan;
 
 use super::{LoadProgress, ModelSpec};
@@ -183,10 +184,10 @@ impl SwiGlu {
 }
 
 impl Weights {
-    /// Reads and packs all weights of `plan`, on `threads` threads that end with the load.
+    /// [`pack`] and [`Weights::view`] in one.
     ///
     /// # Errors
-    /// A failing read, a cancelled `progress`, or memory that is not to be had.
+    /// As [`pack`].
     pub fn load(
         checkpoint: &Checkpoint,
         plan: &WeightPlan,
@@ -194,9 +195,24 @@ impl Weights {
         progress: &LoadProgress,
         threads: usize,
     ) -> Result<Self> {
-        progress.set_total(checkpoint.tensors().iter().map(|t| t.bytes).sum());
-        let mut image = AlignedBuffer::zeroed(plan.bytes(), "the weights")?;
-        load::fill(&mut image, checkpoint, plan, progress, threads)?;
-        Image { bytes: image.into(), plan }.weights(spec)
+        Self::view(pack(checkpoint, plan, progress, threads)?, plan, spec)
     }
+
+    /// The weights in `image`, which was filled by `plan`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] where the three do not belong together.
+    pub fn view(image: Bytes, plan: &WeightPlan, spec: &ModelSpec) -> Result<Self> {
+        Image { bytes: image, plan }.weights(spec)
+    }
+}
+
+/// Reads and packs all weights of `plan` into its image, on `threads` threads that end with it.
+///
+/// # Errors
+/// A failing read, a cancelled `progress`, or memory that is not to be had.
+pub fn pack(checkpoint: &Checkpoint, plan: &WeightPlan, progress: &LoadProgress, threads: usize) -> Result<Bytes> {
+    let mut image = AlignedBuffer::zeroed(plan.bytes(), "the weights")?;
+    load::fill(&mut image, checkpoint, plan, progress, threads)?;
+    Ok(image.into())
 }

@@ -23,7 +23,7 @@ pub struct WeightPlan {
 }
 
 /// The place of one weight.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
     /// Which weight it is; experts stand one by one, however the file holds them.
     pub role: Role,
@@ -40,7 +40,7 @@ pub struct Place {
 }
 
 /// What lies at a place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Content {
     /// A matrix, packed or as stored.
     Matrix(MatrixPlan),
@@ -49,7 +49,7 @@ pub enum Content {
 }
 
 /// How a matrix lies at its place: its tables, then its strips or rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MatrixPlan {
     /// Its storage type.
     pub format: Format,
@@ -64,7 +64,7 @@ pub struct MatrixPlan {
 }
 
 /// What some matrices need beside their strips or rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tables {
     /// Nothing.
     None,
@@ -95,7 +95,7 @@ impl MatrixPlan {
 }
 
 /// What is done to a vector while it is loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Change {
     /// Nothing but the conversion to float32.
     None,

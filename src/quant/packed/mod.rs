@@ -17,7 +17,7 @@ pub use block::{GROUP_BYTES, sections};
 pub use layout::{BLOCK, LINE, ROWS, TILE, row_of_slot, slot_of_row};
 pub use tile::{Tile, decode_tile};
 
-use super::nf4::decode_segments;
+use super::nf4::{SEGMENT, SEGMENT_BYTES, decode_segments};
 use super::{AlignedBuffer, Bytes, Format, FourBit, Matrix, decode, int4};
 use crate::error::{Error, Result};
 
@@ -221,6 +221,27 @@ pub fn pack_strip(format: Format, cols: usize, rows: &[&[u8]], strip: &mut [u8])
         block::pack_block(format, rows, first, tiles, packed);
         rest = later;
     }
+}
+
+/// A strip of every format in packed form, of source bytes that are always the same: it changes with the layout.
+pub fn sample() -> Vec<u8> {
+    let mut out = Vec::new();
+    for format in Format::ALL {
+        let cols = BLOCK + BLOCK / 2;
+        for cols in [cols, 2 * cols] {
+            let row = match format {
+                Format::Bnb4 => Some(cols / SEGMENT * SEGMENT_BYTES),
+                _ => format.bytes_for(cols as u64).map(|bytes| bytes as usize),
+            };
+            let (Some(row), Some(strip)) = (row, strip_bytes(format, cols)) else { continue };
+            let source: Vec<u8> = (0..ROWS * row).map(|i| (i.wrapping_mul(0x9e37_79b1) >> 13) as u8).collect();
+            let rows: Vec<&[u8]> = source.chunks_exact(row).collect();
+            let start = out.len();
+            out.resize(start + strip, 0);
+            pack_strip(format, cols, &rows, &mut out[start..]);
+        }
+    }
+    out
 }
 
 #[cfg(test)]
