@@ -66,6 +66,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const LINES_OF_SIX_BITS: usize = if VNNI { 4 } else { 2 };
     const SIGNED_OFFSET: i32 = if VNNI { 128 } else { 0 };
     const UNSIGNED_MAX: u8 = if VNNI { 255 } else { 127 };
+    const SIGNED_TABLES: bool = false;
 
     #[inline(always)]
     fn line(self, bytes: &[u8; 64]) -> [__m256i; 2] {

@@ -111,6 +111,7 @@ impl<const TILES: bool> Simd for Avx512<TILES> {
     const LINES_OF_SIX_BITS: usize = 4;
     const SIGNED_OFFSET: i32 = 128;
     const UNSIGNED_MAX: u8 = 255;
+    const SIGNED_TABLES: bool = false;
 
     #[inline(always)]
     fn line(self, bytes: &[u8; 64]) -> __m512i {

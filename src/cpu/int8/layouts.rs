@@ -334,15 +334,17 @@ pub fn table_entries(values: &[f32; 16], largest: u8) -> ([u8; 16], f32) {
 impl<S: Simd> Table<S> {
     #[inline(always)]
     pub fn new(s: S, values: &[f32; 16]) -> Self {
-        let (entries, step) = table_entries(values, S::UNSIGNED_MAX);
-        Self { entries: s.table(&entries), inverse: s.float(step), zero: s.float(steps(S::UNSIGNED_MAX).1) }
+        let (largest, shift) = if S::SIGNED_TABLES { (255, 128) } else { (S::UNSIGNED_MAX, 0) };
+        let (entries, step) = table_entries(values, largest);
+        let entries = s.table(&entries.map(|entry| entry.wrapping_sub(shift)));
+        Self { entries, inverse: s.float(step), zero: s.float(steps(largest).1 - f32::from(shift)) }
     }
 }
 
 impl<S: Simd> Layout<S> for Table<S> {
     type Lines<'a> = &'a [[u8; LINE]; 4];
-    const KIND: Kind = Kind::Unsigned;
-    const OFFSET: i32 = 0;
+    const KIND: Kind = if S::SIGNED_TABLES { Kind::Signed } else { Kind::Unsigned };
+    const OFFSET: i32 = if S::SIGNED_TABLES { -S::SIGNED_OFFSET } else { 0 };
     const HAS_MIN: bool = true;
     const CODE_LINES: usize = 4;
 

@@ -1,8 +1,7 @@
 //! Matrix products with integer arithmetic: packed weights times activations quantised to int8.
 //!
 //! Per tile of 32 columns the dot products of codes are exact in int32; the scales of weights and activations are applied in
-//! float32. On x86-64 the kernels are written once, in `pass`, over the formats' `layouts` and the instructions of a tier
-//! (`simd`).
+//! float32. The kernels are written once, in `pass`, over the formats' `layouts` and the instructions of a tier (`simd`).
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -11,13 +10,13 @@ mod avx2;
 mod avx512;
 #[cfg(test)]
 mod bench;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod layouts;
 #[cfg(target_arch = "aarch64")]
 mod neon;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod pass;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod simd;
 pub mod strips;
 #[cfg(test)]

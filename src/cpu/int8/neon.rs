@@ -1,25 +1,22 @@
-//! Integer kernels for the dot product extension of ARM: `sdot` multiplies 16 signed codes with 16 signed activations
-//! and adds up each four of them.
-//!
-//! A line is four vectors, a quarter of four slots each; lane `i` of every vector is slot `i` of the quarter. All loops
-//! go over half tiles: 16 columns of a quarter are four vectors of codes, and one vector of activations whose lanes are
-//! what each of the four is multiplied with. Offsets of codes are where the integer sums start.
+//! ARM's dot product extension: a line is four registers of four slots, and `sdot` the whole product of one.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
+use std::array::from_fn;
 
 use super::activations::Int8Row;
+use super::pass;
+use super::simd::Simd;
 use crate::cpu::isa::Detected;
-use crate::quant::packed::{GROUP_BYTES, LINE, ROWS, TILE, blocks, sections};
-use crate::quant::{Format, Packed};
+use crate::quant::Packed;
+use crate::quant::packed::ROWS;
 
-/// Rows of activations that one pass over a strip serves.
+/// Proof of the dot product extension.
+#[derive(Clone, Copy)]
+pub struct Neon(());
+
+/// Rows of activations that a decoded line is multiplied with before the next one: their sums stay in registers.
 const GROUP: usize = 4;
-
-/// Whether there is an integer kernel for packed `format`.
-pub fn serves(format: Format) -> bool {
-    matches!(format, Format::Q8_0 | Format::Q4_0 | Format::Q4K | Format::Q5K | Format::Q6K | Format::Int4(_))
-}
 
 /// As [`super::strips::project`].
 pub fn project<'a>(
@@ -29,133 +26,38 @@ pub fn project<'a>(
     row: impl Fn(usize) -> Int8Row<'a>,
     out: &mut [[f32; ROWS]],
 ) {
-    fn pass<const G: usize>(packed: &Packed, number: usize, rows: [Int8Row<'_>; G]) -> [[f32; ROWS]; G] {
-        // SAFETY: the caller's `Isa::Neon` proves that the processor has the dot product extension.
-        unsafe { strip(packed.format(), packed.strip(number), packed.cols(), rows) }
+    #[target_feature(enable = "neon,dotprod")]
+    fn run<'a>(packed: &Packed, strip: usize, row: impl Fn(usize) -> Int8Row<'a>, out: &mut [[f32; ROWS]]) {
+        pass::project::<_, GROUP>(Neon(()), packed, strip, row, out);
     }
-    // A pass decodes the strip once for all its rows, so what is left over takes one pass, too.
-    for (g, out) in out.chunks_mut(GROUP).enumerate() {
-        let row = |i: usize| row(GROUP * g + i);
-        match out {
-            [a, b, c, d] => [*a, *b, *c, *d] = pass(packed, strip, [row(0), row(1), row(2), row(3)]),
-            [a, b, c] => [*a, *b, *c] = pass(packed, strip, [row(0), row(1), row(2)]),
-            [a, b] => [*a, *b] = pass(packed, strip, [row(0), row(1)]),
-            [a] => [*a] = pass(packed, strip, [row(0)]),
-            _ => {}
-        }
-    }
+    // SAFETY: the caller's `Isa::Neon` proves that the processor has the dot product extension.
+    unsafe { run(packed, strip, row, out) }
 }
 
-/// Quarters of a line.
-const QUARTERS: usize = 4;
-
-type Quarter = [u8; LINE / QUARTERS];
-/// Sums of the quarters of a strip for each row of activations.
-type Sums<const G: usize> = [[float32x4_t; QUARTERS]; G];
-/// 16 columns of a quarter: vector `i` holds columns `4 i..4 i + 4` of each slot.
-type Codes = [int8x16_t; 4];
-
-/// Dot products of a strip's 16 rows, in slot order, with `G` rows of activations.
-#[target_feature(enable = "neon,dotprod")]
-fn strip<const G: usize>(format: Format, strip: &[u8], cols: usize, rows: [Int8Row<'_>; G]) -> [[f32; ROWS]; G] {
-    let mut sums = [[vdupq_n_f32(0.0); QUARTERS]; G];
-    let mut rest = strip;
-    for (first, tiles) in blocks(cols) {
-        let Some(lengths) = sections(format, tiles) else { break };
-        let (block, later) = rest.split_at(lengths.iter().sum());
-        rest = later;
-        let (codes, scales) = block.split_at(lengths[0]);
-        let (high, scales) = scales.split_at(lengths[1]);
-        let lines = codes.as_chunks().0.as_chunks().0;
-        let block = Block { lines, high: high.as_chunks().0, scales };
-        let first_tile = first / TILE;
-        match format {
-            Format::Q4K => k_quant::<G, false>(&block, first_tile, &rows, &mut sums),
-            Format::Q5K => k_quant::<G, true>(&block, first_tile, &rows, &mut sums),
-            Format::Q4_0 => q4_0(&block, first_tile, &rows, &mut sums),
-            Format::Q8_0 => q8_0(&block, first_tile, &rows, &mut sums),
-            Format::Q6K => q6_k(&block, first_tile, &rows, &mut sums),
-            Format::Int4(group) => int4(group.columns(), &block, first_tile, &rows, &mut sums),
-            _ => {}
-        }
-    }
-    sums.map(|quarters| {
-        let mut out = [0.0; ROWS];
-        for (quarter, out) in quarters.iter().zip(out.as_chunks_mut::<4>().0) {
-            // SAFETY: `out` is four floats.
-            unsafe { vst1q_f32(out.as_mut_ptr(), *quarter) };
-        }
-        out
-    })
-}
-
-struct Block<'a> {
-    /// Four lines each: a tile of 4-bit codes, half a tile of 8-bit ones.
-    lines: &'a [[Quarter; 4 * QUARTERS]],
-    high: &'a [Quarter],
-    scales: &'a [u8],
-}
-
+/// `sum + ` the sums of each four products. The compiler has no stable intrinsic for this instruction.
 #[inline]
-#[target_feature(enable = "neon")]
-fn load(quarter: &Quarter) -> uint8x16_t {
-    // SAFETY: `quarter` is 16 bytes.
-    unsafe { vld1q_u8(quarter.as_ptr()) }
-}
-
-/// The activations of both halves of tile `tile`.
-#[inline]
-#[target_feature(enable = "neon")]
-fn activations(row: &Int8Row<'_>, tile: usize) -> [int8x16_t; 2] {
-    match row.codes[8 * tile..].as_flattened().as_chunks::<16>().0 {
-        // SAFETY: both are 16 bytes.
-        [first, second, ..] => unsafe { [vld1q_s8(first.as_ptr()), vld1q_s8(second.as_ptr())] },
-        _ => [vdupq_n_s8(0); 2],
-    }
-}
-
-/// `sum[i] += codes[4 i..4 i + 4] · activations[4 LANE..4 LANE + 4]`.
-///
-/// The compiler has no stable intrinsic for this instruction.
-#[inline]
-#[target_feature(enable = "neon,dotprod")]
-fn dot<const LANE: i32>(sum: int32x4_t, codes: int8x16_t, activations: int8x16_t) -> int32x4_t {
+#[target_feature(enable = "dotprod")]
+fn dot(sum: int32x4_t, codes: uint8x16_t, activations: int8x16_t) -> int32x4_t {
     let out;
     // SAFETY: one instruction between registers, of the extension that this function asks for.
     unsafe {
         asm!(
-            "sdot {sum:v}.4s, {codes:v}.16b, {activations:v}.4b[{lane}]",
+            "sdot {sum:v}.4s, {codes:v}.16b, {activations:v}.16b",
             sum = inlateout(vreg) sum => out,
             codes = in(vreg) codes,
             activations = in(vreg) activations,
-            lane = const LANE,
             options(pure, nomem, nostack, preserves_flags),
         );
     }
     out
 }
 
-/// Adds the products of 16 columns.
-#[inline]
-#[target_feature(enable = "neon,dotprod")]
-fn add_dots<const G: usize>(dots: &mut [int32x4_t; G], codes: Codes, activations: &[[int8x16_t; 2]; G], half: usize) {
-    for (dots, activations) in dots.iter_mut().zip(activations) {
-        let activations = activations[half];
-        *dots = dot::<0>(*dots, codes[0], activations);
-        *dots = dot::<1>(*dots, codes[1], activations);
-        *dots = dot::<2>(*dots, codes[2], activations);
-        *dots = dot::<3>(*dots, codes[3], activations);
-    }
-}
-
-/// Four f16 as f32. The intrinsic for it is younger than the compilers that this crate supports.
-#[inline]
-#[target_feature(enable = "neon")]
-fn singles(halves: &[u8; 8]) -> float32x4_t {
+/// Four IEEE half-precision numbers. The intrinsic for it is younger than the compilers that this crate supports.
+#[inline(always)]
+fn singles(halves: uint8x8_t) -> float32x4_t {
     let out;
-    // SAFETY: `halves` is eight bytes, and the instruction works between registers.
+    // SAFETY: one instruction between registers, which every AArch64 processor has.
     unsafe {
-        let halves = vld1_u8(halves.as_ptr());
         asm!(
             "fcvtl {out:v}.4s, {halves:v}.4h",
             out = lateout(vreg) out,
@@ -166,226 +68,222 @@ fn singles(halves: &[u8; 8]) -> float32x4_t {
     out
 }
 
-/// 16 f16 in slot order, as f32.
-#[inline]
-#[target_feature(enable = "neon")]
-fn scales_of(halves: &[u8; 2 * ROWS]) -> [float32x4_t; QUARTERS] {
-    let (quarters, _) = halves.as_chunks();
-    [singles(&quarters[0]), singles(&quarters[1]), singles(&quarters[2]), singles(&quarters[3])]
-}
+// SAFETY of every block below: a value of `Neon` exists only inside `run` above, whose callers prove the dot products; all
+// other instructions are what every AArch64 processor has; pointers are those of arrays of the length that is read or
+// written.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Simd for Neon {
+    type Bytes = [uint8x16_t; 4];
+    type Splat = int8x16_t;
+    type Pairs = [int32x4_t; 4];
+    type Ints = [int32x4_t; 4];
+    type Floats = [float32x4_t; 4];
 
-/// The sum of a tile's activations.
-#[inline]
-fn sum(row: &Int8Row<'_>, tile: usize) -> i32 {
-    let [first, second] = row.sums[tile];
-    i32::from(first) + i32::from(second)
-}
+    const LINES_OF_FIVE_BITS: usize = 8;
+    const LINES_OF_SIX_BITS: usize = 4;
+    const SIGNED_OFFSET: i32 = 0;
+    const UNSIGNED_MAX: u8 = 127;
+    const SIGNED_TABLES: bool = true;
 
-/// Four bytes as signed numbers.
-#[inline]
-#[target_feature(enable = "neon")]
-fn words(bytes: &[u8; 4]) -> int32x4_t {
-    let bytes = vreinterpret_s8_u32(vdup_n_u32(u32::from_le_bytes(*bytes)));
-    vmovl_s16(vget_low_s16(vmovl_s8(bytes)))
-}
+    #[inline(always)]
+    fn line(self, bytes: &[u8; 64]) -> [uint8x16_t; 4] {
+        from_fn(|i| unsafe { vld1q_u8(bytes.as_ptr().add(16 * i)) })
+    }
 
-/// 4-bit codes of a half tile: `lines` are the four lines of the tile.
-#[inline]
-#[target_feature(enable = "neon")]
-fn nibbles(lines: &[Quarter; 4 * QUARTERS], half: usize, quarter: usize) -> [uint8x16_t; 4] {
-    let at = 2 * QUARTERS * half + place(half, quarter);
-    let (first, second) = (load(&lines[at]), load(&lines[at + QUARTERS]));
-    let mask = vdupq_n_u8(15);
-    [vandq_u8(first, mask), vshrq_n_u8::<4>(first), vandq_u8(second, mask), vshrq_n_u8::<4>(second)]
-}
+    #[inline(always)]
+    fn rotated_line(self, bytes: &[u8; 64]) -> [uint8x16_t; 4] {
+        let [a, b, c, d] = self.line(bytes);
+        [c, d, a, b]
+    }
 
-/// Puts the two-bit fields of `high` above 4-bit codes.
-#[inline]
-#[target_feature(enable = "neon")]
-fn with_crumbs(codes: [uint8x16_t; 4], high: uint8x16_t) -> [uint8x16_t; 4] {
-    let mask = vdupq_n_u8(0x30);
-    let with = |code, high| vorrq_u8(code, vandq_u8(high, mask));
-    let [a, b, c, d] = codes;
-    [with(a, vshlq_n_u8::<4>(high)), with(b, vshlq_n_u8::<2>(high)), with(c, high), with(d, vshrq_n_u8::<2>(high))]
-}
-
-/// Puts the bits of `high` above 4-bit codes: its low four bits belong to the first half of a tile.
-#[inline]
-#[target_feature(enable = "neon")]
-fn with_bits(codes: [uint8x16_t; 4], high: uint8x16_t, half: usize) -> [uint8x16_t; 4] {
-    let mask = vdupq_n_u8(0x10);
-    let with = |code, high| vorrq_u8(code, vandq_u8(high, mask));
-    let high = if half == 0 { vshlq_n_u8::<4>(high) } else { high };
-    let [a, b, c, d] = codes;
-    [with(a, high), with(b, vshrq_n_u8::<1>(high)), with(c, vshrq_n_u8::<2>(high)), with(d, vshrq_n_u8::<3>(high))]
-}
-
-/// Where `quarter` stands in the lines of a half tile: those of the second half are rotated by half a line.
-#[inline]
-const fn place(half: usize, quarter: usize) -> usize {
-    quarter ^ (2 * half)
-}
-
-#[inline]
-#[target_feature(enable = "neon")]
-fn signed(codes: [uint8x16_t; 4]) -> Codes {
-    let [a, b, c, d] = codes;
-    [vreinterpretq_s8_u8(a), vreinterpretq_s8_u8(b), vreinterpretq_s8_u8(c), vreinterpretq_s8_u8(d)]
-}
-
-/// Q4_K; with `FIFTH`, a bit above each code, Q5_K.
-#[target_feature(enable = "neon,dotprod")]
-fn k_quant<const G: usize, const FIFTH: bool>(
-    block: &Block<'_>,
-    first_tile: usize,
-    rows: &[Int8Row<'_>; G],
-    sums: &mut Sums<G>,
-) {
-    let (records, _) = block.scales.as_chunks::<8>();
-    let mut factors = [[0; 2 * ROWS]; 2];
-    for slot in 0..ROWS {
-        for (which, factors) in factors.iter_mut().enumerate() {
-            let [.., low, high] = records[4 * (2 * (slot % 4) + which) + slot / 4];
-            factors[2 * slot..][..2].copy_from_slice(&[low, high]);
+    #[inline(always)]
+    fn store_line(self, bytes: [uint8x16_t; 4], out: &mut [u8; 64]) {
+        for (quarter, out) in bytes.into_iter().zip(out.as_chunks_mut::<16>().0) {
+            unsafe { vst1q_u8(out.as_mut_ptr(), quarter) }
         }
     }
-    let [d, dmin] = [scales_of(&factors[0]), scales_of(&factors[1])];
-    // SAFETY: the array is four numbers.
-    let shifts = unsafe { vld1q_s32([0, -6, -12, -18].as_ptr()) };
-    let fields = |bytes: [u8; 4]| {
-        let words = vshlq_u32(vdupq_n_u32(u32::from_le_bytes(bytes)), shifts);
-        vcvtq_f32_u32(vandq_u32(words, vdupq_n_u32(63)))
-    };
-    let tiles = block.lines.iter().zip(records.as_chunks::<QUARTERS>().0);
-    for (tile, (lines, records)) in tiles.enumerate() {
-        let at = first_tile + tile;
-        let activations = rows.each_ref().map(|row| activations(row, at));
-        let steps = rows.each_ref().map(|row| row.scales[at]);
-        let offsets = rows.each_ref().map(|row| row.scales[at] * sum(row, at) as f32);
-        for (quarter, &[b0, b1, b2, b3, b4, b5, b6, _]) in records.iter().enumerate() {
-            let scale = vmulq_f32(fields([b0, b1, b2, b3]), d[quarter]);
-            let min = vmulq_f32(fields([b3, b4, b5, b6]), dmin[quarter]);
-            let mut dots = [vdupq_n_s32(0); G];
-            for half in 0..2 {
-                let mut codes = nibbles(lines, half, quarter);
-                if FIFTH {
-                    codes = with_bits(codes, load(&block.high[QUARTERS * tile + quarter]), half);
-                }
-                add_dots(&mut dots, signed(codes), &activations, half);
-            }
-            for g in 0..G {
-                let sum = vfmsq_n_f32(sums[g][quarter], min, offsets[g]);
-                sums[g][quarter] = vfmaq_f32(sum, vmulq_n_f32(vcvtq_f32_s32(dots[g]), steps[g]), scale);
-            }
+
+    #[inline(always)]
+    fn splat(self, activations: [i8; 4]) -> int8x16_t {
+        unsafe { vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(activations.map(i8::cast_unsigned)))) }
+    }
+
+    #[inline(always)]
+    fn byte(self, byte: u8) -> [uint8x16_t; 4] {
+        unsafe { [vdupq_n_u8(byte); 4] }
+    }
+
+    #[inline(always)]
+    fn and(self, a: [uint8x16_t; 4], b: [uint8x16_t; 4]) -> [uint8x16_t; 4] {
+        from_fn(|i| unsafe { vandq_u8(a[i], b[i]) })
+    }
+
+    #[inline(always)]
+    fn or(self, a: [uint8x16_t; 4], b: [uint8x16_t; 4]) -> [uint8x16_t; 4] {
+        from_fn(|i| unsafe { vorrq_u8(a[i], b[i]) })
+    }
+
+    #[inline(always)]
+    fn left<const N: i32>(self, a: [uint8x16_t; 4]) -> [uint8x16_t; 4] {
+        a.map(|a| unsafe { vshlq_n_u8::<N>(a) })
+    }
+
+    #[inline(always)]
+    fn right<const N: i32>(self, a: [uint8x16_t; 4]) -> [uint8x16_t; 4] {
+        a.map(|a| unsafe { vshrq_n_u8::<N>(a) })
+    }
+
+    #[inline(always)]
+    fn table(self, entries: &[u8; 16]) -> [uint8x16_t; 4] {
+        unsafe { [vld1q_u8(entries.as_ptr()); 4] }
+    }
+
+    #[inline(always)]
+    fn look_up(self, table: [uint8x16_t; 4], codes: [uint8x16_t; 4]) -> [uint8x16_t; 4] {
+        codes.map(|codes| unsafe { vqtbl1q_u8(table[0], codes) })
+    }
+
+    #[inline(always)]
+    fn no_pairs(self) -> [int32x4_t; 4] {
+        self.int(0)
+    }
+
+    #[inline(always)]
+    fn add_small(self, pairs: [int32x4_t; 4], codes: [uint8x16_t; 4], activations: int8x16_t) -> [int32x4_t; 4] {
+        self.add_signed(pairs, codes, activations)
+    }
+
+    #[inline(always)]
+    fn join(self, sum: [int32x4_t; 4], pairs: [int32x4_t; 4]) -> [int32x4_t; 4] {
+        self.add_ints(sum, pairs)
+    }
+
+    #[inline(always)]
+    fn weights(self, weights: [int32x4_t; 4]) -> [int32x4_t; 4] {
+        weights
+    }
+
+    #[inline(always)]
+    fn join_weighted(self, sum: [int32x4_t; 4], pairs: [int32x4_t; 4], weights: [int32x4_t; 4]) -> [int32x4_t; 4] {
+        from_fn(|i| unsafe { vmlaq_s32(sum[i], pairs[i], weights[i]) })
+    }
+
+    #[inline(always)]
+    fn sub_weighted(self, sum: [int32x4_t; 4], sums: [i16; 2], weights: [[int32x4_t; 4]; 2]) -> [int32x4_t; 4] {
+        let [first, second] = sums.map(|sum| -32 * i32::from(sum));
+        from_fn(|i| unsafe { vmlaq_n_s32(vmlaq_n_s32(sum[i], weights[0][i], first), weights[1][i], second) })
+    }
+
+    #[inline(always)]
+    fn add_unsigned(self, sum: [int32x4_t; 4], codes: [uint8x16_t; 4], activations: int8x16_t) -> [int32x4_t; 4] {
+        self.add_signed(sum, codes, activations)
+    }
+
+    #[inline(always)]
+    fn add_signed(self, sum: [int32x4_t; 4], codes: [uint8x16_t; 4], activations: int8x16_t) -> [int32x4_t; 4] {
+        let quarter = |i: usize| unsafe { dot(sum[i], codes[i], activations) };
+        [quarter(0), quarter(1), quarter(2), quarter(3)]
+    }
+
+    #[inline(always)]
+    fn int(self, value: i32) -> [int32x4_t; 4] {
+        unsafe { [vdupq_n_s32(value); 4] }
+    }
+
+    #[inline(always)]
+    fn add_ints(self, a: [int32x4_t; 4], b: [int32x4_t; 4]) -> [int32x4_t; 4] {
+        from_fn(|i| unsafe { vaddq_s32(a[i], b[i]) })
+    }
+
+    #[inline(always)]
+    fn load_ints(self, values: &[i32; 16]) -> [int32x4_t; 4] {
+        from_fn(|i| unsafe { vld1q_s32(values.as_ptr().add(4 * i)) })
+    }
+
+    #[inline(always)]
+    fn store_ints(self, values: [int32x4_t; 4], out: &mut [i32; 16]) {
+        for (quarter, out) in values.into_iter().zip(out.as_chunks_mut::<4>().0) {
+            unsafe { vst1q_s32(out.as_mut_ptr(), quarter) }
         }
     }
-}
 
-#[target_feature(enable = "neon,dotprod")]
-fn q4_0<const G: usize>(block: &Block<'_>, first_tile: usize, rows: &[Int8Row<'_>; G], sums: &mut Sums<G>) {
-    let tiles = block.lines.iter().zip(block.scales.as_chunks().0);
-    for (tile, (lines, scales)) in tiles.enumerate() {
-        let at = first_tile + tile;
-        let activations = rows.each_ref().map(|row| activations(row, at));
-        let start = rows.each_ref().map(|row| vdupq_n_s32(-8 * sum(row, at)));
-        let scales = scales_of(scales);
-        for quarter in 0..QUARTERS {
-            let mut dots = start;
-            for half in 0..2 {
-                add_dots(&mut dots, signed(nibbles(lines, half, quarter)), &activations, half);
-            }
-            add(sums, quarter, dots, scales[quarter], rows, at);
+    #[inline(always)]
+    fn signed_bytes(self, bytes: &[u8; 16]) -> [int32x4_t; 4] {
+        unsafe {
+            let bytes = vld1q_s8(bytes.as_ptr().cast());
+            let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
+            [vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)), vmovl_high_s16(high)]
         }
     }
-}
 
-/// 4-bit codes with an f16 scale and a zero for each `columns` columns.
-#[target_feature(enable = "neon,dotprod")]
-fn int4<const G: usize>(
-    columns: usize,
-    block: &Block<'_>,
-    first_tile: usize,
-    rows: &[Int8Row<'_>; G],
-    sums: &mut Sums<G>,
-) {
-    let per_group = columns / TILE;
-    let groups = block.lines.chunks(per_group).zip(block.scales.as_chunks::<GROUP_BYTES>().0);
-    for (group, (tiles, side)) in groups.enumerate() {
-        let Some((scales, zeros)) = side.split_first_chunk() else { return };
-        let (scales, zeros) = (scales_of(scales), zeros.as_chunks().0);
-        for (tile, lines) in tiles.iter().enumerate() {
-            let at = first_tile + group * per_group + tile;
-            let activations = rows.each_ref().map(|row| activations(row, at));
-            for (quarter, zeros) in zeros.iter().enumerate() {
-                let zeros = words(zeros);
-                let mut dots = rows.each_ref().map(|row| vmulq_n_s32(zeros, -sum(row, at)));
-                for half in 0..2 {
-                    add_dots(&mut dots, signed(nibbles(lines, half, quarter)), &activations, half);
-                }
-                add(sums, quarter, dots, scales[quarter], rows, at);
-            }
+    #[inline(always)]
+    fn unsigned_bytes(self, bytes: &[u8; 16]) -> [int32x4_t; 4] {
+        unsafe {
+            let bytes = vld1q_u8(bytes.as_ptr());
+            let (low, high) = (vmovl_u8(vget_low_u8(bytes)), vmovl_high_u8(bytes));
+            [vmovl_u16(vget_low_u16(low)), vmovl_high_u16(low), vmovl_u16(vget_low_u16(high)), vmovl_high_u16(high)]
+                .map(|words| vreinterpretq_s32_u32(words))
         }
     }
-}
 
-#[target_feature(enable = "neon,dotprod")]
-fn q8_0<const G: usize>(block: &Block<'_>, first_tile: usize, rows: &[Int8Row<'_>; G], sums: &mut Sums<G>) {
-    let tiles = block.lines.as_chunks::<2>().0.iter().zip(block.scales.as_chunks().0);
-    for (tile, (lines, scales)) in tiles.enumerate() {
-        let at = first_tile + tile;
-        let activations = rows.each_ref().map(|row| activations(row, at));
-        let scales = scales_of(scales);
-        for quarter in 0..QUARTERS {
-            let mut dots = [vdupq_n_s32(0); G];
-            for half in 0..2 {
-                let line = |i: usize| load(&lines[half][QUARTERS * i + place(half, quarter)]);
-                add_dots(&mut dots, signed([line(0), line(1), line(2), line(3)]), &activations, half);
-            }
-            add(sums, quarter, dots, scales[quarter], rows, at);
+    #[inline(always)]
+    fn k_fields(self, records: &[u8; 32]) -> [[int32x4_t; 4]; 2] {
+        // Four fields of six bits lie in the low 24 bits of a record, and four in the next 24.
+        let records = records.as_chunks::<8>().0;
+        let fields = |word: u32| unsafe {
+            let shifts = vld1q_s32([0, -6, -12, -18].as_ptr());
+            vreinterpretq_s32_u32(vandq_u32(vshlq_u32(vdupq_n_u32(word), shifts), vdupq_n_u32(63)))
+        };
+        let word = |i: usize, at: usize| (u64::from_le_bytes(records[i]) >> at) as u32;
+        [from_fn(|i| fields(word(i, 0))), from_fn(|i| fields(word(i, 24)))]
+    }
+
+    #[inline(always)]
+    fn float(self, value: f32) -> [float32x4_t; 4] {
+        unsafe { [vdupq_n_f32(value); 4] }
+    }
+
+    #[inline(always)]
+    fn floats(self, ints: [int32x4_t; 4]) -> [float32x4_t; 4] {
+        ints.map(|ints| unsafe { vcvtq_f32_s32(ints) })
+    }
+
+    #[inline(always)]
+    fn halves(self, bytes: &[u8; 32]) -> [float32x4_t; 4] {
+        from_fn(|i| singles(unsafe { vld1_u8(bytes.as_ptr().add(8 * i)) }))
+    }
+
+    #[inline(always)]
+    fn load(self, values: &[f32; 16]) -> [float32x4_t; 4] {
+        from_fn(|i| unsafe { vld1q_f32(values.as_ptr().add(4 * i)) })
+    }
+
+    #[inline(always)]
+    fn store(self, values: [float32x4_t; 4], out: &mut [f32; 16]) {
+        for (quarter, out) in values.into_iter().zip(out.as_chunks_mut::<4>().0) {
+            unsafe { vst1q_f32(out.as_mut_ptr(), quarter) }
         }
     }
-}
 
-#[target_feature(enable = "neon,dotprod")]
-fn q6_k<const G: usize>(block: &Block<'_>, first_tile: usize, rows: &[Int8Row<'_>; G], sums: &mut Sums<G>) {
-    let Some((d, scales)) = block.scales.as_chunks().0.split_last() else { return };
-    let d = scales_of(d);
-    let tiles = block.lines.iter().zip(block.high.as_chunks::<8>().0).zip(scales);
-    for (tile, ((lines, high), scales)) in tiles.enumerate() {
-        let at = first_tile + tile;
-        let activations = rows.each_ref().map(|row| activations(row, at));
-        let (scales, _) = scales.as_chunks();
-        for quarter in 0..QUARTERS {
-            let mut dots = [vdupq_n_s32(0); G];
-            for half in 0..2 {
-                // A half tile is one of the format's sub-blocks, with its own int8 scale.
-                let mut part = rows.each_ref().map(|row| vdupq_n_s32(-32 * i32::from(row.sums[at][half])));
-                let high = load(&high[QUARTERS * half + place(half, quarter)]);
-                let codes = with_crumbs(nibbles(lines, half, quarter), high);
-                add_dots(&mut part, signed(codes), &activations, half);
-                let scale = words(&scales[QUARTERS * half + quarter]);
-                for g in 0..G {
-                    dots[g] = vmlaq_s32(dots[g], part[g], scale);
-                }
-            }
-            add(sums, quarter, dots, d[quarter], rows, at);
-        }
+    #[inline(always)]
+    fn mul(self, a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
+        from_fn(|i| unsafe { vmulq_f32(a[i], b[i]) })
     }
-}
 
-/// `sum += dot * scale * activation` of tile `at`.
-#[inline]
-#[target_feature(enable = "neon")]
-fn add<const G: usize>(
-    sums: &mut Sums<G>,
-    quarter: usize,
-    dots: [int32x4_t; G],
-    scale: float32x4_t,
-    rows: &[Int8Row<'_>; G],
-    at: usize,
-) {
-    for g in 0..G {
-        let dot = vmulq_n_f32(vcvtq_f32_s32(dots[g]), rows[g].scales[at]);
-        sums[g][quarter] = vfmaq_f32(sums[g][quarter], dot, scale);
+    #[inline(always)]
+    fn mul_add(self, a: [float32x4_t; 4], b: [float32x4_t; 4], c: [float32x4_t; 4]) -> [float32x4_t; 4] {
+        from_fn(|i| unsafe { vfmaq_f32(c[i], a[i], b[i]) })
+    }
+
+    #[inline(always)]
+    fn mul_sub_from(self, a: [float32x4_t; 4], b: [float32x4_t; 4], c: [float32x4_t; 4]) -> [float32x4_t; 4] {
+        from_fn(|i| unsafe { vfmsq_f32(c[i], a[i], b[i]) })
+    }
+
+    #[inline(always)]
+    fn prefetch(self, at: &[u8], ahead: usize) {
+        let at = at.as_ptr().wrapping_add(ahead);
+        // SAFETY: a hint, which no address makes fail.
+        unsafe { asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags)) }
     }
 }

@@ -29,6 +29,8 @@ pub trait Simd: Copy {
     const SIGNED_OFFSET: i32;
     /// The largest code that [`Simd::add_unsigned`] takes.
     const UNSIGNED_MAX: u8;
+    /// Whether the entries of a table are signed codes: where those cost nothing extra and have more steps.
+    const SIGNED_TABLES: bool;
 
     fn line(self, bytes: &[u8; 64]) -> Self::Bytes;
     /// A line whose halves are swapped.
@@ -38,9 +40,9 @@ pub trait Simd: Copy {
     fn byte(self, byte: u8) -> Self::Bytes;
     fn and(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
-    /// Shifts 16-bit lanes.
+    /// Shifts lanes of one or two bytes; what may have come from the next byte has to be masked.
     fn left<const N: i32>(self, a: Self::Bytes) -> Self::Bytes;
-    /// Shifts 16-bit lanes.
+    /// As [`Simd::left`].
     fn right<const N: i32>(self, a: Self::Bytes) -> Self::Bytes;
     /// A table for [`Simd::look_up`].
     fn table(self, entries: &[u8; 16]) -> Self::Bytes;

@@ -3,8 +3,10 @@
 use super::Int8Row;
 #[cfg(target_arch = "aarch64")]
 use super::neon;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use super::pass;
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512, pass};
+use super::{avx2, avx512};
 use crate::cpu::isa::Isa;
 use crate::quant::packed::ROWS;
 use crate::quant::{Format, Packed};
@@ -20,7 +22,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(_) | Isa::AvxVnni(_) | Isa::Avx512(_) | Isa::Amx(_) => pass::serves(format),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon(_) => neon::serves(format),
+            Isa::Neon(_) => pass::serves(format),
         }
     }
 }

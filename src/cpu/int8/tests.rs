@@ -261,7 +261,7 @@ fn products_with_codes_into_a_table_are_as_exact_as_its_steps() {
     });
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[test]
 fn entries_of_a_table_are_within_half_a_step() {
     let fp4 = [0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0, -0.0, -0.0625, -8.0, -12.0, -4.0, -6.0, -2.0, -3.0];
