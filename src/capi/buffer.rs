@@ -126,7 +126,7 @@ mod tests {
             let mut bytes = [0x55 as c_char; 64];
             // SAFETY: `capacity` is at most the array's length.
             let written = unsafe { TextBuffer::new(bytes.as_mut_ptr(), capacity) }.put("aé€");
-            let bytes = bytes.map(|b| b as u8);
+            let bytes = bytes.map(|b| b.to_ne_bytes()[0]);
             assert_eq!(&bytes[..written], expected.as_bytes(), "capacity {capacity}");
             if capacity > 0 {
                 assert_eq!(bytes[written], 0);

@@ -6,7 +6,7 @@ use std::array::from_fn;
 
 use super::activations::Int8Row;
 use super::pass;
-use super::simd::Simd;
+use super::simd::{Simd, four};
 use crate::cpu::isa::Detected;
 use crate::quant::Packed;
 use crate::quant::packed::ROWS;
@@ -105,7 +105,7 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn splat(self, activations: [i8; 4]) -> int8x16_t {
-        unsafe { vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(activations.map(i8::cast_unsigned)))) }
+        unsafe { vreinterpretq_s8_s32(vdupq_n_s32(four(activations))) }
     }
 
     #[inline(always)]
