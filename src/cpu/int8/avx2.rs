@@ -140,7 +140,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             return self.add_unsigned(pairs, codes, activations);
         }
         let add = |pairs, codes| unsafe { _mm256_add_epi16(pairs, _mm256_maddubs_epi16(codes, activations)) };
-        [add(pairs[0], codes[0]), add(pairs[1], codes[1])]
+        unsafe { together([add(pairs[0], codes[0]), add(pairs[1], codes[1])]) }
     }
 
     #[inline(always)]
@@ -318,6 +318,19 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     fn prefetch(self, at: &[u8], ahead: usize) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.as_ptr().wrapping_add(ahead).cast()) }
     }
+}
+
+/// The compiler computes both halves here, one after the other. Left alone it computes all sums of small codes of one half
+/// first, and keeps every activation in memory until then.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn together(halves: [__m256i; 2]) -> [__m256i; 2] {
+    let [mut a, mut b] = halves;
+    // SAFETY: no instruction.
+    unsafe {
+        std::arch::asm!("/* {0} {1} */", inout(ymm_reg) a, inout(ymm_reg) b, options(nomem, nostack, preserves_flags))
+    };
+    [a, b]
 }
 
 /// Both halves of 16 bytes.

@@ -6,8 +6,6 @@
 //! Everything here is inlined into the function that enables a tier's instructions; closures over vectors, as those of
 //! `array::map`, would not be.
 
-use std::array::from_fn;
-
 use super::activations::Int8Row;
 use super::layouts::{Block, Int4, Kind, Layout, Q4_0, Q4K, Q5K, Q6K, Q8_0, Scales, Table};
 use super::simd::Simd;
@@ -104,18 +102,17 @@ fn straight<'a, S: Simd, L: Layout<S>, const G: usize>(
     row: impl Fn(usize) -> Int8Row<'a>,
     out: &mut [[f32; ROWS]],
 ) {
-    let rows: [Int8Row<'_>; G] = from_fn(row);
     let mut sums = [s.float(0.0); G];
     for (first, tiles, block) in strip.blocks() {
         let factors = layout.factors(s, &block);
+        let Some(columns) = columns::<G>(&row, first, tiles) else { return };
         for tile in 0..tiles {
             prefetch::<S, L>(s, &block, tile);
-            let (Some(lines), Some(columns)) = (layout.lines(&block, tile), columns(&rows, first + tile)) else {
-                return;
-            };
-            let dots = dots::<S, L, G>(s, &Packing { layout, lines }, &columns, layout.weights(s, &block, tile));
+            let Some(lines) = layout.lines(&block, tile) else { return };
+            let weights = layout.weights(s, &block, tile);
+            let dots = dots::<S, L, G>(s, &Packing { layout, lines }, &columns, tile, weights);
             let scales = layout.scales(s, factors, &block, tile);
-            add::<S, L, G>(s, dots, scales, &columns, &mut sums);
+            add::<S, L, G>(s, dots, scales, &columns, tile, &mut sums);
         }
     }
     for g in 0..G {
@@ -134,34 +131,46 @@ fn prefetch<S: Simd, L: Layout<S>>(s: S, block: &Block<'_>, tile: usize) {
     s.prefetch(block.scales.get(tile * 2 * ROWS..).unwrap_or_default(), PREFETCH);
 }
 
-/// One tile's columns of a row of activations.
+/// A row of activations, cut to the tiles of one block.
 #[derive(Clone, Copy)]
 struct Columns<'a> {
-    codes: &'a [[i8; 4]; LINES],
-    sums: [i16; 2],
-    scale: f32,
-    offset: f32,
+    codes: &'a [[[i8; 4]; LINES]],
+    sums: &'a [[i16; 2]],
+    scales: &'a [f32],
+    offsets: &'a [f32],
 }
 
-impl Columns<'_> {
-    /// The sum of the codes.
+impl<'a> Columns<'a> {
+    /// `tiles` tiles from tile `first`: the one place where lengths are checked.
     #[inline(always)]
-    fn sum(&self) -> i32 {
-        i32::from(self.sums[0]) + i32::from(self.sums[1])
+    fn new(row: &Int8Row<'a>, first: usize, tiles: usize) -> Option<Self> {
+        let range = first..first + tiles;
+        Some(Self {
+            codes: row.codes.as_chunks().0.get(range.clone())?,
+            sums: row.sums.get(range.clone())?,
+            scales: row.scales.get(range.clone())?,
+            offsets: row.offsets.get(range)?,
+        })
+    }
+
+    /// The sum of the codes of a tile.
+    #[inline(always)]
+    fn sum(&self, tile: usize) -> i32 {
+        let [first, second] = self.sums[tile];
+        i32::from(first) + i32::from(second)
     }
 }
 
-/// Tile `tile` of each row.
+/// The columns of `G` rows in one block.
 #[inline(always)]
-fn columns<'a, const G: usize>(rows: &[Int8Row<'a>; G], tile: usize) -> Option<[Columns<'a>; G]> {
-    let mut columns = [Columns { codes: &[[0; 4]; LINES], sums: [0; 2], scale: 0.0, offset: 0.0 }; G];
-    for (columns, row) in columns.iter_mut().zip(rows) {
-        *columns = Columns {
-            codes: row.codes.as_chunks().0.get(tile)?,
-            sums: *row.sums.get(tile)?,
-            scale: *row.scales.get(tile)?,
-            offset: *row.offsets.get(tile)?,
-        };
+fn columns<'a, const G: usize>(
+    row: impl Fn(usize) -> Int8Row<'a>,
+    first: usize,
+    tiles: usize,
+) -> Option<[Columns<'a>; G]> {
+    let mut columns = [Columns { codes: &[], sums: &[], scales: &[], offsets: &[] }; G];
+    for (g, columns) in columns.iter_mut().enumerate() {
+        *columns = Columns::new(&row(g), first, tiles)?;
     }
     Some(columns)
 }
@@ -211,8 +220,13 @@ fn dots<S: Simd, L: Layout<S>, const G: usize>(
     s: S,
     lines: &impl Lines<S>,
     columns: &[Columns<'_>; G],
+    tile: usize,
     weights: [S::Ints; 2],
 ) -> [S::Ints; G] {
+    let mut activations = [&[[0; 4]; LINES]; G];
+    for g in 0..G {
+        activations[g] = &columns[g].codes[tile];
+    }
     let mut sums = [s.int(0); G];
     let mut pairs = [s.no_pairs(); G];
     let joined_after = match L::KIND {
@@ -224,7 +238,7 @@ fn dots<S: Simd, L: Layout<S>, const G: usize>(
     each_line!(I, {
         let codes = lines.line::<I>(s);
         for g in 0..G {
-            let activations = s.splat(columns[g].codes[I]);
+            let activations = s.splat(activations[g][I]);
             match L::KIND {
                 Kind::Four | Kind::Five | Kind::Six => pairs[g] = s.add_small(pairs[g], codes, activations),
                 Kind::Unsigned => sums[g] = s.add_unsigned(sums[g], codes, activations),
@@ -244,9 +258,9 @@ fn dots<S: Simd, L: Layout<S>, const G: usize>(
     });
     for g in 0..G {
         if L::KIND == Kind::Six {
-            sums[g] = s.sub_weighted(sums[g], columns[g].sums, weights);
+            sums[g] = s.sub_weighted(sums[g], columns[g].sums[tile], weights);
         } else if L::OFFSET != 0 {
-            sums[g] = s.add_ints(sums[g], s.int(L::OFFSET * columns[g].sum()));
+            sums[g] = s.add_ints(sums[g], s.int(L::OFFSET * columns[g].sum(tile)));
         }
     }
     sums
@@ -260,12 +274,13 @@ fn add<S: Simd, L: Layout<S>, const G: usize>(
     dots: [S::Ints; G],
     [scale, min]: Scales<S>,
     columns: &[Columns<'_>; G],
+    tile: usize,
     sums: &mut [S::Floats; G],
 ) {
     for g in 0..G {
-        let dot = s.mul(s.floats(dots[g]), s.float(columns[g].scale));
+        let dot = s.mul(s.floats(dots[g]), s.float(columns[g].scales[tile]));
         if L::HAS_MIN {
-            sums[g] = s.mul_sub_from(min, s.float(columns[g].offset), sums[g]);
+            sums[g] = s.mul_sub_from(min, s.float(columns[g].offsets[tile]), sums[g]);
         }
         sums[g] = s.mul_add(dot, scale, sums[g]);
     }
@@ -346,20 +361,20 @@ fn by_tiles<'a, S: Simd, L: Layout<S>>(
         let Some(from) = row(i).codes.get(first * LINES..).and_then(|codes| codes.first_chunk()) else { return };
         *to = *from;
     }
+    let Some(columns) = columns::<TILE_ROWS>(|i| row(i.min(out.len() - 1)), first, TILES) else { return };
     let mut dots = [[[0i32; ROWS]; TILE_ROWS]; 4];
     for (quarter, tiles) in decoded.lines.as_chunks::<4>().0.iter().enumerate() {
         s.multiply_tiles(tiles, &activations, 4 * quarter, &mut dots);
         for (i, out) in out.iter_mut().enumerate() {
-            let rows = [row(i)];
+            let columns = [columns[i]];
             let mut sums = [s.load(out)];
             for (t, dots) in dots.iter().enumerate() {
                 let tile = 4 * quarter + t;
-                let Some(columns) = columns(&rows, first + tile) else { return };
                 let mut dot = s.load_ints(&dots[i]);
                 if L::OFFSET != 0 {
-                    dot = s.add_ints(dot, s.int(L::OFFSET * columns[0].sum()));
+                    dot = s.add_ints(dot, s.int(L::OFFSET * columns[0].sum(tile)));
                 }
-                add::<S, L, 1>(s, [dot], decoded.scales(s, tile), &columns, &mut sums);
+                add::<S, L, 1>(s, [dot], decoded.scales(s, tile), &columns, tile, &mut sums);
             }
             s.store(sums[0], out);
         }
@@ -394,19 +409,19 @@ fn over_decoded<'a, S: Simd, L: Layout<S>, const G: usize>(
     row: impl Fn(usize) -> Int8Row<'a>,
     out: &mut [[f32; ROWS]],
 ) {
-    let rows: [Int8Row<'_>; G] = from_fn(row);
+    let tiles = tiles.min(TILES);
+    let Some(columns) = columns::<G>(row, first, tiles) else { return };
     let mut sums = [s.float(0.0); G];
     for g in 0..G {
         sums[g] = s.load(&out[g]);
     }
-    for tile in 0..tiles.min(TILES) {
-        let Some(columns) = columns(&rows, first + tile) else { return };
+    for tile in 0..tiles {
         let weights = match L::KIND {
             Kind::Six => [s.load_ints(&decoded.weights[tile][0]), s.load_ints(&decoded.weights[tile][1])],
             _ => [s.int(0); 2],
         };
-        let dots = dots::<S, L, G>(s, &decoded.lines[tile], &columns, weights);
-        add::<S, L, G>(s, dots, decoded.scales(s, tile), &columns, &mut sums);
+        let dots = dots::<S, L, G>(s, &decoded.lines[tile], &columns, tile, weights);
+        add::<S, L, G>(s, dots, decoded.scales(s, tile), &columns, tile, &mut sums);
     }
     for g in 0..G {
         s.store(sums[g], &mut out[g]);
