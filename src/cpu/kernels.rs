@@ -125,7 +125,6 @@ fn dots<const FMA: bool, const R: usize, const I: usize>(weights: [&[f32]; R], i
 const TOGETHER: usize = 4;
 
 /// `sums[i] += weights · x[i]`, over the columns of a tile.
-#[expect(clippy::needless_range_loop, reason = "indices over fixed sizes keep every accumulator in a register")]
 #[inline(always)]
 fn add_tile<const FMA: bool, const I: usize>(weights: &Tile, x: [[f32; TILE]; I], sums: [&mut [f32; ROWS]; I]) {
     let mut lanes = [[0f32; ROWS]; I];

@@ -214,7 +214,6 @@ macro_rules! each_line {
 }
 
 /// Dot products of one tile's codes with `G` rows, offsets and weights of half tiles included.
-#[expect(clippy::needless_range_loop, reason = "indices over fixed sizes keep every sum in a register")]
 #[inline(always)]
 fn dots<S: Simd, L: Layout<S>, const G: usize>(
     s: S,
@@ -245,7 +244,7 @@ fn dots<S: Simd, L: Layout<S>, const G: usize>(
                 Kind::Signed => sums[g] = s.add_signed(sums[g], codes, activations),
             }
         }
-        if (I + 1) % joined_after == 0 {
+        if (I + 1).is_multiple_of(joined_after) {
             for g in 0..G {
                 match L::KIND {
                     Kind::Four | Kind::Five => sums[g] = s.join(sums[g], pairs[g]),
@@ -267,7 +266,6 @@ fn dots<S: Simd, L: Layout<S>, const G: usize>(
 }
 
 /// Scales the dot products of one tile and adds them to the sums.
-#[expect(clippy::needless_range_loop, reason = "indices over fixed sizes keep every sum in a register")]
 #[inline(always)]
 fn add<S: Simd, L: Layout<S>, const G: usize>(
     s: S,
@@ -399,7 +397,6 @@ fn decode<S: Simd, L: Layout<S>>(s: S, layout: L, block: &Block<'_>, tiles: usiz
     }
 }
 
-#[expect(clippy::needless_range_loop, reason = "indices over fixed sizes keep every sum in a register")]
 #[inline(always)]
 fn over_decoded<'a, S: Simd, L: Layout<S>, const G: usize>(
     s: S,
