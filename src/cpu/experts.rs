@@ -191,7 +191,9 @@ impl Context<'_> {
         let int8 = int8.share(activations.len());
         let activations = SharedOutput::new(activations);
         let strips = |job: &Job<'_>| job.weights.gate.rows().div_ceil(ROWS);
-        let per_task = strips_per_task(jobs.iter().map(strips).sum(), self.processor.pool.threads(), STRIPS_OF_A_TILE);
+        let (threads, inputs) =
+            (self.processor.pool.threads(), jobs.iter().map(|job| job.inputs.len()).max().unwrap_or(0));
+        let per_task = strips_per_task(jobs.iter().map(strips).sum(), inputs, threads, STRIPS_OF_A_TILE);
         let tasks: Vec<(&Job<'_>, usize)> =
             jobs.iter().flat_map(|job| (0..strips(job)).step_by(per_task).map(move |first| (job, first))).collect();
         self.processor.pool.run(tasks.len(), |task, scratch| {
@@ -242,7 +244,8 @@ impl Context<'_> {
             })
             .collect();
         let strips = hidden.div_ceil(ROWS);
-        let per_task = strips_per_task(strips, self.processor.pool.threads(), 1);
+        let most = inputs.iter().map(Inputs::len).max().unwrap_or(0);
+        let per_task = strips_per_task(strips, most, self.processor.pool.threads(), 1);
         let x = SharedOutput::new(x);
         self.processor.pool.run(strips.div_ceil(per_task), |task, scratch| {
             let strips = task * per_task..strips.min((task + 1) * per_task);
@@ -267,9 +270,7 @@ impl Context<'_> {
             for (row, totals) in totals.chunks_exact(strips.len()).enumerate() {
                 for (strip, totals) in strips.clone().zip(totals) {
                     let first = strip * ROWS;
-                    for (value, at) in in_row_order(totals).into_iter().zip(first..hidden.min(first + ROWS)) {
-                        x.add(row * hidden + at, value);
-                    }
+                    x.add_all(row * hidden + first, &in_row_order(totals)[..ROWS.min(hidden - first)]);
                 }
             }
             (scratch.strip, scratch.second_strip) = (sums, totals);

@@ -170,10 +170,16 @@ fn project_stored_body<const FMA: bool>(
 ) {
     let cols = matrix.cols();
     let rows = ROWS.min(matrix.rows() - strip * ROWS);
-    let decoded = &mut decoded[..rows * cols];
-    for (row, decoded) in decoded.chunks_exact_mut(cols).enumerate() {
-        matrix.decode_row(strip * ROWS + row, decoded);
-    }
+    let decoded = match matrix.as_floats() {
+        Some(values) => &values[strip * ROWS * cols..][..rows * cols],
+        None => {
+            let decoded = &mut decoded[..rows * cols];
+            for (row, decoded) in decoded.chunks_exact_mut(cols).enumerate() {
+                matrix.decode_row(strip * ROWS + row, decoded);
+            }
+            decoded
+        }
+    };
     if inputs.len() < TOGETHER {
         for (input, out) in inputs.iter().zip(out) {
             let (fours, last) = decoded.split_at(rows / 4 * 4 * cols);

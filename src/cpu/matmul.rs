@@ -2,13 +2,13 @@
 //!
 //! Work is cut into strips of 16 weight rows, the unit of the packed form; several products share one round of tasks.
 
-use super::int8::{Int8Rows, strips};
+use super::int8::{Int8Row, Int8Rows, strips};
 use super::isa::Isa;
 use super::pool::{Pool, Scratch, SharedOutput, at_least};
 use crate::error::Result;
 use crate::model::Linear;
 use crate::quant::Weight;
-use crate::quant::packed::{ROWS, row_of_slot, slot_of_row};
+use crate::quant::packed::{ROWS, row_of_slot};
 
 /// Rows of activations that pass over a strip together: their codes fit the second-level cache.
 const INPUT_BLOCK: usize = 64;
@@ -98,9 +98,11 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// Strips of one task: few enough that every worker gets several tasks, and a multiple of `unit`.
-pub fn strips_per_task(strips: usize, threads: usize, unit: usize) -> usize {
-    (strips / (threads * 8)).clamp(1, 4).next_multiple_of(unit)
+/// Strips of one task: few enough that every worker gets several tasks, and a multiple of `unit`. One or two of `inputs`
+/// read long runs of memory; more of them pass over the strips again and again, which then have to fit a cache.
+pub fn strips_per_task(strips: usize, inputs: usize, threads: usize, unit: usize) -> usize {
+    let most = if inputs <= 2 { 32 } else { 4 };
+    (strips / (threads * 16)).clamp(1, most).next_multiple_of(unit)
 }
 
 impl Processor {
@@ -148,7 +150,8 @@ impl Processor {
             })
             .collect();
         let strips = |weight: &Weight| weight.rows().div_ceil(ROWS);
-        let per_task = strips_per_task(products.iter().map(|p| strips(p.0)).sum(), self.pool.threads(), 1);
+        let (threads, inputs) = (self.pool.threads(), products.iter().map(|p| p.2.len()).max().unwrap_or(0));
+        let per_task = strips_per_task(products.iter().map(|p| strips(p.0)).sum(), inputs, threads, 1);
         let mut tasks = Vec::new();
         for (product, (weight, ..)) in products.iter().enumerate() {
             let strips = strips(weight);
@@ -162,13 +165,14 @@ impl Processor {
             for_blocks(inputs.len(), |block| {
                 for strip in strips.clone() {
                     self.strip(weight, strip, inputs, block.clone(), scratch, &mut sums);
-                    let first = strip * ROWS;
+                    let (first, end) = (strip * ROWS, rows.min((strip + 1) * ROWS));
                     for (i, sums) in block.clone().zip(&sums) {
-                        for row in 0..ROWS.min(rows - first) {
-                            let value = sums[slot_of_row(row)] + bias.map_or(0.0, |bias| bias[first + row]);
-                            let at = i * rows + first + row;
-                            if *add { out.add(at, value) } else { out.set(at, value) }
+                        let mut values = in_row_order(sums);
+                        if let Some(bias) = bias {
+                            values.iter_mut().zip(&bias[first..end]).for_each(|(value, bias)| *value += bias);
                         }
+                        let (at, values) = (i * rows + first, &values[..end - first]);
+                        if *add { out.add_all(at, values) } else { out.set_all(at, values) }
                     }
                 }
             });
@@ -198,7 +202,13 @@ impl Processor {
         match (weight, inputs.int8) {
             (Weight::Packed(packed), Some((int8, start))) if self.takes_int8(weight) => {
                 let row = |i| int8.row(start + inputs.start(block.start + i), inputs.cols);
-                strips::project(self.isa, packed, strip, row, sums);
+                if n <= 2 {
+                    return strips::project(self.isa, packed, strip, row, sums);
+                }
+                // Kernels ask for a row once a block of columns.
+                let mut rows = [Int8Row::default(); INPUT_BLOCK];
+                rows[..n].iter_mut().enumerate().for_each(|(i, to)| *to = row(i));
+                strips::project(self.isa, packed, strip, |i| rows[i], sums);
             }
             _ => {
                 let mut rows: [&[f32]; INPUT_BLOCK] = [&[]; INPUT_BLOCK];

@@ -296,11 +296,20 @@ impl<'a> SharedOutput<'a> {
         self.0[index].store(value.to_bits(), Ordering::Relaxed);
     }
 
-    /// Adds to one value, which no other task touches in this run.
+    /// Writes `values` from `index` on.
     #[inline(always)]
-    pub fn add(self, index: usize, value: f32) {
-        let slot = &self.0[index];
-        slot.store((f32::from_bits(slot.load(Ordering::Relaxed)) + value).to_bits(), Ordering::Relaxed);
+    pub fn set_all(self, index: usize, values: &[f32]) {
+        for (slot, value) in self.0[index..index + values.len()].iter().zip(values) {
+            slot.store(value.to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// Adds `values` to those from `index` on, which no other task touches in this run.
+    #[inline(always)]
+    pub fn add_all(self, index: usize, values: &[f32]) {
+        for (slot, value) in self.0[index..index + values.len()].iter().zip(values) {
+            slot.store((f32::from_bits(slot.load(Ordering::Relaxed)) + value).to_bits(), Ordering::Relaxed);
+        }
     }
 }
 

@@ -121,6 +121,18 @@ impl Matrix {
         self.column_order.as_ref()
     }
 
+    /// The values `[rows, cols]` where they are stored as the processor's own float32, in memory that suits it.
+    pub fn as_floats(&self) -> Option<&[f32]> {
+        if self.format != Format::F32 || cfg!(target_endian = "big") {
+            return None;
+        }
+        // SAFETY: every bit pattern is an `f32`.
+        match unsafe { self.data().align_to::<f32>() } {
+            ([], values, []) => Some(values),
+            _ => None,
+        }
+    }
+
     /// Decodes row `row` into `out`, `cols` values.
     ///
     /// # Panics

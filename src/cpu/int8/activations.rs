@@ -18,7 +18,7 @@ pub struct Int8Rows {
 }
 
 /// One quantised row.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Int8Row<'a> {
     /// `[cols]`, as groups of four columns: what one instruction multiplies with a row's four bytes of a line.
     pub codes: &'a [[i8; 4]],
