@@ -41,12 +41,25 @@ impl Isa {
     pub const NAMES: &[&str] = if cfg!(target_arch = "aarch64") {
         &["portable", "neon"]
     } else {
-        &["portable", "avx2", "avx-vnni", "avx512", "amx"]
+        &["portable", "avx2", "avx-vnni", "amx", "avx512"]
     };
 
     /// Every tier that this processor can run, the best one last. Where the processor has AMX, this asks the kernel once
     /// for the process's permission to use its tiles; a refusal leaves the tier out and changes nothing else.
     pub fn available() -> Vec<Self> {
+        let mut tiers = Self::without_tiles();
+        #[cfg(target_arch = "x86_64")]
+        if let Some(Isa::Avx512(_)) = tiers.last()
+            && amx::is_usable()
+        {
+            tiers.insert(tiers.len() - 1, Isa::Amx(Detected(())));
+        }
+        tiers
+    }
+
+    /// The tiers for which nothing has to be asked. The best of them is the best of all: where both were measured, prompts
+    /// were read 1.3 times faster with AVX-512 than with AMX, since scales for every 32 columns leave little work to tiles.
+    fn without_tiles() -> Vec<Self> {
         let mut tiers = vec![Isa::Portable];
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
@@ -61,9 +74,6 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vnni");
             if avx512 {
                 tiers.push(Isa::Avx512(Detected(())));
-                if amx::is_usable() {
-                    tiers.push(Isa::Amx(Detected(())));
-                }
             }
         }
         #[cfg(target_arch = "aarch64")]
@@ -82,9 +92,10 @@ impl Isa {
     }
 
     fn pick(wanted: Option<&str>) -> Result<Self> {
+        let Some(wanted) = wanted.filter(|name| !name.is_empty()) else {
+            return Ok(Self::without_tiles().pop().unwrap_or(Isa::Portable));
+        };
         let tiers = Self::available();
-        let best = tiers.last().copied().unwrap_or(Isa::Portable);
-        let Some(wanted) = wanted.filter(|name| !name.is_empty()) else { return Ok(best) };
         tiers.iter().copied().find(|isa| isa.name() == wanted).ok_or_else(|| {
             let names: Vec<_> = tiers.iter().map(|isa| isa.name()).collect();
             Error::InvalidArgument(format!("{VARIABLE} is {wanted:?}, this processor has {}", names.join(", ")))
