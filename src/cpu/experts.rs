@@ -7,15 +7,17 @@
 use std::time::Instant;
 
 use super::Workspace;
-use super::int8::Int8Rows;
+use super::int8::{Ahead, Int8Rows, RowGroup};
 use super::kernels::sigmoid;
-use super::matmul::{Inputs, Processor, Product, for_blocks, in_row_order, strips_per_task};
+use super::matmul::{Inputs, Processor, Product, in_row_order, strips_per_task};
 use super::pool::{Pool, SharedOutput, at_least};
 use crate::model::{MoeSpec, MoeWeights, Operation, SwiGlu};
 use crate::quant::packed::{ROWS, TILE};
 
 /// Strips that make up a whole tile of the next product's columns.
 const STRIPS_OF_A_TILE: usize = TILE / ROWS;
+/// Jobs of a thread from which on a task is a whole job.
+const JOBS_PER_THREAD: usize = 6;
 
 /// Which rows visit which experts.
 #[derive(Default)]
@@ -191,22 +193,32 @@ impl Context<'_> {
         let int8 = int8.share(activations.len());
         let activations = SharedOutput::new(activations);
         let strips = |job: &Job<'_>| job.weights.gate.rows().div_ceil(ROWS);
-        let (threads, inputs) =
-            (self.processor.pool.threads(), jobs.iter().map(|job| job.inputs.len()).max().unwrap_or(0));
-        let per_task = strips_per_task(jobs.iter().map(strips).sum(), inputs, threads, STRIPS_OF_A_TILE);
+        let threads = self.processor.pool.threads();
+        let inputs = jobs.iter().map(|job| job.inputs.len()).max().unwrap_or(0);
+        // Each task gathers its rows first: whole experts where there are enough of them.
+        let per_task = match jobs.len() >= JOBS_PER_THREAD * threads {
+            true => jobs.iter().map(strips).max().unwrap_or(1).next_multiple_of(STRIPS_OF_A_TILE),
+            false => strips_per_task(jobs.iter().map(strips).sum(), inputs, threads, STRIPS_OF_A_TILE),
+        };
         let tasks: Vec<(&Job<'_>, usize)> =
             jobs.iter().flat_map(|job| (0..strips(job)).step_by(per_task).map(move |first| (job, first))).collect();
         self.processor.pool.run(tasks.len(), |task, scratch| {
             let (job, first) = tasks[task];
-            let width = job.weights.gate.rows();
+            let (gate, up, width) = (&job.weights.gate, &job.weights.up, job.weights.gate.rows());
+            let end = strips(job).min(first + per_task);
+            let after = tasks.get(task + 1).map_or(&[][..], |(job, first)| job.weights.gate.strips_from(*first));
             let quantise = self.processor.takes_int8(&job.weights.down);
+            let group = self.hidden(job);
             let (mut gates, mut ups) = (std::mem::take(&mut scratch.strip), std::mem::take(&mut scratch.second_strip));
             let (mut tile, mut products) = (std::mem::take(&mut scratch.more), std::mem::take(&mut scratch.values));
-            for_blocks(job.inputs.len(), |block| {
-                for strip in first..strips(job).min(first + per_task) {
-                    let (gate, up) = (&job.weights.gate, &job.weights.up);
-                    self.processor.strip(gate, strip, &job.inputs, block.clone(), scratch, &mut gates);
-                    self.processor.strip(up, strip, &job.inputs, block.clone(), scratch, &mut ups);
+            let mut gathered = std::mem::take(&mut scratch.panels);
+            self.processor.for_blocks(&job.inputs, &mut gathered, |block, operand| {
+                for strip in first..end {
+                    let next = if strip + 1 < end { gate.strips_from(strip + 1) } else { after };
+                    let ahead = Ahead { run: gate.strip_bytes(), next: up.strips_from(strip) };
+                    self.processor.strip(gate, strip, operand, ahead, scratch, &mut gates);
+                    let ahead = Ahead { run: up.strip_bytes(), next };
+                    self.processor.strip(up, strip, operand, ahead, scratch, &mut ups);
                     // Two strips make a tile of the next product's columns, which is quantised as a whole.
                     let tile = at_least(&mut tile, block.len() * TILE);
                     let half = strip % STRIPS_OF_A_TILE * ROWS;
@@ -216,20 +228,27 @@ impl Context<'_> {
                         tile[half..half + ROWS].copy_from_slice(&in_row_order(products));
                     }
                     for (i, tile) in block.clone().zip(tile.chunks_exact(TILE)) {
-                        let at = job.hidden_at + i * width + strip * ROWS;
+                        let column = strip * ROWS;
                         if float {
-                            for row in 0..ROWS.min(width - strip * ROWS) {
-                                activations.set(at + row, tile[half + row]);
+                            for row in 0..ROWS.min(width - column) {
+                                activations.set(job.hidden_at + i * width + column + row, tile[half + row]);
                             }
                         }
                         if quantise && half > 0 {
-                            int8.quantize(self.processor.isa, at - half, tile);
+                            int8.quantize(self.processor.isa, group, i, column - half, tile);
                         }
                     }
                 }
             });
             (scratch.strip, scratch.second_strip, scratch.more, scratch.values) = (gates, ups, tile, products);
+            scratch.panels = gathered;
         });
+    }
+
+    /// The SwiGLU activations of a job.
+    fn hidden(&self, job: &Job<'_>) -> RowGroup {
+        let (rows, cols) = (job.inputs.len(), job.weights.down.cols());
+        RowGroup::new(job.hidden_at, rows, cols, self.processor.isa.panel_rows())
     }
 
     /// `x += scale * down(activations)` of every job.
@@ -240,23 +259,28 @@ impl Context<'_> {
             .iter()
             .map(|job| {
                 let int8 = int8.filter(|_| self.processor.takes_int8(&job.weights.down));
-                Inputs::part(activations, int8, job.hidden_at, job.inputs.len(), job.weights.down.cols())
+                Inputs::part(activations, int8, self.hidden(job))
             })
             .collect();
         let strips = hidden.div_ceil(ROWS);
         let most = inputs.iter().map(Inputs::len).max().unwrap_or(0);
-        let per_task = strips_per_task(strips, most, self.processor.pool.threads(), 1);
+        let per_task = strips_per_task(strips, most, self.processor.pool.threads(), 2);
         let x = SharedOutput::new(x);
         self.processor.pool.run(strips.div_ceil(per_task), |task, scratch| {
             let strips = task * per_task..strips.min((task + 1) * per_task);
-            let mut sums = std::mem::take(&mut scratch.strip);
+            let (mut sums, mut gathered) = (std::mem::take(&mut scratch.strip), std::mem::take(&mut scratch.panels));
             let mut totals = std::mem::take(&mut scratch.second_strip);
             totals.clear();
             totals.resize(rows * strips.len(), [0.0; ROWS]);
-            for (job, inputs) in jobs.iter().zip(&inputs) {
-                for_blocks(inputs.len(), |block| {
+            for (index, (job, inputs)) in jobs.iter().zip(&inputs).enumerate() {
+                let down = &job.weights.down;
+                // After the last job comes the first one's part in the next task.
+                let (next, first) = jobs.get(index + 1).map_or((&jobs[0], strips.end), |job| (job, strips.start));
+                let next = next.weights.down.strips_from(first);
+                self.processor.for_blocks(inputs, &mut gathered, |block, operand| {
                     for (s, strip) in strips.clone().enumerate() {
-                        self.processor.strip(&job.weights.down, strip, inputs, block.clone(), scratch, &mut sums);
+                        let ahead = Ahead { run: (strips.end - strip) * down.strip_bytes(), next };
+                        self.processor.strip(down, strip, operand, ahead, scratch, &mut sums);
                         for (i, sums) in block.clone().zip(&sums) {
                             let row = job.rows.map_or(i, |rows| rows[i] as usize);
                             let scale = job.scales.map_or(1.0, |scales| scales[i]);
@@ -273,7 +297,7 @@ impl Context<'_> {
                     x.add_all(row * hidden + first, &in_row_order(totals)[..ROWS.min(hidden - first)]);
                 }
             }
-            (scratch.strip, scratch.second_strip) = (sums, totals);
+            (scratch.strip, scratch.second_strip, scratch.panels) = (sums, totals, gathered);
         });
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Work is cut into strips of 16 weight rows, the unit of the packed form; several products share one round of tasks.
 
-use super::int8::{Int8Row, Int8Rows, strips};
+use super::int8::{Ahead, Int8Rows, Panels, RowGroup, panel_rows, strips};
+use std::ops::Range;
+
 use super::isa::Isa;
 use super::pool::{Pool, Scratch, SharedOutput, at_least};
 use crate::error::Result;
@@ -10,8 +12,8 @@ use crate::model::Linear;
 use crate::quant::Weight;
 use crate::quant::packed::{ROWS, row_of_slot};
 
-/// Rows of activations that pass over a strip together: their codes fit the second-level cache.
-const INPUT_BLOCK: usize = 64;
+/// Rows of activations that pass over a strip together, whole panels of every tier: their codes fit the second-level cache.
+const INPUT_BLOCK: usize = 96;
 
 /// The workers and the arithmetic of one model.
 pub struct Processor {
@@ -27,10 +29,17 @@ pub struct Inputs<'a> {
     data: &'a [f32],
     cols: usize,
     rows: usize,
-    /// The same values, quantised, and where in them `data` starts.
-    int8: Option<(&'a Int8Rows, usize)>,
-    /// Which rows of `data`, in which order; `None`: all.
+    /// The same rows, quantised.
+    int8: Option<Panels<'a>>,
+    /// Which of them, in which order; `None`: all.
     picked: Option<&'a [u32]>,
+}
+
+/// A block of inputs as the kernels take them, made once for many strips.
+pub struct Operand<'a> {
+    len: usize,
+    int8: Option<Panels<'a>>,
+    floats: [&'a [f32]; INPUT_BLOCK],
 }
 
 /// One product of a round: `out[i, r] = inputs[i] · weight[r] + bias[r]`, `out` is `[inputs.len(), weight.rows()]`.
@@ -68,10 +77,10 @@ impl<'a> Inputs<'a> {
         Self { data, cols, rows: data.len() / cols.max(1), int8: None, picked: None }
     }
 
-    /// `rows` rows of `cols` columns that start at value `at` of a buffer that was filled in float32, as int8, or as both.
-    pub fn part(data: &'a [f32], int8: Option<&'a Int8Rows>, at: usize, rows: usize, cols: usize) -> Self {
-        let data = data.get(at..at + rows * cols).unwrap_or_default();
-        Self { data, cols, rows, int8: int8.map(|int8| (int8, at)), picked: None }
+    /// The rows `group` of a buffer that was filled in float32, as int8, or as both.
+    pub fn part(data: &'a [f32], int8: Option<&'a Int8Rows>, group: RowGroup) -> Self {
+        let data = data.get(group.at..group.at + group.rows * group.cols).unwrap_or_default();
+        Self { data, cols: group.cols, rows: group.rows, int8: int8.map(|rows| rows.panels(group)), picked: None }
     }
 
     /// Only the rows `picked`.
@@ -89,19 +98,27 @@ impl<'a> Inputs<'a> {
         self.rows
     }
 
-    fn start(&self, i: usize) -> usize {
-        self.picked.map_or(i, |p| p[i] as usize) * self.cols
+    fn row(&self, i: usize) -> &'a [f32] {
+        let row = self.picked.map_or(i, |p| p[i] as usize);
+        &self.data[row * self.cols..][..self.cols]
     }
 
-    fn row(&self, i: usize) -> &'a [f32] {
-        &self.data[self.start(i)..][..self.cols]
+    /// The inputs `block`, one of [`Processor::for_blocks`]; picked rows gather in `gathered`, in panels of up to `most` rows.
+    fn operand<'b>(&'b self, block: Range<usize>, most: usize, gathered: &'b mut Vec<u32>) -> Operand<'b> {
+        let mut floats: [&[f32]; INPUT_BLOCK] = [&[]; INPUT_BLOCK];
+        floats.iter_mut().zip(block.clone()).for_each(|(floats, i)| *floats = self.row(i));
+        let int8 = self.int8.map(|panels| match self.picked {
+            Some(picked) => panels.gather(&picked[block.clone()], most, gathered),
+            None => panels.range(block.clone()),
+        });
+        Operand { len: block.len(), int8, floats }
     }
 }
 
 /// Strips of one task: few enough that every worker gets several tasks, and a multiple of `unit`. One or two of `inputs`
 /// read long runs of memory; more of them pass over the strips again and again, which then have to fit a cache.
 pub fn strips_per_task(strips: usize, inputs: usize, threads: usize, unit: usize) -> usize {
-    let most = if inputs <= 2 { 32 } else { 4 };
+    let most = if inputs <= 2 { 32 } else { 8 };
     (strips / (threads * 16)).clamp(1, most).next_multiple_of(unit)
 }
 
@@ -134,11 +151,12 @@ impl Processor {
         if !weights.into_iter().any(|weight| self.takes_int8(weight)) {
             return Inputs::all(data, cols);
         }
+        let group = RowGroup::new(0, data.len() / cols, cols, self.isa.panel_rows());
         let shared = int8.share(data.len());
-        self.pool.run(data.len() / cols, |row, _| {
-            shared.quantize(self.isa, row * cols, &data[row * cols..(row + 1) * cols])
+        self.pool.run(group.rows, |row, _| {
+            shared.quantize(self.isa, group, row, 0, &data[row * cols..(row + 1) * cols])
         });
-        Inputs { int8: Some((int8, 0)), ..Inputs::all(data, cols) }
+        Inputs::part(data, Some(int8), group)
     }
 
     /// All `products` in one round.
@@ -160,11 +178,13 @@ impl Processor {
         self.pool.run(tasks.len(), |task, scratch| {
             let (product, strips) = &tasks[task];
             let (weight, bias, inputs, out, add) = &products[*product];
+            let next = products.get(product + 1).map_or(&[][..], |product| product.0.strips_from(0));
             let rows = weight.rows();
-            let mut sums = std::mem::take(&mut scratch.strip);
-            for_blocks(inputs.len(), |block| {
+            let (mut sums, mut gathered) = (std::mem::take(&mut scratch.strip), std::mem::take(&mut scratch.panels));
+            self.for_blocks(inputs, &mut gathered, |block, operand| {
                 for strip in strips.clone() {
-                    self.strip(weight, strip, inputs, block.clone(), scratch, &mut sums);
+                    let ahead = Ahead { run: weight.strips_from(strip).len(), next };
+                    self.strip(weight, strip, operand, ahead, scratch, &mut sums);
                     let (first, end) = (strip * ROWS, rows.min((strip + 1) * ROWS));
                     for (i, sums) in block.clone().zip(&sums) {
                         let mut values = in_row_order(sums);
@@ -176,7 +196,7 @@ impl Processor {
                     }
                 }
             });
-            scratch.strip = sums;
+            (scratch.strip, scratch.panels) = (sums, gathered);
         });
     }
 
@@ -185,36 +205,38 @@ impl Processor {
         self.multiply([Product::new(weight, inputs, out)]);
     }
 
-    /// `sums[i][slot] = weight[row of slot in strip] · inputs[block.start + i]` for a block of [`for_blocks`]; rows beyond the
-    /// last are unspecified.
+    /// Calls `work` for blocks of whole panels, up to [`INPUT_BLOCK`] inputs each.
+    pub fn for_blocks(
+        &self,
+        inputs: &Inputs<'_>,
+        gathered: &mut Vec<u32>,
+        mut work: impl FnMut(Range<usize>, &Operand<'_>),
+    ) {
+        let (n, most) = (inputs.len(), self.isa.panel_rows());
+        let panel = panel_rows(n, most);
+        for first in (0..n).step_by(INPUT_BLOCK / panel * panel) {
+            let block = first..n.min(first + INPUT_BLOCK / panel * panel);
+            work(block.clone(), &inputs.operand(block, most, gathered));
+        }
+    }
+
+    /// `sums[i][slot] = weight[row of slot in strip] · inputs[i]`; rows beyond the last are unspecified.
     pub fn strip(
         &self,
         weight: &Weight,
         strip: usize,
-        inputs: &Inputs<'_>,
-        block: std::ops::Range<usize>,
+        inputs: &Operand<'_>,
+        ahead: Ahead<'_>,
         scratch: &mut Scratch,
         sums: &mut Vec<[f32; ROWS]>,
     ) {
-        let n = block.len();
         sums.clear();
-        sums.resize(n, [0.0; ROWS]);
+        sums.resize(inputs.len, [0.0; ROWS]);
         match (weight, inputs.int8) {
-            (Weight::Packed(packed), Some((int8, start))) if self.takes_int8(weight) => {
-                let row = |i| int8.row(start + inputs.start(block.start + i), inputs.cols);
-                if n <= 2 {
-                    return strips::project(self.isa, packed, strip, row, sums);
-                }
-                // Kernels ask for a row once a block of columns.
-                let mut rows = [Int8Row::default(); INPUT_BLOCK];
-                rows[..n].iter_mut().enumerate().for_each(|(i, to)| *to = row(i));
-                strips::project(self.isa, packed, strip, |i| rows[i], sums);
+            (Weight::Packed(packed), Some(panels)) if self.takes_int8(weight) => {
+                strips::project(self.isa, packed, strip, panels, ahead, sums);
             }
-            _ => {
-                let mut rows: [&[f32]; INPUT_BLOCK] = [&[]; INPUT_BLOCK];
-                rows.iter_mut().zip(block).for_each(|(row, i)| *row = inputs.row(i));
-                self.strip_of_floats(weight, strip, &rows[..n], scratch, sums);
-            }
+            _ => self.strip_of_floats(weight, strip, &inputs.floats[..inputs.len], scratch, sums),
         }
     }
 
@@ -233,13 +255,6 @@ impl Processor {
                 self.isa.project_stored(matrix, strip, inputs, decoded, sums);
             }
         }
-    }
-}
-
-/// Calls `work` for blocks of up to [`INPUT_BLOCK`] of `n` inputs.
-pub fn for_blocks(n: usize, mut work: impl FnMut(std::ops::Range<usize>)) {
-    for first in (0..n).step_by(INPUT_BLOCK) {
-        work(first..n.min(first + INPUT_BLOCK));
     }
 }
 

@@ -1,7 +1,9 @@
 //! The worker threads of one model.
 //!
-//! Work comes as numbered tasks that threads draw from one ticket counter. The thread that asks takes part, and waits for
-//! the tasks, not for the threads: one that the operating system holds up delays nobody unless it has drawn a task.
+//! Work comes as numbered tasks that threads draw from one ticket counter, several at a time at first and one at a time
+//! towards the end (guided self-scheduling): neighbours read neighbouring memory, and few draws meet at the counter. The
+//! thread that asks takes part, and waits for the tasks, not for the threads: one that the operating system holds up delays
+//! nobody unless it has drawn a task.
 //! Between the rounds of a step workers spin, because waking a thread takes longer than most rounds; when the step is
 //! over, or nothing came for [`PATIENCE`], they sleep.
 
@@ -37,6 +39,7 @@ pub struct Pool {
 struct Apart<T>(T);
 
 struct Shared {
+    threads: usize,
     /// Tasks of the round in the upper half, tickets drawn in the lower: one word, so that a ticket is always of the
     /// round it was counted in.
     tickets: Apart<AtomicU64>,
@@ -68,6 +71,8 @@ pub struct Scratch {
     pub strip: Vec<[f32; 16]>,
     /// Those of another strip, or of several.
     pub second_strip: Vec<[f32; 16]>,
+    /// Quantised activations that were gathered.
+    pub panels: Vec<u32>,
     /// Anything else.
     pub values: Vec<f32>,
     /// Anything else, beside `values`.
@@ -99,6 +104,7 @@ impl Pool {
             cores.clear();
         }
         let shared = Arc::new(Shared {
+            threads,
             tickets: Apart(AtomicU64::new(0)),
             job: AtomicPtr::new(ptr::null_mut()),
             done: Apart(AtomicUsize::new(0)),
@@ -174,7 +180,7 @@ impl Pool {
 impl Shared {
     /// One round: publishes `job`, takes part, and returns when all its tasks are done.
     fn round(&self, job: &Job, tasks: usize, scratch: &mut Scratch) {
-        assert!(tasks < 1 << 31, "{tasks} tasks in a round");
+        assert!(tasks < 1 << 30, "{tasks} tasks in a round");
         self.job.store(ptr::from_ref(job).cast_mut(), Ordering::Relaxed);
         self.done.0.store(0, Ordering::Relaxed);
         self.resting.store(false, Ordering::Relaxed);
@@ -192,29 +198,38 @@ impl Shared {
         }
     }
 
-    /// Whether a ticket is left.
-    fn is_open(&self, order: Ordering) -> bool {
+    /// Tickets that are left.
+    fn left(&self, order: Ordering) -> usize {
         let tickets = self.tickets.0.load(order);
-        tickets >> 32 > tickets & 0xffff_ffff
+        (tickets >> 32).saturating_sub(tickets & 0xffff_ffff) as usize
     }
 
     /// Draws tickets and does their tasks until none is left.
     fn work(&self, scratch: &mut Scratch) {
-        while self.is_open(Ordering::Relaxed) {
-            let tickets = self.tickets.0.fetch_add(1, Ordering::AcqRel);
-            let (tasks, task) = (tickets >> 32, tickets & 0xffff_ffff);
-            if task >= tasks {
+        loop {
+            let left = self.left(Ordering::Relaxed);
+            if left == 0 {
                 return;
             }
-            // SAFETY: this ticket is valid, so its round waits for `done` below, and until then keeps the job alive and
-            // publishes no other.
-            let job = unsafe { &*self.job.load(Ordering::Relaxed) };
-            // SAFETY: `call` belongs to `work`, see `Pool::run`.
-            let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { (job.call)(job.work, task as usize, scratch) }));
-            if let Err(panic) = outcome {
-                *lock(&self.panic) = Some(panic);
+            // Of a round that began in between this may draw more or fewer than it should, but only its own tickets.
+            let draw = (left / (2 * self.threads)).max(1);
+            let tickets = self.tickets.0.fetch_add(draw as u64, Ordering::AcqRel);
+            let (tasks, first) = ((tickets >> 32) as usize, (tickets & 0xffff_ffff) as usize);
+            if first >= tasks {
+                return;
             }
-            self.done.0.fetch_add(1, Ordering::Release);
+            // SAFETY: these tickets are valid, so their round waits for `done` below, and until then keeps the job alive
+            // and publishes no other.
+            let job = unsafe { &*self.job.load(Ordering::Relaxed) };
+            let end = tasks.min(first + draw);
+            for task in first..end {
+                // SAFETY: `call` belongs to `work`, see `Pool::run`.
+                let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { (job.call)(job.work, task, scratch) }));
+                if let Err(panic) = outcome {
+                    *lock(&self.panic) = Some(panic);
+                }
+            }
+            self.done.0.fetch_add(end - first, Ordering::Release);
         }
     }
 
@@ -223,7 +238,7 @@ impl Shared {
         let mut scratch = Scratch::default();
         let mut wait = Wait::default();
         while !self.stop.load(Ordering::Relaxed) {
-            if self.is_open(Ordering::Relaxed) {
+            if self.left(Ordering::Relaxed) > 0 {
                 self.work(&mut scratch);
                 wait = Wait::default();
             } else if self.resting.load(Ordering::Relaxed) || wait.turn() > PATIENCE {
@@ -236,7 +251,7 @@ impl Shared {
     fn sleep(&self) {
         let mut bed = lock(&self.bed);
         self.asleep.fetch_add(1, Ordering::SeqCst);
-        while !self.stop.load(Ordering::Relaxed) && !self.is_open(Ordering::SeqCst) {
+        while !self.stop.load(Ordering::Relaxed) && self.left(Ordering::SeqCst) == 0 {
             bed = self.bell.wait(bed).unwrap_or_else(PoisonError::into_inner);
         }
         self.asleep.fetch_sub(1, Ordering::SeqCst);

@@ -66,6 +66,22 @@ impl Weight {
         }
     }
 
+    /// The strips from number `strip` on, as they lie in memory; nothing where there are none.
+    pub fn strips_from(&self, strip: usize) -> &[u8] {
+        match self {
+            Weight::Packed(packed) => packed.data().get(strip * packed.strip_bytes()..).unwrap_or_default(),
+            Weight::Stored(_) => &[],
+        }
+    }
+
+    /// Bytes of a strip; none where there are no strips.
+    pub fn strip_bytes(&self) -> usize {
+        match self {
+            Weight::Packed(packed) => packed.strip_bytes(),
+            Weight::Stored(_) => 0,
+        }
+    }
+
     /// Whether this is a clone of `other`, as a tied head is of the embedding.
     pub fn shares_memory(&self, other: &Self) -> bool {
         match (self, other) {

@@ -6,9 +6,10 @@
 
 use std::arch::x86_64::*;
 
-use super::activations::Int8Row;
 use super::pass;
-use super::simd::{Simd, four};
+use super::simd::Simd;
+use super::strips::Ahead;
+use super::Panels;
 use crate::cpu::isa::Detected;
 use crate::quant::Packed;
 use crate::quant::packed::ROWS;
@@ -17,39 +18,41 @@ use crate::quant::packed::ROWS;
 #[derive(Clone, Copy)]
 pub struct Avx2<const VNNI: bool>(());
 
-/// Rows of activations that a decoded line is multiplied with before the next one: their sums stay in registers.
-const GROUP: usize = 4;
+/// Rows of a panel: their sums stay in registers.
+pub const PANEL: usize = 4;
 
 /// As [`super::strips::project`], with AVX2.
-pub fn project<'a>(
+pub fn project(
     _proof: Detected,
     packed: &Packed,
     strip: usize,
-    row: impl Fn(usize) -> Int8Row<'a>,
+    inputs: Panels<'_>,
+    ahead: Ahead<'_>,
     out: &mut [[f32; ROWS]],
 ) {
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn run<'a>(packed: &Packed, strip: usize, row: impl Fn(usize) -> Int8Row<'a>, out: &mut [[f32; ROWS]]) {
-        pass::project::<_, GROUP>(Avx2::<false>(()), packed, strip, row, out);
+    fn run(packed: &Packed, strip: usize, inputs: Panels<'_>, ahead: Ahead<'_>, out: &mut [[f32; ROWS]]) {
+        pass::project::<_, PANEL>(Avx2::<false>(()), packed, strip, inputs, ahead, out);
     }
     // SAFETY: the caller's `Isa::Avx2` or a better one proves that the processor has AVX2, FMA and F16C.
-    unsafe { run(packed, strip, row, out) }
+    unsafe { run(packed, strip, inputs, ahead, out) }
 }
 
 /// As [`super::strips::project`], with AVX-VNNI.
-pub fn project_vnni<'a>(
+pub fn project_vnni(
     _proof: Detected,
     packed: &Packed,
     strip: usize,
-    row: impl Fn(usize) -> Int8Row<'a>,
+    inputs: Panels<'_>,
+    ahead: Ahead<'_>,
     out: &mut [[f32; ROWS]],
 ) {
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-    fn run<'a>(packed: &Packed, strip: usize, row: impl Fn(usize) -> Int8Row<'a>, out: &mut [[f32; ROWS]]) {
-        pass::project::<_, GROUP>(Avx2::<true>(()), packed, strip, row, out);
+    fn run(packed: &Packed, strip: usize, inputs: Panels<'_>, ahead: Ahead<'_>, out: &mut [[f32; ROWS]]) {
+        pass::project::<_, PANEL>(Avx2::<true>(()), packed, strip, inputs, ahead, out);
     }
     // SAFETY: the caller's `Isa::AvxVnni` proves that the processor has AVX2, FMA, F16C and AVX-VNNI.
-    unsafe { run(packed, strip, row, out) }
+    unsafe { run(packed, strip, inputs, ahead, out) }
 }
 
 // SAFETY of every block below: a value of `Avx2` exists only inside `run` of the functions above, whose callers prove the
@@ -90,8 +93,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn splat(self, activations: [i8; 4]) -> __m256i {
-        unsafe { _mm256_set1_epi32(four(activations)) }
+    fn splat(self, activations: u32) -> __m256i {
+        unsafe { _mm256_set1_epi32(activations.cast_signed()) }
     }
 
     #[inline(always)]
@@ -315,8 +318,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn prefetch(self, at: &[u8], ahead: usize) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.as_ptr().wrapping_add(ahead).cast()) }
+    fn prefetch(self, bytes: &[u8], at: usize) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()) }
     }
 }
 

@@ -6,9 +6,11 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::activations::Int8Row;
 use super::pass;
-use super::simd::{Simd, four};
+use super::simd::Simd;
+use super::strips::Ahead;
+use super::Panels;
+use super::activations::{CODES, WORDS};
 use crate::cpu::isa::Detected;
 use crate::quant::Packed;
 use crate::quant::packed::ROWS;
@@ -18,81 +20,53 @@ use crate::quant::packed::ROWS;
 #[derive(Clone, Copy)]
 pub struct Avx512<const TILES: bool>(());
 
-/// Rows of activations that a decoded line is multiplied with before the next one: enough sums to hide the latency of
-/// `vpdpbusd`.
-const GROUP: usize = 8;
+/// Rows of a panel: 12 sums of a tile and 12 of the strip leave eight registers for codes and scales.
+pub const PANEL: usize = 12;
 
 /// As [`super::strips::project`].
-pub fn project<'a>(
+pub fn project(
     _proof: Detected,
     packed: &Packed,
     strip: usize,
-    row: impl Fn(usize) -> Int8Row<'a>,
+    inputs: Panels<'_>,
+    ahead: Ahead<'_>,
     out: &mut [[f32; ROWS]],
 ) {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    fn run<'a>(packed: &Packed, strip: usize, row: impl Fn(usize) -> Int8Row<'a>, out: &mut [[f32; ROWS]]) {
-        pass::project::<_, GROUP>(Avx512::<false>(()), packed, strip, row, out);
+    fn run(packed: &Packed, strip: usize, inputs: Panels<'_>, ahead: Ahead<'_>, out: &mut [[f32; ROWS]]) {
+        pass::project::<_, PANEL>(Avx512::<false>(()), packed, strip, inputs, ahead, out);
     }
     // SAFETY: the caller's `Isa::Avx512` or `Isa::Amx` proves that the processor has these instructions.
-    unsafe { run(packed, strip, row, out) }
+    unsafe { run(packed, strip, inputs, ahead, out) }
 }
 
 /// As [`super::strips::project`], with AMX tiles for many rows.
-pub fn project_tiles<'a>(
+pub fn project_tiles(
     proof: Detected,
     packed: &Packed,
     strip: usize,
-    row: impl Fn(usize) -> Int8Row<'a>,
+    inputs: Panels<'_>,
+    ahead: Ahead<'_>,
     out: &mut [[f32; ROWS]],
 ) {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    fn run<'a>(packed: &Packed, strip: usize, row: impl Fn(usize) -> Int8Row<'a>, out: &mut [[f32; ROWS]]) {
-        pass::project::<_, GROUP>(Avx512::<true>(()), packed, strip, row, out);
+    fn run(packed: &Packed, strip: usize, inputs: Panels<'_>, ahead: Ahead<'_>, out: &mut [[f32; ROWS]]) {
+        pass::project::<_, PANEL>(Avx512::<true>(()), packed, strip, inputs, ahead, out);
     }
     if out.len() < pass::ROWS_FOR_TILES {
-        return project(proof, packed, strip, row, out);
+        return project(proof, packed, strip, inputs, ahead, out);
     }
-    // SAFETY: the caller's `Isa::Amx` proves that the processor has tiles and that the process may use them.
-    let _configured = unsafe { Configured::new() };
-    // SAFETY: the caller's `Isa::Amx` proves that the processor has these instructions.
-    unsafe { run(packed, strip, row, out) }
+    let _released = Released;
+    // SAFETY: the caller's `Isa::Amx` proves that the processor has these instructions, and tiles that the process may use.
+    unsafe { run(packed, strip, inputs, ahead, out) }
 }
 
-/// Tiles of this thread, configured for [`Avx512::multiply_tiles`] as long as this lives: what a thread leaves configured
-/// every switch of threads saves and loads.
-struct Configured(());
+/// Gives the thread's tiles back at its end: what a thread leaves configured every switch of threads saves and loads.
+struct Released;
 
-impl Configured {
-    /// # Safety
-    /// The processor has AMX and the process may use it.
-    unsafe fn new() -> Self {
-        #[repr(C, align(64))]
-        struct Config {
-            palette: u8,
-            start_row: u8,
-            reserved: [u8; 14],
-            row_bytes: [u16; 16],
-            rows: [u8; 16],
-        }
-        // Sums in tiles 0 to 3, activations in 4 and 6, codes in 5 and 7.
-        let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-        for tile in 0..8 {
-            (config.rows[tile], config.row_bytes[tile]) = match tile {
-                0..4 => (16, 64),
-                4 | 6 => (16, 32),
-                _ => (8, 64),
-            };
-        }
-        // SAFETY: the caller's; the instruction reads the 64 bytes of `config`.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
-        Self(())
-    }
-}
-
-impl Drop for Configured {
+impl Drop for Released {
     fn drop(&mut self) {
-        // SAFETY: `new` ran, so the processor has the instruction.
+        // SAFETY: made by `project_tiles` only, whose caller proves that the processor has the instruction.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
     }
 }
@@ -107,6 +81,7 @@ impl<const TILES: bool> Simd for Avx512<TILES> {
     type Ints = __m512i;
     type Floats = __m512;
 
+    const STRAIGHT_ROWS: usize = PANEL;
     const LINES_OF_FIVE_BITS: usize = 8;
     const LINES_OF_SIX_BITS: usize = 4;
     const SIGNED_OFFSET: i32 = 128;
@@ -130,8 +105,8 @@ impl<const TILES: bool> Simd for Avx512<TILES> {
     }
 
     #[inline(always)]
-    fn splat(self, activations: [i8; 4]) -> __m512i {
-        unsafe { _mm512_set1_epi32(four(activations)) }
+    fn splat(self, activations: u32) -> __m512i {
+        unsafe { _mm512_set1_epi32(activations.cast_signed()) }
     }
 
     #[inline(always)]
@@ -307,31 +282,57 @@ impl<const TILES: bool> Simd for Avx512<TILES> {
     const HAS_TILES: bool = TILES;
 
     #[inline(always)]
+    fn shape_tiles(self, rows: usize) {
+        #[repr(C, align(64))]
+        struct Config {
+            palette: u8,
+            start_row: u8,
+            reserved: [u8; 14],
+            row_bytes: [u16; 16],
+            rows: [u8; 16],
+        }
+        // Sums in tiles 0 to 3, activations in 4 and 6, codes in 5 and 7.
+        let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        for tile in 0..8 {
+            (config.rows[tile], config.row_bytes[tile]) = match tile {
+                0..4 => (rows.min(16) as u8, 64),
+                4 | 6 => (rows.min(16) as u8, 32),
+                _ => (8, 64),
+            };
+        }
+        if TILES {
+            unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
+        }
+    }
+
+    #[inline(always)]
     fn multiply_tiles(
         self,
-        tiles: &[[[u8; 64]; 8]; 4],
-        activations: &[[[i8; 4]; 64]; 16],
-        first: usize,
+        lines: &[[[u8; 64]; 8]; 4],
+        panel: &[u32],
+        rows: usize,
         out: &mut [[[i32; 16]; 16]; 4],
     ) {
-        if !TILES || first > 4 {
+        let stride = 4 * WORDS * rows;
+        if !TILES || rows > 16 || size_of_val(panel) < 4 * stride {
             return;
         }
+        let panel = panel.as_ptr().cast::<u8>();
         unsafe {
             asm!(
-                "tileloadd tmm4, [{a} + {row}]",
+                "tileloadd tmm4, [{a0} + {row}]",
                 "tileloadd tmm5, [{b} + {line}]",
                 "tilezero tmm0",
                 "tdpbsud tmm0, tmm4, tmm5",
-                "tileloadd tmm6, [{a} + {row} + 32]",
+                "tileloadd tmm6, [{a1} + {row}]",
                 "tileloadd tmm7, [{b} + {line} + 512]",
                 "tilezero tmm1",
                 "tdpbsud tmm1, tmm6, tmm7",
-                "tileloadd tmm4, [{a} + {row} + 64]",
+                "tileloadd tmm4, [{a2} + {row}]",
                 "tileloadd tmm5, [{b} + {line} + 1024]",
                 "tilezero tmm2",
                 "tdpbsud tmm2, tmm4, tmm5",
-                "tileloadd tmm6, [{a} + {row} + 96]",
+                "tileloadd tmm6, [{a3} + {row}]",
                 "tileloadd tmm7, [{b} + {line} + 1536]",
                 "tilezero tmm3",
                 "tdpbsud tmm3, tmm6, tmm7",
@@ -339,10 +340,13 @@ impl<const TILES: bool> Simd for Avx512<TILES> {
                 "tilestored [{c} + {line} + 1024], tmm1",
                 "tilestored [{c} + {line} + 2048], tmm2",
                 "tilestored [{c} + {line} + 3072], tmm3",
-                a = in(reg) activations.as_ptr().cast::<u8>().add(32 * first),
-                b = in(reg) tiles.as_ptr(),
+                a0 = in(reg) panel,
+                a1 = in(reg) panel.add(stride),
+                a2 = in(reg) panel.add(2 * stride),
+                a3 = in(reg) panel.add(3 * stride),
+                b = in(reg) lines.as_ptr(),
                 c = in(reg) out.as_mut_ptr(),
-                row = in(reg) 256usize,
+                row = in(reg) 4 * CODES,
                 line = in(reg) 64usize,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -352,7 +356,7 @@ impl<const TILES: bool> Simd for Avx512<TILES> {
     }
 
     #[inline(always)]
-    fn prefetch(self, at: &[u8], ahead: usize) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.as_ptr().wrapping_add(ahead).cast()) }
+    fn prefetch(self, bytes: &[u8], at: usize) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()) }
     }
 }

@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use super::tests::Random;
-use super::{Int8Rows, strips};
+use super::{Ahead, Int8Rows, RowGroup, strips};
 use crate::cpu::isa::Isa;
 use crate::cpu::testing::tiers;
 use crate::quant::packed::ROWS;
@@ -64,22 +64,31 @@ fn weight(format: Format, bytes: usize) -> Packed {
     Packed::from_parts(format, 64 * copies, COLS, small.tables().clone(), data.into()).unwrap()
 }
 
-fn activations(n: usize) -> Int8Rows {
+fn group(isa: Isa, rows: usize) -> RowGroup {
+    RowGroup::new(0, rows, COLS, isa.panel_rows())
+}
+
+fn activations(isa: Isa, n: usize) -> Int8Rows {
     let mut random = Random(2);
     let values: Vec<f32> = (0..n * COLS).map(|_| random.unit()).collect();
     let mut rows = Int8Rows::default();
-    rows.share(values.len()).quantize(Isa::Portable, 0, &values);
+    let shared = rows.share(values.len());
+    for (row, values) in values.chunks_exact(COLS).enumerate() {
+        shared.quantize(isa, group(isa, n), row, 0, values);
+    }
     rows
 }
 
 /// Seconds of the fastest of several passes over the strips `strips` of `weight`.
-fn seconds(isa: Isa, weight: &Packed, strips: std::ops::Range<usize>, rows: &Int8Rows, n: usize, budget: f64) -> f64 {
+fn seconds(isa: Isa, weight: &Packed, strips: std::ops::Range<usize>, n: usize, budget: f64) -> f64 {
+    let rows = activations(isa, n);
     let mut out = vec![[0f32; ROWS]; n];
+    let ahead = Ahead { run: usize::MAX, next: &[] };
     let (mut best, start) = (f64::INFINITY, Instant::now());
     while start.elapsed().as_secs_f64() < budget {
         let pass = Instant::now();
         for strip in strips.clone() {
-            strips::project(isa, weight, strip, |i| rows.row(i * COLS, COLS), &mut out);
+            strips::project(isa, weight, strip, rows.panels(group(isa, n)), ahead, &mut out);
             black_box(&mut out);
         }
         best = best.min(pass.elapsed().as_secs_f64());
@@ -90,7 +99,6 @@ fn seconds(isa: Isa, weight: &Packed, strips: std::ops::Range<usize>, rows: &Int
 #[test]
 #[ignore = "measures; run it alone, in release"]
 fn kernel_rates() {
-    let rows = activations(64);
     let clock = clock();
     let cores = std::thread::available_parallelism().unwrap().get();
     println!("{:.2} GHz, {cores} cores; GB/s of weights with 1 row, products a cycle with more", clock / 1e9);
@@ -100,15 +108,15 @@ fn kernel_rates() {
         let (small, large) = (weight(format, 200 << 10), weight(format, large));
         for isa in tiers().into_iter().filter(|isa| isa.has_integer_kernel(format)) {
             let strips = |w: &Packed| w.rows() / ROWS;
-            let cache = seconds(isa, &small, 0..strips(&small), &rows, 1, 0.1);
-            let memory = seconds(isa, &large, 0..strips(&large), &rows, 1, 0.2);
+            let cache = seconds(isa, &small, 0..strips(&small), 1, 0.1);
+            let memory = seconds(isa, &large, 0..strips(&large), 1, 0.2);
             let per_core = strips(&large) / cores;
             let all = std::thread::scope(|scope| {
                 let threads: Vec<_> = (0..cores)
                     .map(|core| {
                         let part = per_core * core..per_core * (core + 1);
-                        let (large, rows) = (&large, &rows);
-                        scope.spawn(move || seconds(isa, large, part, rows, 1, 0.3))
+                        let large = &large;
+                        scope.spawn(move || seconds(isa, large, part, 1, 0.3))
                     })
                     .collect();
                 threads.into_iter().map(|t| t.join().unwrap()).fold(0f64, f64::max)
@@ -118,7 +126,7 @@ fn kernel_rates() {
                 .into_iter()
                 .map(|n| {
                     let products = (small.rows() * COLS * n) as f64;
-                    format!("{n}: {:.1}", products / seconds(isa, &small, 0..strips(&small), &rows, n, 0.1) / clock)
+                    format!("{n}: {:.1}", products / seconds(isa, &small, 0..strips(&small), n, 0.1) / clock)
                 })
                 .collect();
             println!(

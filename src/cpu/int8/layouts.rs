@@ -44,6 +44,10 @@ pub trait Layout<S: Simd>: Copy {
     const HAS_MIN: bool;
     /// Lines of codes in a tile.
     const CODE_LINES: usize;
+    /// Lines of high bits in a tile.
+    const HIGH_LINES: usize = 0;
+    /// Whether decoded codes are unsigned bytes that need nothing but scales, offset and minimum: what AMX multiplies.
+    const FOR_TILES: bool = matches!(Self::KIND, Kind::Four | Kind::Five | Kind::Unsigned);
 
     /// The lines of tile `tile`; `None` when the block is too short.
     fn lines<'a>(self, block: &Block<'a>, tile: usize) -> Option<Self::Lines<'a>>;
@@ -193,6 +197,7 @@ impl<S: Simd> Layout<S> for Q5K {
     const OFFSET: i32 = 0;
     const HAS_MIN: bool = true;
     const CODE_LINES: usize = 4;
+    const HIGH_LINES: usize = 1;
 
     #[inline(always)]
     fn lines<'a>(self, block: &Block<'a>, tile: usize) -> Option<Self::Lines<'a>> {
@@ -236,6 +241,7 @@ impl<S: Simd> Layout<S> for Q6K {
     const OFFSET: i32 = 0;
     const HAS_MIN: bool = false;
     const CODE_LINES: usize = 4;
+    const HIGH_LINES: usize = 2;
 
     #[inline(always)]
     fn lines<'a>(self, block: &Block<'a>, tile: usize) -> Option<Self::Lines<'a>> {

@@ -22,4 +22,5 @@ pub mod strips;
 #[cfg(test)]
 mod tests;
 
-pub use activations::{Int8Row, Int8Rows};
+pub use activations::{Int8Rows, Panels, RowGroup, panel_rows};
+pub use strips::Ahead;

@@ -4,9 +4,10 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 use std::array::from_fn;
 
-use super::activations::Int8Row;
 use super::pass;
-use super::simd::{Simd, four};
+use super::simd::Simd;
+use super::strips::Ahead;
+use super::Panels;
 use crate::cpu::isa::Detected;
 use crate::quant::Packed;
 use crate::quant::packed::ROWS;
@@ -15,23 +16,24 @@ use crate::quant::packed::ROWS;
 #[derive(Clone, Copy)]
 pub struct Neon(());
 
-/// Rows of activations that a decoded line is multiplied with before the next one: their sums stay in registers.
-const GROUP: usize = 4;
+/// Rows of a panel: their sums stay in registers.
+pub const PANEL: usize = 4;
 
 /// As [`super::strips::project`].
-pub fn project<'a>(
+pub fn project(
     _proof: Detected,
     packed: &Packed,
     strip: usize,
-    row: impl Fn(usize) -> Int8Row<'a>,
+    inputs: Panels<'_>,
+    ahead: Ahead<'_>,
     out: &mut [[f32; ROWS]],
 ) {
     #[target_feature(enable = "neon,dotprod")]
-    fn run<'a>(packed: &Packed, strip: usize, row: impl Fn(usize) -> Int8Row<'a>, out: &mut [[f32; ROWS]]) {
-        pass::project::<_, GROUP>(Neon(()), packed, strip, row, out);
+    fn run(packed: &Packed, strip: usize, inputs: Panels<'_>, ahead: Ahead<'_>, out: &mut [[f32; ROWS]]) {
+        pass::project::<_, PANEL>(Neon(()), packed, strip, inputs, ahead, out);
     }
     // SAFETY: the caller's `Isa::Neon` proves that the processor has the dot product extension.
-    unsafe { run(packed, strip, row, out) }
+    unsafe { run(packed, strip, inputs, ahead, out) }
 }
 
 /// `sum + ` the sums of each four products. The compiler has no stable intrinsic for this instruction.
@@ -104,8 +106,8 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn splat(self, activations: [i8; 4]) -> int8x16_t {
-        unsafe { vreinterpretq_s8_s32(vdupq_n_s32(four(activations))) }
+    fn splat(self, activations: u32) -> int8x16_t {
+        unsafe { vreinterpretq_s8_s32(vdupq_n_s32(activations.cast_signed())) }
     }
 
     #[inline(always)]
@@ -281,8 +283,8 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn prefetch(self, at: &[u8], ahead: usize) {
-        let at = at.as_ptr().wrapping_add(ahead);
+    fn prefetch(self, bytes: &[u8], at: usize) {
+        let at = bytes.as_ptr().wrapping_add(at);
         // SAFETY: a hint, which no address makes fail.
         unsafe { asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags)) }
     }

@@ -1,19 +1,20 @@
 //! Products of a strip with quantised rows, written once for every tier and format.
 //!
-//! One or two rows read the packed lines straight into their products. For more, a block of 256 columns is decoded once
-//! into a buffer that stays in the first-level cache, and groups of rows pass over it.
+//! Rows that fit one panel read the packed lines straight into their products. For more, a block of 256 columns is decoded
+//! once into a buffer that stays in the first-level cache, and panel after panel passes over it.
 //!
 //! Everything here is inlined into the function that enables a tier's instructions; closures over vectors, as those of
 //! `array::map`, would not be.
 
-use super::activations::Int8Row;
+use super::activations::{CODES, Panels, WORDS, half_sums};
 use super::layouts::{Block, Int4, Kind, Layout, Q4_0, Q4K, Q5K, Q6K, Q8_0, Scales, Table};
 use super::simd::Simd;
+use super::strips::Ahead;
 use crate::quant::packed::{BLOCK, LINE, ROWS, TILE, blocks, sections};
 use crate::quant::{Format, Packed};
 
-/// Bytes ahead of the codes in work that are asked for: the latency of memory at the rate of one core.
-const PREFETCH: usize = 4096;
+/// Bytes ahead of the tile in work that are asked for: the latency of memory at the rate of one core.
+const PREFETCH: usize = 8192;
 
 /// Tiles of a whole block.
 const TILES: usize = BLOCK / TILE;
@@ -22,8 +23,6 @@ const LINES: usize = TILE / 4;
 
 /// Rows of activations from which on a processor's tiles are faster than its vectors.
 pub const ROWS_FOR_TILES: usize = 6;
-/// Rows of activations that a processor's tiles take.
-const TILE_ROWS: usize = 16;
 
 /// Whether there are integer kernels for packed `format`.
 pub fn serves(format: Format) -> bool {
@@ -33,24 +32,25 @@ pub fn serves(format: Format) -> bool {
     }
 }
 
-/// As [`super::strips::project`], with the instructions of `s`; `G` rows share each decoded line.
+/// As [`super::strips::project`], with the instructions of `s`; panels have up to `MOST` rows.
 #[inline(always)]
-pub fn project<'a, S: Simd, const G: usize>(
+pub fn project<S: Simd, const MOST: usize>(
     s: S,
     packed: &Packed,
     strip: usize,
-    row: impl Fn(usize) -> Int8Row<'a>,
+    inputs: Panels<'_>,
+    ahead: Ahead<'_>,
     out: &mut [[f32; ROWS]],
 ) {
-    let strip = Strip { format: packed.format(), cols: packed.cols(), data: packed.strip(strip) };
+    let strip = Strip { format: packed.format(), cols: packed.cols(), data: packed.strip(strip), ahead };
     match strip.format {
-        Format::Q4_0 => rows::<_, _, G>(s, Q4_0, &strip, row, out),
-        Format::Q8_0 => rows::<_, _, G>(s, Q8_0, &strip, row, out),
-        Format::Q4K => rows::<_, _, G>(s, Q4K, &strip, row, out),
-        Format::Q5K => rows::<_, _, G>(s, Q5K, &strip, row, out),
-        Format::Q6K => rows::<_, _, G>(s, Q6K, &strip, row, out),
-        Format::Bnb4 => rows::<_, _, G>(s, Table::new(s, packed.codebook()), &strip, row, out),
-        Format::Int4(group) => rows::<_, _, G>(s, Int4 { tiles: group.columns() / TILE }, &strip, row, out),
+        Format::Q4_0 => rows::<_, _, MOST>(s, Q4_0, &strip, inputs, out),
+        Format::Q8_0 => rows::<_, _, MOST>(s, Q8_0, &strip, inputs, out),
+        Format::Q4K => rows::<_, _, MOST>(s, Q4K, &strip, inputs, out),
+        Format::Q5K => rows::<_, _, MOST>(s, Q5K, &strip, inputs, out),
+        Format::Q6K => rows::<_, _, MOST>(s, Q6K, &strip, inputs, out),
+        Format::Bnb4 => rows::<_, _, MOST>(s, Table::new(s, packed.codebook()), &strip, inputs, out),
+        Format::Int4(group) => rows::<_, _, MOST>(s, Int4 { tiles: group.columns() / TILE }, &strip, inputs, out),
         Format::F32 | Format::F16 | Format::BF16 => {}
     }
 }
@@ -59,120 +59,182 @@ struct Strip<'a> {
     format: Format,
     cols: usize,
     data: &'a [u8],
+    ahead: Ahead<'a>,
+}
+
+/// A block and where it lies in its strip.
+struct Part<'a> {
+    block: Block<'a>,
+    first_tile: usize,
+    tiles: usize,
+    /// First byte.
+    start: usize,
+    /// Bytes of each tile, on average.
+    tile_bytes: usize,
 }
 
 impl<'a> Strip<'a> {
-    /// First tile, number of tiles and bytes of each block.
     #[inline(always)]
-    fn blocks(&self) -> impl Iterator<Item = (usize, usize, Block<'a>)> {
-        let (format, mut rest) = (self.format, self.data);
+    fn parts(&self) -> impl Iterator<Item = Part<'a>> {
+        let (format, data, mut start) = (self.format, self.data, 0);
         blocks(self.cols).map_while(move |(first, tiles)| {
             let lengths = sections(format, tiles)?;
-            let (block, later) = rest.split_at_checked(lengths.iter().sum())?;
-            rest = later;
-            let (codes, scales) = block.split_at_checked(lengths[0])?;
-            let (high, scales) = scales.split_at_checked(lengths[1])?;
-            Some((first / TILE, tiles, Block { codes: codes.as_chunks().0, high: high.as_chunks().0, scales }))
+            let len = lengths.iter().sum::<usize>();
+            let block = data.get(start..start + len)?;
+            let (codes, rest) = block.split_at_checked(lengths[0])?;
+            let (high, scales) = rest.split_at_checked(lengths[1])?;
+            let block = Block { codes: codes.as_chunks().0, high: high.as_chunks().0, scales };
+            let part = Part { block, first_tile: first / TILE, tiles, start, tile_bytes: len / tiles };
+            start += len;
+            Some(part)
         })
+    }
+
+    /// Asks for what lies [`PREFETCH`] bytes behind tile `tile` of `part` on the way that [`Ahead`] tells.
+    #[inline(always)]
+    fn prefetch<S: Simd, L: Layout<S>>(&self, s: S, part: &Part<'_>, tile: usize) {
+        let at = part.start + tile * part.tile_bytes + PREFETCH;
+        let (from, at) = if at < self.ahead.run { (self.data, at) } else { (self.ahead.next, at - self.ahead.run) };
+        for line in 0..L::CODE_LINES + L::HIGH_LINES + 1 {
+            s.prefetch(from, at + line * LINE);
+        }
     }
 }
 
+/// Calls for the number of rows of a panel, which is a constant in the call.
+macro_rules! for_rows {
+    ($rows:expr, $MOST:ident, $G:ident => $call:expr) => {
+        for_rows!(@ $rows, $MOST, $G, $call, 1 2 3 4 5 6 7 8 9 10 11 12)
+    };
+    (@ $rows:expr, $MOST:ident, $G:ident, $call:expr, $($n:literal)*) => {
+        match $rows {
+            $($n if $n <= $MOST => {
+                const $G: usize = $n;
+                $call
+            })*
+            _ => {}
+        }
+    };
+}
+
 #[inline(always)]
-fn rows<'a, S: Simd, L: Layout<S>, const G: usize>(
+fn rows<S: Simd, L: Layout<S>, const MOST: usize>(
     s: S,
     layout: L,
     strip: &Strip<'_>,
-    row: impl Fn(usize) -> Int8Row<'a>,
+    inputs: Panels<'_>,
     out: &mut [[f32; ROWS]],
 ) {
-    match out {
-        [] => {}
-        [_] => straight::<_, _, 1>(s, layout, strip, row, out),
-        [_, _] => straight::<_, _, 2>(s, layout, strip, row, out),
-        _ => decoded::<_, _, G>(s, layout, strip, row, out),
+    let tiled = S::HAS_TILES && L::FOR_TILES;
+    if out.len() <= if tiled { ROWS_FOR_TILES - 1 } else { S::STRAIGHT_ROWS.min(MOST) } {
+        if let Some((rows, panel)) = inputs.each().next() {
+            for_rows!(rows, MOST, G => straight::<S, L, G>(s, layout, strip, panel, out));
+        }
+        return;
+    }
+    let mut decoded = Decoded {
+        lines: [[[0; LINE]; LINES]; TILES],
+        scales: [[[0.0; ROWS]; 2]; TILES],
+        weights: [[[0; ROWS]; 2]; TILES],
+    };
+    out.fill([0.0; ROWS]);
+    let mut shaped = 0;
+    for part in strip.parts() {
+        decode(s, layout, strip, &part, &mut decoded);
+        let mut rest = &mut out[..];
+        for (rows, panel) in inputs.each() {
+            let Some((out, later)) = rest.split_at_mut_checked(rows) else { return };
+            rest = later;
+            if tiled && rows >= ROWS_FOR_TILES && part.tiles == TILES {
+                if rows != shaped {
+                    s.shape_tiles(rows);
+                    shaped = rows;
+                }
+                by_tiles::<S, L>(s, &decoded, &part, rows, panel, out);
+            } else {
+                for_rows!(rows, MOST, G => over_decoded::<S, L, G>(s, &decoded, &part, panel, out));
+            }
+        }
     }
 }
 
 /// `G` rows over the packed lines.
 #[inline(always)]
-fn straight<'a, S: Simd, L: Layout<S>, const G: usize>(
+fn straight<S: Simd, L: Layout<S>, const G: usize>(
     s: S,
     layout: L,
     strip: &Strip<'_>,
-    row: impl Fn(usize) -> Int8Row<'a>,
+    panel: &[u32],
     out: &mut [[f32; ROWS]],
 ) {
     let mut sums = [s.float(0.0); G];
-    for (first, tiles, block) in strip.blocks() {
-        let factors = layout.factors(s, &block);
-        let Some(columns) = columns::<G>(&row, first, tiles) else { return };
-        for tile in 0..tiles {
-            prefetch::<S, L>(s, &block, tile);
-            let Some(lines) = layout.lines(&block, tile) else { return };
-            let weights = layout.weights(s, &block, tile);
-            let dots = dots::<S, L, G>(s, &Packing { layout, lines }, &columns, tile, weights);
-            let scales = layout.scales(s, factors, &block, tile);
-            add::<S, L, G>(s, dots, scales, &columns, tile, &mut sums);
+    for part in strip.parts() {
+        let factors = layout.factors(s, &part.block);
+        let Some(columns) = Columns::<G>::new(panel, part.first_tile, part.tiles) else { return };
+        for tile in 0..part.tiles {
+            strip.prefetch::<S, L>(s, &part, tile);
+            let Some(lines) = layout.lines(&part.block, tile) else { return };
+            let weights = layout.weights(s, &part.block, tile);
+            let columns = columns.tile(tile);
+            let dots = dots::<S, L, G>(s, &Packing { layout, lines }, columns, weights);
+            let scales = layout.scales(s, factors, &part.block, tile);
+            add::<S, L, G>(s, dots, scales, columns, &mut sums);
         }
     }
-    for g in 0..G {
-        s.store(sums[g], &mut out[g]);
+    for (sums, out) in sums.iter().zip(out) {
+        s.store(*sums, out);
     }
 }
 
-/// Asks for the lines and scales that lie [`PREFETCH`] bytes behind those of tile `tile`.
-#[inline(always)]
-fn prefetch<S: Simd, L: Layout<S>>(s: S, block: &Block<'_>, tile: usize) {
-    let lines = block.codes.get(L::CODE_LINES * tile..L::CODE_LINES * (tile + 1)).unwrap_or_default();
-    lines.iter().for_each(|line| s.prefetch(line, PREFETCH));
-    let per_tile = block.high.len() * L::CODE_LINES / block.codes.len().max(1);
-    let lines = block.high.get(per_tile * tile..per_tile * (tile + 1)).unwrap_or_default();
-    lines.iter().for_each(|line| s.prefetch(line, PREFETCH));
-    s.prefetch(block.scales.get(tile * 2 * ROWS..).unwrap_or_default(), PREFETCH);
-}
-
-/// A row of activations, cut to the tiles of one block.
+/// A panel's tiles of one block.
 #[derive(Clone, Copy)]
-struct Columns<'a> {
-    codes: &'a [[[i8; 4]; LINES]],
-    sums: &'a [[i16; 2]],
-    scales: &'a [f32],
-    offsets: &'a [f32],
-}
+struct Columns<'a, const G: usize>(&'a [[[u32; G]; WORDS]]);
 
-impl<'a> Columns<'a> {
+impl<'a, const G: usize> Columns<'a, G> {
     /// `tiles` tiles from tile `first`: the one place where lengths are checked.
     #[inline(always)]
-    fn new(row: &Int8Row<'a>, first: usize, tiles: usize) -> Option<Self> {
-        let range = first..first + tiles;
-        Some(Self {
-            codes: row.codes.as_chunks().0.get(range.clone())?,
-            sums: row.sums.get(range.clone())?,
-            scales: row.scales.get(range.clone())?,
-            offsets: row.offsets.get(range)?,
-        })
+    fn new(panel: &'a [u32], first: usize, tiles: usize) -> Option<Self> {
+        panel.as_chunks::<G>().0.as_chunks().0.get(first..first + tiles).map(Self)
     }
 
-    /// The sum of the codes of a tile.
     #[inline(always)]
-    fn sum(&self, tile: usize) -> i32 {
-        let [first, second] = self.sums[tile];
-        i32::from(first) + i32::from(second)
+    fn tile(self, tile: usize) -> Tile<'a, G> {
+        Tile(&self.0[tile])
     }
 }
 
-/// The columns of `G` rows in one block.
-#[inline(always)]
-fn columns<'a, const G: usize>(
-    row: impl Fn(usize) -> Int8Row<'a>,
-    first: usize,
-    tiles: usize,
-) -> Option<[Columns<'a>; G]> {
-    let mut columns = [Columns { codes: &[], sums: &[], scales: &[], offsets: &[] }; G];
-    for (g, columns) in columns.iter_mut().enumerate() {
-        *columns = Columns::new(&row(g), first, tiles)?;
+/// A tile of a panel.
+#[derive(Clone, Copy)]
+struct Tile<'a, const G: usize>(&'a [[u32; G]; WORDS]);
+
+impl<const G: usize> Tile<'_, G> {
+    /// Columns `4 * line..` of row `g`.
+    #[inline(always)]
+    fn codes(self, g: usize, line: usize) -> u32 {
+        self.0.as_flattened()[g * CODES + line]
     }
-    Some(columns)
+
+    #[inline(always)]
+    fn scale(self, g: usize) -> f32 {
+        f32::from_bits(self.0[CODES][g])
+    }
+
+    #[inline(always)]
+    fn offset(self, g: usize) -> f32 {
+        f32::from_bits(self.0[CODES + 1][g])
+    }
+
+    #[inline(always)]
+    fn sums(self, g: usize) -> [i16; 2] {
+        half_sums(self.0[CODES + 2][g])
+    }
+
+    /// The sum of all codes of row `g`.
+    #[inline(always)]
+    fn sum(self, g: usize) -> i32 {
+        let [first, second] = self.sums(g);
+        i32::from(first) + i32::from(second)
+    }
 }
 
 /// Where the codes of a tile come from, four columns a line.
@@ -218,14 +280,9 @@ macro_rules! each_line {
 fn dots<S: Simd, L: Layout<S>, const G: usize>(
     s: S,
     lines: &impl Lines<S>,
-    columns: &[Columns<'_>; G],
-    tile: usize,
+    columns: Tile<'_, G>,
     weights: [S::Ints; 2],
 ) -> [S::Ints; G] {
-    let mut activations = [&[[0; 4]; LINES]; G];
-    for g in 0..G {
-        activations[g] = &columns[g].codes[tile];
-    }
     let mut sums = [s.int(0); G];
     let mut pairs = [s.no_pairs(); G];
     let joined_after = match L::KIND {
@@ -237,7 +294,7 @@ fn dots<S: Simd, L: Layout<S>, const G: usize>(
     each_line!(I, {
         let codes = lines.line::<I>(s);
         for g in 0..G {
-            let activations = s.splat(activations[g][I]);
+            let activations = s.splat(columns.codes(g, I));
             match L::KIND {
                 Kind::Four | Kind::Five | Kind::Six => pairs[g] = s.add_small(pairs[g], codes, activations),
                 Kind::Unsigned => sums[g] = s.add_unsigned(sums[g], codes, activations),
@@ -257,9 +314,9 @@ fn dots<S: Simd, L: Layout<S>, const G: usize>(
     });
     for g in 0..G {
         if L::KIND == Kind::Six {
-            sums[g] = s.sub_weighted(sums[g], columns[g].sums[tile], weights);
+            sums[g] = s.sub_weighted(sums[g], columns.sums(g), weights);
         } else if L::OFFSET != 0 {
-            sums[g] = s.add_ints(sums[g], s.int(L::OFFSET * columns[g].sum(tile)));
+            sums[g] = s.add_ints(sums[g], s.int(L::OFFSET * columns.sum(g)));
         }
     }
     sums
@@ -271,14 +328,13 @@ fn add<S: Simd, L: Layout<S>, const G: usize>(
     s: S,
     dots: [S::Ints; G],
     [scale, min]: Scales<S>,
-    columns: &[Columns<'_>; G],
-    tile: usize,
+    columns: Tile<'_, G>,
     sums: &mut [S::Floats; G],
 ) {
     for g in 0..G {
-        let dot = s.mul(s.floats(dots[g]), s.float(columns[g].scales[tile]));
+        let dot = s.mul(s.floats(dots[g]), s.float(columns.scale(g)));
         if L::HAS_MIN {
-            sums[g] = s.mul_sub_from(min, s.float(columns[g].offsets[tile]), sums[g]);
+            sums[g] = s.mul_sub_from(min, s.float(columns.offset(g)), sums[g]);
         }
         sums[g] = s.mul_add(dot, scale, sums[g]);
     }
@@ -298,92 +354,48 @@ impl Decoded {
     }
 }
 
-/// Any number of rows, `G` at a time, over decoded blocks.
+/// A panel over a whole decoded block, with the processor's tiles.
 #[inline(always)]
-fn decoded<'a, S: Simd, L: Layout<S>, const G: usize>(
-    s: S,
-    layout: L,
-    strip: &Strip<'_>,
-    row: impl Fn(usize) -> Int8Row<'a>,
-    out: &mut [[f32; ROWS]],
-) {
-    let mut decoded = Decoded {
-        lines: [[[0; LINE]; LINES]; TILES],
-        scales: [[[0.0; ROWS]; 2]; TILES],
-        weights: [[[0; ROWS]; 2]; TILES],
-    };
-    out.fill([0.0; ROWS]);
-    for (first, tiles, block) in strip.blocks() {
-        decode(s, layout, &block, tiles, &mut decoded);
-        let mut done = 0;
-        let tiled = match L::KIND {
-            Kind::Four | Kind::Five | Kind::Unsigned => S::HAS_TILES && tiles == TILES,
-            Kind::Six | Kind::Signed => false,
-        };
-        for out in out.chunks_mut(if tiled { TILE_ROWS } else { G }) {
-            if tiled && out.len() >= ROWS_FOR_TILES {
-                by_tiles::<S, L>(s, &decoded, first, |i| row(done + i), out);
-                done += out.len();
-                continue;
-            }
-            let mut rest = out;
-            while !rest.is_empty() {
-                // Powers of two below `G` serve what is left over.
-                let now = if rest.len() >= G { G } else { 1 << rest.len().ilog2() };
-                let (group, later) = rest.split_at_mut(now);
-                rest = later;
-                let row = |i: usize| row(done + i);
-                match now {
-                    1 => over_decoded::<S, L, 1>(s, &decoded, first, tiles, row, group),
-                    2 => over_decoded::<S, L, 2>(s, &decoded, first, tiles, row, group),
-                    4 if G > 4 => over_decoded::<S, L, 4>(s, &decoded, first, tiles, row, group),
-                    _ => over_decoded::<S, L, G>(s, &decoded, first, tiles, row, group),
-                }
-                done += now;
-            }
-        }
-    }
-}
-
-/// Up to 16 rows over a whole decoded block, with the processor's tiles.
-#[inline(always)]
-fn by_tiles<'a, S: Simd, L: Layout<S>>(
+fn by_tiles<S: Simd, L: Layout<S>>(
     s: S,
     decoded: &Decoded,
-    first: usize,
-    row: impl Fn(usize) -> Int8Row<'a>,
+    part: &Part<'_>,
+    rows: usize,
+    panel: &[u32],
     out: &mut [[f32; ROWS]],
 ) {
-    let mut activations = [[[0i8; 4]; BLOCK / 4]; TILE_ROWS];
-    for (i, to) in activations.iter_mut().enumerate().take(out.len()) {
-        let Some(from) = row(i).codes.get(first * LINES..).and_then(|codes| codes.first_chunk()) else { return };
-        *to = *from;
-    }
-    let Some(columns) = columns::<TILE_ROWS>(|i| row(i.min(out.len() - 1)), first, TILES) else { return };
-    let mut dots = [[[0i32; ROWS]; TILE_ROWS]; 4];
-    for (quarter, tiles) in decoded.lines.as_chunks::<4>().0.iter().enumerate() {
-        s.multiply_tiles(tiles, &activations, 4 * quarter, &mut dots);
-        for (i, out) in out.iter_mut().enumerate() {
-            let columns = [columns[i]];
-            let mut sums = [s.load(out)];
+    let stride = WORDS * rows;
+    let Some(panel) = panel.get(part.first_tile * stride..(part.first_tile + TILES) * stride) else { return };
+    let mut dots = [[[0i32; ROWS]; ROWS]; 4];
+    for (quarter, lines) in decoded.lines.as_chunks::<4>().0.iter().enumerate() {
+        let panel = &panel[4 * quarter * stride..][..4 * stride];
+        s.multiply_tiles(lines, panel, rows, &mut dots);
+        for (i, out) in out.iter_mut().enumerate().take(rows) {
+            let mut sum = s.load(out);
             for (t, dots) in dots.iter().enumerate() {
-                let tile = 4 * quarter + t;
+                let words = &panel[t * stride + CODES * rows..][..3 * rows];
                 let mut dot = s.load_ints(&dots[i]);
                 if L::OFFSET != 0 {
-                    dot = s.add_ints(dot, s.int(L::OFFSET * columns[0].sum(tile)));
+                    let [first, second] = half_sums(words[2 * rows + i]);
+                    dot = s.add_ints(dot, s.int(L::OFFSET * (i32::from(first) + i32::from(second))));
                 }
-                add::<S, L, 1>(s, [dot], decoded.scales(s, tile), &columns, tile, &mut sums);
+                let [scale, min] = decoded.scales(s, 4 * quarter + t);
+                if L::HAS_MIN {
+                    sum = s.mul_sub_from(min, s.float(f32::from_bits(words[rows + i])), sum);
+                }
+                sum = s.mul_add(s.mul(s.floats(dot), s.float(f32::from_bits(words[i]))), scale, sum);
             }
-            s.store(sums[0], out);
+            s.store(sum, out);
         }
     }
 }
 
 #[inline(always)]
-fn decode<S: Simd, L: Layout<S>>(s: S, layout: L, block: &Block<'_>, tiles: usize, out: &mut Decoded) {
+fn decode<S: Simd, L: Layout<S>>(s: S, layout: L, strip: &Strip<'_>, part: &Part<'_>, out: &mut Decoded) {
+    let block = &part.block;
     let factors = layout.factors(s, block);
-    for tile in 0..tiles.min(TILES) {
-        prefetch::<S, L>(s, block, tile);
+    for tile in 0..part.tiles.min(TILES) {
+        strip.prefetch::<S, L>(s, part, tile);
         let Some(lines) = layout.lines(block, tile) else { return };
         each_line!(I, { s.store_line(layout.line::<I>(s, lines), &mut out.lines[tile][I]) });
         let [scale, min] = layout.scales(s, factors, block, tile);
@@ -398,27 +410,27 @@ fn decode<S: Simd, L: Layout<S>>(s: S, layout: L, block: &Block<'_>, tiles: usiz
 }
 
 #[inline(always)]
-fn over_decoded<'a, S: Simd, L: Layout<S>, const G: usize>(
+fn over_decoded<S: Simd, L: Layout<S>, const G: usize>(
     s: S,
     decoded: &Decoded,
-    first: usize,
-    tiles: usize,
-    row: impl Fn(usize) -> Int8Row<'a>,
+    part: &Part<'_>,
+    panel: &[u32],
     out: &mut [[f32; ROWS]],
 ) {
-    let tiles = tiles.min(TILES);
-    let Some(columns) = columns::<G>(row, first, tiles) else { return };
+    let Some(columns) = Columns::<G>::new(panel, part.first_tile, part.tiles.min(TILES)) else { return };
+    let Some(out) = out.first_chunk_mut::<G>() else { return };
     let mut sums = [s.float(0.0); G];
     for g in 0..G {
         sums[g] = s.load(&out[g]);
     }
-    for tile in 0..tiles {
+    for tile in 0..part.tiles.min(TILES) {
         let weights = match L::KIND {
             Kind::Six => [s.load_ints(&decoded.weights[tile][0]), s.load_ints(&decoded.weights[tile][1])],
             _ => [s.int(0); 2],
         };
-        let dots = dots::<S, L, G>(s, &decoded.lines[tile], &columns, tile, weights);
-        add::<S, L, G>(s, dots, decoded.scales(s, tile), &columns, tile, &mut sums);
+        let columns = columns.tile(tile);
+        let dots = dots::<S, L, G>(s, &decoded.lines[tile], columns, weights);
+        add::<S, L, G>(s, dots, decoded.scales(s, tile), columns, &mut sums);
     }
     for g in 0..G {
         s.store(sums[g], &mut out[g]);

@@ -1,11 +1,5 @@
 //! What the integer kernels need of a processor: operations on lines of 64 bytes, four of each of 16 slots.
 
-/// Four activations as one word.
-#[inline(always)]
-pub fn four([a, b, c, d]: [i8; 4]) -> i32 {
-    i32::from_le_bytes([a.cast_unsigned(), b.cast_unsigned(), c.cast_unsigned(), d.cast_unsigned()])
-}
-
 /// A processor's instructions. A value proves that they are there, so every operation is safe to call.
 ///
 /// Sums of products are exact. Codes are unsigned where nothing else is said, activations signed.
@@ -21,6 +15,8 @@ pub trait Simd: Copy {
     /// A float for each slot.
     type Floats: Copy;
 
+    /// Rows of activations that pass over packed lines together; more of them pass over decoded ones.
+    const STRAIGHT_ROWS: usize = 2;
     /// How many lines of codes below 32 one value of [`Simd::Pairs`] takes; of codes below 16 it takes eight.
     const LINES_OF_FIVE_BITS: usize;
     /// The same for codes below 64.
@@ -36,7 +32,8 @@ pub trait Simd: Copy {
     /// A line whose halves are swapped.
     fn rotated_line(self, bytes: &[u8; 64]) -> Self::Bytes;
     fn store_line(self, bytes: Self::Bytes, out: &mut [u8; 64]);
-    fn splat(self, activations: [i8; 4]) -> Self::Splat;
+    /// Four activations, the first in the lowest byte.
+    fn splat(self, activations: u32) -> Self::Splat;
     fn byte(self, byte: u8) -> Self::Bytes;
     fn and(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
@@ -89,18 +86,21 @@ pub trait Simd: Copy {
     /// Whether [`Simd::multiply_tiles`] can be called.
     const HAS_TILES: bool = false;
 
-    /// `out[t][row][slot]` = the products of tile `t` of four, its lines unsigned codes, with columns `32 * (first + t)..` of
-    /// 16 rows of activations.
+    /// Prepares for [`Simd::multiply_tiles`] with `rows` rows of activations, at most 16.
+    fn shape_tiles(self, _rows: usize) {}
+
+    /// `out[t][row][slot]` = the products of tile `t` of four, its lines unsigned codes, with the codes of tile `t` of
+    /// four of a panel of `rows` rows.
     fn multiply_tiles(
         self,
-        _tiles: &[[[u8; 64]; 8]; 4],
-        _activations: &[[[i8; 4]; 64]; 16],
-        _first: usize,
+        _lines: &[[[u8; 64]; 8]; 4],
+        _panel: &[u32],
+        _rows: usize,
         out: &mut [[[i32; 16]; 16]; 4],
     ) {
         out.fill([[0; 16]; 16]);
     }
 
-    /// Asks for the cache line `ahead` bytes behind `at`, which need not exist.
-    fn prefetch(self, at: &[u8], ahead: usize);
+    /// Asks for the cache line at byte `at` of `bytes`, which need not exist.
+    fn prefetch(self, bytes: &[u8], at: usize);
 }

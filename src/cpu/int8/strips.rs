@@ -1,6 +1,6 @@
 //! One strip against any number of quantised rows, by the kernels of the tier at hand.
 
-use super::Int8Row;
+use super::Panels;
 #[cfg(target_arch = "aarch64")]
 use super::neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -25,31 +25,54 @@ impl Isa {
             Isa::Neon(_) => pass::serves(format),
         }
     }
+
+    /// Rows of a [panel](Panels) of activations at most: so many sums stay in the tier's registers.
+    pub fn panel_rows(self) -> usize {
+        match self {
+            Isa::Portable => 1,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(_) | Isa::AvxVnni(_) => avx2::PANEL,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(_) | Isa::Amx(_) => avx512::PANEL,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon(_) => neon::PANEL,
+        }
+    }
 }
 
-/// `out[i][slot] = packed[row of slot in strip] · row(i)` for each `i`.
-pub fn project<'a>(
+/// What is read after a strip: it is asked for while the strip is in work.
+#[derive(Clone, Copy)]
+pub struct Ahead<'a> {
+    /// Bytes from the strip's start that are read in their order: its own, and those of strips right behind it.
+    pub run: usize,
+    /// What is read after them.
+    pub next: &'a [u8],
+}
+
+/// `out[i][slot] = packed[row of slot in strip] · inputs[i]` for each `i`.
+pub fn project(
     isa: Isa,
     packed: &Packed,
     strip: usize,
-    row: impl Fn(usize) -> Int8Row<'a>,
+    inputs: Panels<'_>,
+    ahead: Ahead<'_>,
     out: &mut [[f32; ROWS]],
 ) {
     match isa {
         // No integer kernel: nobody calls this.
         Isa::Portable => {
-            let _ = (packed, strip, row);
+            let _ = (packed, strip, inputs, ahead);
             out.fill([f32::NAN; ROWS]);
         }
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(proof) => avx2::project(proof, packed, strip, row, out),
+        Isa::Avx2(proof) => avx2::project(proof, packed, strip, inputs, ahead, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::AvxVnni(proof) => avx2::project_vnni(proof, packed, strip, row, out),
+        Isa::AvxVnni(proof) => avx2::project_vnni(proof, packed, strip, inputs, ahead, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(proof) => avx512::project(proof, packed, strip, row, out),
+        Isa::Avx512(proof) => avx512::project(proof, packed, strip, inputs, ahead, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx(proof) => avx512::project_tiles(proof, packed, strip, row, out),
+        Isa::Amx(proof) => avx512::project_tiles(proof, packed, strip, inputs, ahead, out),
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon(proof) => neon::project(proof, packed, strip, row, out),
+        Isa::Neon(proof) => neon::project(proof, packed, strip, inputs, ahead, out),
     }
 }

@@ -137,7 +137,7 @@ fn products_with_quantised_activations_are_exact_up_to_the_scales() {
             for (rows, cols) in SHAPES.into_iter().filter(|(_, cols)| cols.is_multiple_of(format.block_elements())) {
                 let matrix = random.matrix(format, rows, cols);
                 let weight = Weight::new(matrix.clone()).unwrap();
-                for n in [1, 2, 4, 7, 15] {
+                for n in [1, 2, 4, 7, 12, 15, 101] {
                     // Activations that int8 holds without loss: whole numbers up to 127, one of them reached in every tile.
                     let mut inputs: Vec<f32> = (0..n * cols).map(|_| (random.unit() * 127.4).round()).collect();
                     for tile in inputs.chunks_exact_mut(32) {
@@ -201,19 +201,46 @@ fn quantised_activations_are_within_half_a_step_and_a_zero_tile_stays_zero() {
         let mut random = Random(3);
         let mut data: Vec<f32> = (0..128).map(|_| random.unit()).collect();
         data[32..64].fill(0.0);
+        // Rows of 64 columns, which may share a panel.
         let mut int8 = Int8Rows::default();
-        int8.share(data.len()).quantize(isa, 0, &data);
-        let row = int8.row(0, 128);
+        let group = RowGroup::new(0, 2, 64, isa.panel_rows());
+        let shared = int8.share(data.len());
+        data.chunks_exact(64).enumerate().for_each(|(row, data)| shared.quantize(isa, group, row, 0, data));
+        let panels = int8.panels(group);
         for (tile, values) in data.chunks_exact(32).enumerate() {
+            let (codes, scale, offset, sums) = panels.tile(tile / 2, tile % 2);
             let largest = values.iter().fold(0f32, |m, x| m.max(x.abs()));
-            for (x, code) in values.iter().zip(row.codes[8 * tile..8 * tile + 8].as_flattened()) {
-                assert!((x - row.scales[tile] * f32::from(*code)).abs() <= largest / 254.0 * 1.001);
+            for (x, code) in values.iter().zip(codes) {
+                assert!((x - scale * f32::from(code)).abs() <= largest / 254.0 * 1.001);
             }
-            let halves = row.codes[8 * tile..8 * tile + 8].as_flattened().chunks_exact(16);
-            let sums: Vec<i16> = halves.map(|half| half.iter().map(|c| i16::from(*c)).sum()).collect();
-            assert_eq!(row.sums[tile].as_slice(), sums);
+            let halves = codes.chunks_exact(16).map(|half| half.iter().map(|c| i16::from(*c)).sum());
+            assert_eq!(sums.as_slice(), halves.collect::<Vec<i16>>());
+            assert!((offset - scale * f32::from(sums[0] + sums[1])).abs() <= 1e-6 * largest);
+            assert_eq!(scale == 0.0, tile == 1);
         }
-        assert_eq!(row.scales[1], 0.0);
+    });
+}
+
+#[test]
+fn gathered_rows_are_those_that_were_picked() {
+    each_tier(|isa| {
+        let mut random = Random(6);
+        let (rows, cols) = (30, 96);
+        let data: Vec<f32> = (0..rows * cols).map(|_| random.unit()).collect();
+        let mut int8 = Int8Rows::default();
+        let group = RowGroup::new(0, rows, cols, isa.panel_rows());
+        let shared = int8.share(data.len());
+        data.chunks_exact(cols).enumerate().for_each(|(row, data)| shared.quantize(isa, group, row, 0, data));
+        let (all, mut memory) = (int8.panels(group), vec![u32::MAX; 7]);
+        for picked in [&[29][..], &[0, 13, 12, 29, 5], &[7, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15]] {
+            let gathered = all.gather(picked, isa.panel_rows(), &mut memory);
+            assert_eq!(gathered.each().map(|(rows, _)| rows).sum::<usize>(), picked.len());
+            for (i, row) in picked.iter().enumerate() {
+                for tile in 0..cols / 32 {
+                    assert_eq!(gathered.tile(i, tile), all.tile(*row as usize, tile));
+                }
+            }
+        }
     });
 }
 

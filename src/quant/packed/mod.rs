@@ -179,6 +179,11 @@ impl Packed {
         &self.data
     }
 
+    /// Bytes of a strip.
+    pub fn strip_bytes(&self) -> usize {
+        self.strip_len
+    }
+
     /// Strip `strip`: rows `16 * strip..`, blocks in column order.
     pub fn strip(&self, strip: usize) -> &[u8] {
         &self.data[strip * self.strip_len..(strip + 1) * self.strip_len]
