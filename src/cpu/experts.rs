@@ -7,10 +7,12 @@
 use std::time::Instant;
 
 use super::Workspace;
+use super::isa::Isa;
 use super::int8::{Ahead, Int8Rows, RowGroup};
-use super::kernels::sigmoid;
+use super::kernels::{kernel, sigmoid};
 use super::matmul::{Inputs, Processor, Product, in_row_order, strips_per_task};
 use super::pool::{Pool, SharedOutput, at_least};
+use super::vector_math::fma;
 use crate::model::{MoeSpec, MoeWeights, Operation, SwiGlu};
 use crate::quant::packed::{ROWS, TILE};
 
@@ -63,21 +65,16 @@ impl Routing {
         self.choices.resize(logits.len() / spec.experts * spec.top_k, Choice::default());
         pool.run_chunks(&mut self.choices, spec.top_k, |row, choices, _| {
             let logits = &logits[row * spec.experts..(row + 1) * spec.experts];
-            let maximum = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let finite = logits.iter().all(|l| l.is_finite());
-            let mut order: Vec<usize> = (0..spec.experts).collect();
-            let better = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
-            if spec.top_k < spec.experts {
-                order.select_nth_unstable_by(spec.top_k, better);
-                order.truncate(spec.top_k);
-            }
-            order.sort_unstable_by(better);
+            best(logits, choices);
+            let maximum = choices.first().map_or(0.0, |choice| logits[choice.expert]);
             let share = |expert: usize| (logits[expert] - maximum).exp();
-            let among = if spec.normalise_top_k { &order } else { &(0..spec.experts).collect() };
-            let total: f32 = if finite { among.iter().map(|&expert| share(expert)).sum() } else { f32::NAN };
-            for (choice, &expert) in choices.iter_mut().zip(&order) {
-                *choice = Choice { expert, weight: share(expert) / total };
-            }
+            let total: f32 = match (finite, spec.normalise_top_k) {
+                (false, _) => f32::NAN,
+                (true, true) => choices.iter().map(|choice| share(choice.expert)).sum(),
+                (true, false) => (0..spec.experts).map(share).sum(),
+            };
+            choices.iter_mut().for_each(|choice| choice.weight = share(choice.expert) / total);
         });
         self.group(spec);
     }
@@ -102,6 +99,52 @@ impl Routing {
             next[choice.expert] += 1;
             self.rows[entry] = (i / spec.top_k) as u32;
             self.weights[entry] = choice.weight;
+        }
+    }
+}
+
+/// Puts the experts of the largest logits into `choices`, best first; of equal ones those with the lower index.
+fn best(logits: &[f32], choices: &mut [Choice]) {
+    let better = |a: f32, b: f32| a.total_cmp(&b).is_gt();
+    let mut found = 0;
+    for (expert, &logit) in logits.iter().enumerate() {
+        if found == choices.len() {
+            match choices.last() {
+                Some(worst) if better(logit, logits[worst.expert]) => found -= 1,
+                _ => continue,
+            }
+        }
+        let at = choices[..found].partition_point(|choice| !better(logit, logits[choice.expert]));
+        choices[at..=found].rotate_right(1);
+        choices[at].expert = expert;
+        found += 1;
+    }
+}
+
+/// Where the sums of a block of inputs go: `totals[rows[i] * stride + at] += scales[i] * sums[i]`.
+pub struct Scatter<'a> {
+    first: usize,
+    /// `None`: from `first` on, in order.
+    rows: Option<&'a [u32]>,
+    /// `None`: 1.
+    scales: Option<&'a [f32]>,
+    stride: usize,
+    at: usize,
+}
+
+kernel! {
+    /// Adds `sums` to `totals` as `to` tells.
+    scatter = scatter_body(sums: &[[f32; ROWS]], to: &Scatter<'_>, totals: &mut [[f32; ROWS]])
+}
+
+#[inline(always)]
+fn scatter_body<const FMA: bool>(sums: &[[f32; ROWS]], to: &Scatter<'_>, totals: &mut [[f32; ROWS]]) {
+    for (i, sums) in sums.iter().enumerate() {
+        let row = to.rows.map_or(to.first + i, |rows| rows[i] as usize);
+        let scale = to.scales.map_or(1.0, |scales| scales[i]);
+        let total = &mut totals[row * to.stride + to.at];
+        for slot in 0..ROWS {
+            total[slot] = fma::<FMA>(scale, sums[slot], total[slot]);
         }
     }
 }
@@ -230,9 +273,10 @@ impl Context<'_> {
                     for (i, tile) in block.clone().zip(tile.chunks_exact(TILE)) {
                         let column = strip * ROWS;
                         if float {
-                            for row in 0..ROWS.min(width - column) {
-                                activations.set(job.hidden_at + i * width + column + row, tile[half + row]);
-                            }
+                            let rows = ROWS.min(width - column);
+                            // SAFETY: each strip of a job is in one task.
+                            let out = unsafe { activations.part(job.hidden_at + i * width + column, rows) };
+                            out.copy_from_slice(&tile[half..half + rows]);
                         }
                         if quantise && half > 0 {
                             int8.quantize(self.processor.isa, group, i, column - half, tile);
@@ -281,20 +325,18 @@ impl Context<'_> {
                     for (s, strip) in strips.clone().enumerate() {
                         let ahead = Ahead { run: (strips.end - strip) * down.strip_bytes(), next };
                         self.processor.strip(down, strip, operand, ahead, scratch, &mut sums);
-                        for (i, sums) in block.clone().zip(&sums) {
-                            let row = job.rows.map_or(i, |rows| rows[i] as usize);
-                            let scale = job.scales.map_or(1.0, |scales| scales[i]);
-                            for (total, sum) in totals[row * strips.len() + s].iter_mut().zip(sums) {
-                                *total += scale * sum;
-                            }
-                        }
+                        let (rows, scales) = (job.rows.map(|r| &r[block.clone()]), job.scales.map(|s| &s[block.clone()]));
+                        let to = Scatter { first: block.start, rows, scales, stride: strips.len(), at: s };
+                        self.processor.isa.scatter(&sums, &to, &mut totals);
                     }
                 });
             }
             for (row, totals) in totals.chunks_exact(strips.len()).enumerate() {
                 for (strip, totals) in strips.clone().zip(totals) {
                     let first = strip * ROWS;
-                    x.add_all(row * hidden + first, &in_row_order(totals)[..ROWS.min(hidden - first)]);
+                    // SAFETY: each strip is in one task.
+                    let x = unsafe { x.part(row * hidden + first, ROWS.min(hidden - first)) };
+                    x.iter_mut().zip(in_row_order(totals)).for_each(|(x, total)| *x += total);
                 }
             }
             (scratch.strip, scratch.second_strip, scratch.panels) = (sums, totals, gathered);

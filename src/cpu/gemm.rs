@@ -26,16 +26,14 @@ pub struct Gemm<'a> {
 
 kernel! {
     /// Computes `gemm` into `c`.
-    gemm = gemm_body(gemm: &Gemm<'_>, c: &mut [f32])
+    gemm = gemm_body[16, 32](gemm: &Gemm<'_>, c: &mut [f32])
 }
 
-/// Columns of a wide tile.
-const WIDE: usize = 16;
-/// Columns of a narrow tile.
+/// Columns of a narrow tile; the wide ones of a tier with few registers have twice as many.
 const NARROW: usize = 8;
 
 #[inline(always)]
-fn gemm_body<const FMA: bool>(gemm: &Gemm<'_>, c: &mut [f32]) {
+fn gemm_body<const FMA: bool, const WIDE: usize>(gemm: &Gemm<'_>, c: &mut [f32]) {
     let &Gemm { rows, inner, cols, a, a_strides, b, b_stride, c_stride, .. } = gemm;
     if rows == 0 || cols == 0 {
         return;
@@ -48,9 +46,13 @@ fn gemm_body<const FMA: bool>(gemm: &Gemm<'_>, c: &mut [f32]) {
     let mut col = 0;
     while col < cols {
         match cols - col {
-            WIDE.. => {
+            left if left >= WIDE => {
                 strip::<FMA, 6, WIDE>(gemm, col, c);
                 col += WIDE;
+            }
+            left if left >= 2 * NARROW => {
+                strip::<FMA, 6, { 2 * NARROW }>(gemm, col, c);
+                col += 2 * NARROW;
             }
             NARROW.. => {
                 strip::<FMA, 8, NARROW>(gemm, col, c);

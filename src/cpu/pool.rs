@@ -9,9 +9,10 @@
 
 use std::any::Any;
 use std::hint::spin_loop;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -293,38 +294,38 @@ impl Drop for Pool {
     }
 }
 
-/// A float buffer that several tasks fill at the same time, each value at most once in a run.
+/// A float buffer that several tasks fill at the same time, each its own part.
 #[derive(Clone, Copy)]
-pub struct SharedOutput<'a>(&'a [AtomicU32]);
+pub struct SharedOutput<'a> {
+    data: *mut f32,
+    len: usize,
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the pointer is that of an exclusive borrow, and the callers of its methods touch separate parts.
+unsafe impl Send for SharedOutput<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for SharedOutput<'_> {}
 
 impl<'a> SharedOutput<'a> {
     /// Shares `data` for the lifetime of the exclusive borrow.
     pub fn new(data: &'a mut [f32]) -> Self {
-        let (pointer, len) = (data.as_mut_ptr().cast::<AtomicU32>(), data.len());
-        // SAFETY: `AtomicU32` has the size, alignment and bit validity of `f32`, and the exclusive borrow is held for 'a.
-        Self(unsafe { std::slice::from_raw_parts(pointer, len) })
+        Self { data: data.as_mut_ptr(), len: data.len(), borrow: PhantomData }
     }
 
-    /// Writes one value; a plain store on every processor.
+    /// The `len` values from `index` on.
+    ///
+    /// # Safety
+    /// While the result lives, nothing else touches these values.
+    ///
+    /// # Panics
+    /// When they are not all there, which is a defect.
+    #[expect(clippy::mut_from_ref, reason = "each caller has a part of its own")]
     #[inline(always)]
-    pub fn set(self, index: usize, value: f32) {
-        self.0[index].store(value.to_bits(), Ordering::Relaxed);
-    }
-
-    /// Writes `values` from `index` on.
-    #[inline(always)]
-    pub fn set_all(self, index: usize, values: &[f32]) {
-        for (slot, value) in self.0[index..index + values.len()].iter().zip(values) {
-            slot.store(value.to_bits(), Ordering::Relaxed);
-        }
-    }
-
-    /// Adds `values` to those from `index` on, which no other task touches in this run.
-    #[inline(always)]
-    pub fn add_all(self, index: usize, values: &[f32]) {
-        for (slot, value) in self.0[index..index + values.len()].iter().zip(values) {
-            slot.store((f32::from_bits(slot.load(Ordering::Relaxed)) + value).to_bits(), Ordering::Relaxed);
-        }
+    pub unsafe fn part(&self, index: usize, len: usize) -> &'a mut [f32] {
+        assert!(index <= self.len && len <= self.len - index, "{len} values from {index} of {}", self.len);
+        // SAFETY: the part lies in the borrowed buffer; the caller has it for itself.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(index), len) }
     }
 }
 

@@ -316,11 +316,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     fn mul_sub_from(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
         unsafe { [_mm256_fnmadd_ps(a[0], b[0], c[0]), _mm256_fnmadd_ps(a[1], b[1], c[1])] }
     }
-
-    #[inline(always)]
-    fn prefetch(self, bytes: &[u8], at: usize) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()) }
-    }
 }
 
 /// The compiler computes both halves here, one after the other. Left alone it computes all sums of small codes of one half

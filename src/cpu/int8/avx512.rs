@@ -354,9 +354,4 @@ impl<const TILES: bool> Simd for Avx512<TILES> {
             );
         }
     }
-
-    #[inline(always)]
-    fn prefetch(self, bytes: &[u8], at: usize) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()) }
-    }
 }

@@ -281,11 +281,4 @@ impl Simd for Neon {
     fn mul_sub_from(self, a: [float32x4_t; 4], b: [float32x4_t; 4], c: [float32x4_t; 4]) -> [float32x4_t; 4] {
         from_fn(|i| unsafe { vfmsq_f32(c[i], a[i], b[i]) })
     }
-
-    #[inline(always)]
-    fn prefetch(self, bytes: &[u8], at: usize) {
-        let at = bytes.as_ptr().wrapping_add(at);
-        // SAFETY: a hint, which no address makes fail.
-        unsafe { asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags)) }
-    }
 }

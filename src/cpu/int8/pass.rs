@@ -10,11 +10,9 @@ use super::activations::{CODES, Panels, WORDS, half_sums};
 use super::layouts::{Block, Int4, Kind, Layout, Q4_0, Q4K, Q5K, Q6K, Q8_0, Scales, Table};
 use super::simd::Simd;
 use super::strips::Ahead;
+use crate::cpu::kernels::{PREFETCH, for_count, prefetch};
 use crate::quant::packed::{BLOCK, LINE, ROWS, TILE, blocks, sections};
 use crate::quant::{Format, Packed};
-
-/// Bytes ahead of the tile in work that are asked for: the latency of memory at the rate of one core.
-const PREFETCH: usize = 8192;
 
 /// Tiles of a whole block.
 const TILES: usize = BLOCK / TILE;
@@ -92,29 +90,13 @@ impl<'a> Strip<'a> {
 
     /// Asks for what lies [`PREFETCH`] bytes behind tile `tile` of `part` on the way that [`Ahead`] tells.
     #[inline(always)]
-    fn prefetch<S: Simd, L: Layout<S>>(&self, s: S, part: &Part<'_>, tile: usize) {
+    fn prefetch<S: Simd, L: Layout<S>>(&self, part: &Part<'_>, tile: usize) {
         let at = part.start + tile * part.tile_bytes + PREFETCH;
         let (from, at) = if at < self.ahead.run { (self.data, at) } else { (self.ahead.next, at - self.ahead.run) };
         for line in 0..L::CODE_LINES + L::HIGH_LINES + 1 {
-            s.prefetch(from, at + line * LINE);
+            prefetch(from.as_ptr(), at + line * LINE);
         }
     }
-}
-
-/// Calls for the number of rows of a panel, which is a constant in the call.
-macro_rules! for_rows {
-    ($rows:expr, $MOST:ident, $G:ident => $call:expr) => {
-        for_rows!(@ $rows, $MOST, $G, $call, 1 2 3 4 5 6 7 8 9 10 11 12)
-    };
-    (@ $rows:expr, $MOST:ident, $G:ident, $call:expr, $($n:literal)*) => {
-        match $rows {
-            $($n if $n <= $MOST => {
-                const $G: usize = $n;
-                $call
-            })*
-            _ => {}
-        }
-    };
 }
 
 #[inline(always)]
@@ -128,7 +110,7 @@ fn rows<S: Simd, L: Layout<S>, const MOST: usize>(
     let tiled = S::HAS_TILES && L::FOR_TILES;
     if out.len() <= if tiled { ROWS_FOR_TILES - 1 } else { S::STRAIGHT_ROWS.min(MOST) } {
         if let Some((rows, panel)) = inputs.each().next() {
-            for_rows!(rows, MOST, G => straight::<S, L, G>(s, layout, strip, panel, out));
+            for_count!(rows, MOST, G => straight::<S, L, G>(s, layout, strip, panel, out));
         }
         return;
     }
@@ -152,7 +134,7 @@ fn rows<S: Simd, L: Layout<S>, const MOST: usize>(
                 }
                 by_tiles::<S, L>(s, &decoded, &part, rows, panel, out);
             } else {
-                for_rows!(rows, MOST, G => over_decoded::<S, L, G>(s, &decoded, &part, panel, out));
+                for_count!(rows, MOST, G => over_decoded::<S, L, G>(s, &decoded, &part, panel, out));
             }
         }
     }
@@ -172,7 +154,7 @@ fn straight<S: Simd, L: Layout<S>, const G: usize>(
         let factors = layout.factors(s, &part.block);
         let Some(columns) = Columns::<G>::new(panel, part.first_tile, part.tiles) else { return };
         for tile in 0..part.tiles {
-            strip.prefetch::<S, L>(s, &part, tile);
+            strip.prefetch::<S, L>(&part, tile);
             let Some(lines) = layout.lines(&part.block, tile) else { return };
             let weights = layout.weights(s, &part.block, tile);
             let columns = columns.tile(tile);
@@ -395,7 +377,7 @@ fn decode<S: Simd, L: Layout<S>>(s: S, layout: L, strip: &Strip<'_>, part: &Part
     let block = &part.block;
     let factors = layout.factors(s, block);
     for tile in 0..part.tiles.min(TILES) {
-        strip.prefetch::<S, L>(s, part, tile);
+        strip.prefetch::<S, L>(part, tile);
         let Some(lines) = layout.lines(block, tile) else { return };
         each_line!(I, { s.store_line(layout.line::<I>(s, lines), &mut out.lines[tile][I]) });
         let [scale, min] = layout.scales(s, factors, block, tile);

@@ -100,7 +100,4 @@ pub trait Simd: Copy {
     ) {
         out.fill([[0; 16]; 16]);
     }
-
-    /// Asks for the cache line at byte `at` of `bytes`, which need not exist.
-    fn prefetch(self, bytes: &[u8], at: usize);
 }
