@@ -129,8 +129,16 @@ fn kernel_rates() {
                     format!("{n}: {:.1}", products / seconds(isa, &small, 0..strips(&small), n, 0.1) / clock)
                 })
                 .collect();
+            let together = std::thread::scope(|scope| {
+                let small = &small;
+                let run = || seconds(isa, small, 0..strips(small), 10, 0.3);
+                let threads: Vec<_> = (0..cores).map(|_| scope.spawn(run)).collect();
+                threads.into_iter().map(|t| t.join().unwrap()).fold(0f64, f64::max)
+            });
+            let together = (small.rows() * COLS * 10) as f64 / together / 1e9;
             println!(
-                "{:9} {:8} cache {:5.1} ({:4.1} B/cycle), memory {:5.1}, all cores {:6.1}; rows {}",
+                "{:9} {:8} cache {:5.1} ({:4.1} B/cycle), memory {:5.1}, all cores {:6.1}; rows {}; \
+                 10 on all cores: {together:.0} G products a second and core",
                 format.name(),
                 isa.name(),
                 rate(&small, cache),
