@@ -255,7 +255,7 @@ impl Context<'_> {
             let (mut gates, mut ups) = (std::mem::take(&mut scratch.strip), std::mem::take(&mut scratch.second_strip));
             let (mut tile, mut products) = (std::mem::take(&mut scratch.more), std::mem::take(&mut scratch.values));
             let mut gathered = std::mem::take(&mut scratch.panels);
-            self.processor.for_blocks(&job.inputs, &mut gathered, |block, operand| {
+            self.processor.for_blocks([gate, up], &job.inputs, &mut gathered, |block, operand| {
                 for strip in first..end {
                     let next = if strip + 1 < end { gate.strips_from(strip + 1) } else { after };
                     let ahead = Ahead { run: gate.strip_bytes(), next: up.strips_from(strip) };
@@ -321,7 +321,7 @@ impl Context<'_> {
                 // After the last job comes the first one's part in the next task.
                 let (next, first) = jobs.get(index + 1).map_or((&jobs[0], strips.end), |job| (job, strips.start));
                 let next = next.weights.down.strips_from(first);
-                self.processor.for_blocks(inputs, &mut gathered, |block, operand| {
+                self.processor.for_blocks([down], inputs, &mut gathered, |block, operand| {
                     for (s, strip) in strips.clone().enumerate() {
                         let ahead = Ahead { run: (strips.end - strip) * down.strip_bytes(), next };
                         self.processor.strip(down, strip, operand, ahead, scratch, &mut sums);

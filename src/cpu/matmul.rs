@@ -103,10 +103,19 @@ impl<'a> Inputs<'a> {
         &self.data[row * self.cols..][..self.cols]
     }
 
-    /// The inputs `block`, one of [`Processor::for_blocks`]; picked rows gather in `gathered`, in panels of up to `most` rows.
-    fn operand<'b>(&'b self, block: Range<usize>, most: usize, gathered: &'b mut Vec<u32>) -> Operand<'b> {
+    /// The inputs `block`, one of [`Processor::for_blocks`], as int8 and, where wanted, in float32; picked rows gather in
+    /// `gathered`, in panels of up to `most` rows.
+    fn operand<'b>(
+        &'b self,
+        block: Range<usize>,
+        floats_too: bool,
+        most: usize,
+        gathered: &'b mut Vec<u32>,
+    ) -> Operand<'b> {
         let mut floats: [&[f32]; INPUT_BLOCK] = [&[]; INPUT_BLOCK];
-        floats.iter_mut().zip(block.clone()).for_each(|(floats, i)| *floats = self.row(i));
+        if floats_too {
+            floats.iter_mut().zip(block.clone()).for_each(|(floats, i)| *floats = self.row(i));
+        }
         let int8 = self.int8.map(|panels| match self.picked {
             Some(picked) => panels.gather(&picked[block.clone()], most, gathered),
             None => panels.range(block.clone()),
@@ -181,7 +190,7 @@ impl Processor {
             let next = products.get(product + 1).map_or(&[][..], |product| product.0.strips_from(0));
             let rows = weight.rows();
             let (mut sums, mut gathered) = (std::mem::take(&mut scratch.strip), std::mem::take(&mut scratch.panels));
-            self.for_blocks(inputs, &mut gathered, |block, operand| {
+            self.for_blocks([*weight], inputs, &mut gathered, |block, operand| {
                 for strip in strips.clone() {
                     let ahead = Ahead { run: weight.strips_from(strip).len(), next };
                     self.strip(weight, strip, operand, ahead, scratch, &mut sums);
@@ -209,18 +218,20 @@ impl Processor {
         self.multiply([Product::new(weight, inputs, out)]);
     }
 
-    /// Calls `work` for blocks of whole panels, up to [`INPUT_BLOCK`] inputs each.
-    pub fn for_blocks(
+    /// Calls `work` for blocks of whole panels of inputs of `weights`, up to [`INPUT_BLOCK`] each.
+    pub fn for_blocks<'w>(
         &self,
+        weights: impl IntoIterator<Item = &'w Weight>,
         inputs: &Inputs<'_>,
         gathered: &mut Vec<u32>,
         mut work: impl FnMut(Range<usize>, &Operand<'_>),
     ) {
         let (n, most) = (inputs.len(), self.isa.panel_rows());
         let panel = panel_rows(n, most);
+        let floats = weights.into_iter().any(|weight| !self.takes_int8(weight));
         for first in (0..n).step_by(INPUT_BLOCK / panel * panel) {
             let block = first..n.min(first + INPUT_BLOCK / panel * panel);
-            work(block.clone(), &inputs.operand(block, most, gathered));
+            work(block.clone(), &inputs.operand(block, floats, most, gathered));
         }
     }
 

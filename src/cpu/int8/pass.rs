@@ -405,7 +405,12 @@ fn over_decoded<S: Simd, L: Layout<S>, const G: usize>(
     for g in 0..G {
         sums[g] = s.load(&out[g]);
     }
+    // The next panel's part of the block follows at a distance that no processor foresees.
+    let next = panel.as_ptr_range().end.cast::<u8>().wrapping_add(4 * WORDS * G * part.first_tile);
     for tile in 0..part.tiles.min(TILES) {
+        for line in 0..(4 * WORDS * G).div_ceil(LINE) {
+            prefetch(next, 4 * WORDS * G * tile + line * LINE);
+        }
         let weights = match L::KIND {
             Kind::Six => [s.load_ints(&decoded.weights[tile][0]), s.load_ints(&decoded.weights[tile][1])],
             _ => [s.int(0); 2],
