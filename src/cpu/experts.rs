@@ -20,6 +20,8 @@ use crate::quant::packed::{ROWS, TILE};
 const STRIPS_OF_A_TILE: usize = TILE / ROWS;
 /// Jobs of a thread from which on a task is a whole job.
 const JOBS_PER_THREAD: usize = 6;
+/// Tasks of a thread, then, at least.
+const TASKS_PER_THREAD: usize = 12;
 
 /// Which rows visit which experts.
 #[derive(Default)]
@@ -238,26 +240,32 @@ impl Context<'_> {
         let strips = |job: &Job<'_>| job.weights.gate.rows().div_ceil(ROWS);
         let threads = self.processor.pool.threads();
         let inputs = jobs.iter().map(|job| job.inputs.len()).max().unwrap_or(0);
-        // Each task gathers its rows first: whole experts where there are enough of them.
-        let per_task = match jobs.len() >= JOBS_PER_THREAD * threads {
-            true => jobs.iter().map(strips).max().unwrap_or(1).next_multiple_of(STRIPS_OF_A_TILE),
-            false => strips_per_task(jobs.iter().map(strips).sum(), inputs, threads, STRIPS_OF_A_TILE),
+        let all = jobs.iter().map(strips).sum();
+        let per_task = strips_per_task(all, inputs, threads, STRIPS_OF_A_TILE);
+        // Each task gathers its rows first: whole experts where there are many, but none with far more rows than others.
+        let work = |job: &Job<'_>| job.inputs.len() * strips(job);
+        let most = jobs.iter().map(work).sum::<usize>() / (threads * TASKS_PER_THREAD);
+        let per_task = |job: &Job<'_>| match jobs.len() >= JOBS_PER_THREAD * threads {
+            true => (most / job.inputs.len().max(1)).clamp(1, strips(job)).next_multiple_of(STRIPS_OF_A_TILE),
+            false => per_task,
         };
-        let tasks: Vec<(&Job<'_>, usize)> =
-            jobs.iter().flat_map(|job| (0..strips(job)).step_by(per_task).map(move |first| (job, first))).collect();
+        let mut tasks = Vec::with_capacity(all.div_ceil(STRIPS_OF_A_TILE));
+        for job in jobs {
+            let (strips, per_task) = (strips(job), per_task(job));
+            tasks.extend((0..strips).step_by(per_task).map(|first| (job, first..strips.min(first + per_task))));
+        }
         self.processor.pool.run(tasks.len(), |task, scratch| {
-            let (job, first) = tasks[task];
+            let (job, strips) = (tasks[task].0, tasks[task].1.clone());
             let (gate, up, width) = (&job.weights.gate, &job.weights.up, job.weights.gate.rows());
-            let end = strips(job).min(first + per_task);
-            let after = tasks.get(task + 1).map_or(&[][..], |(job, first)| job.weights.gate.strips_from(*first));
+            let after = tasks.get(task + 1).map_or(&[][..], |(job, strips)| job.weights.gate.strips_from(strips.start));
             let quantise = self.processor.takes_int8(&job.weights.down);
             let group = self.hidden(job);
             let (mut gates, mut ups) = (std::mem::take(&mut scratch.strip), std::mem::take(&mut scratch.second_strip));
             let (mut tile, mut products) = (std::mem::take(&mut scratch.more), std::mem::take(&mut scratch.values));
             let mut gathered = std::mem::take(&mut scratch.panels);
             self.processor.for_blocks([gate, up], &job.inputs, &mut gathered, |block, operand| {
-                for strip in first..end {
-                    let next = if strip + 1 < end { gate.strips_from(strip + 1) } else { after };
+                for strip in strips.clone() {
+                    let next = if strip + 1 < strips.end { gate.strips_from(strip + 1) } else { after };
                     let ahead = Ahead { run: gate.strip_bytes(), next: up.strips_from(strip) };
                     self.processor.strip(gate, strip, operand, ahead, scratch, &mut gates);
                     let ahead = Ahead { run: up.strip_bytes(), next };
@@ -279,7 +287,8 @@ impl Context<'_> {
                             out.copy_from_slice(&tile[half..half + rows]);
                         }
                         if quantise && half > 0 {
-                            int8.quantize(self.processor.isa, group, i, column - half, tile);
+                            // SAFETY: as above.
+                            unsafe { int8.quantize(self.processor.isa, group, i, column - half, tile) };
                         }
                     }
                 }
@@ -308,7 +317,7 @@ impl Context<'_> {
             .collect();
         let strips = hidden.div_ceil(ROWS);
         let most = inputs.iter().map(Inputs::len).max().unwrap_or(0);
-        let per_task = strips_per_task(strips, most, self.processor.pool.threads(), 2);
+        let per_task = strips_per_task(strips, most, self.processor.pool.threads(), if most <= 2 { 2 } else { 1 });
         let x = SharedOutput::new(x);
         self.processor.pool.run(strips.div_ceil(per_task), |task, scratch| {
             let strips = task * per_task..strips.min((task + 1) * per_task);

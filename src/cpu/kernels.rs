@@ -4,7 +4,6 @@
 
 use super::isa::Isa;
 use super::vector_math::{exp, fma, map, sigmoid as sigmoid_of, softplus as softplus_of, sum, zip};
-use crate::quant::packed::TILE;
 
 /// Bytes ahead of the weights in work that are asked for: the latency of memory at the rate of one core.
 pub const PREFETCH: usize = 8192;
@@ -27,8 +26,6 @@ pub fn prefetch(at: *const u8, ahead: usize) {
     let _ = at;
 }
 
-/// Values that a loop over a tile takes at a time.
-const LANES: usize = 8;
 /// Sums of squares that run side by side.
 const SUMS: usize = 32;
 
@@ -91,11 +88,6 @@ macro_rules! for_count {
 pub(crate) use for_count;
 
 kernel! {
-    /// Quantises a tile: the codes, four a word; the sums of its halves' codes; the scale, `max |x| / 127`. Values that are
-    /// not finite make the scale NaN, which keeps the failure visible.
-    quantize_tile = quantize_tile_body(values: &[f32; TILE], codes: &mut [u32; TILE / 4], sums: &mut [i16; 2]) -> f32
-}
-kernel! {
     /// `out = x / sqrt(mean(x²) + eps) * weight`.
     rms_norm = rms_norm_body(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32])
 }
@@ -127,35 +119,6 @@ kernel! {
 kernel! {
     /// `values[i] *= sigmoid(gates[i])`: gated attention's output; both have one length.
     mul_sigmoid = mul_sigmoid_body(values: &mut [f32], gates: &[f32])
-}
-
-#[inline(always)]
-fn quantize_tile_body<const FMA: bool>(values: &[f32; TILE], codes: &mut [u32; TILE / 4], sums: &mut [i16; 2]) -> f32 {
-    /// 1.5 * 2^23: in a sum with this, the lowest bits are the rounded value, ties to even.
-    const ROUND: f32 = 12_582_912.0;
-    let mut largest = [0f32; LANES];
-    let mut total = [0f32; LANES];
-    for eight in values.as_chunks::<LANES>().0 {
-        for lane in 0..LANES {
-            largest[lane] = largest[lane].max(eight[lane].abs());
-            // `max` passes NaN over, a sum does not.
-            total[lane] += eight[lane].abs();
-        }
-    }
-    let largest = largest.iter().fold(0f32, |m, x| m.max(*x));
-    let scale = if total.iter().sum::<f32>().is_finite() { largest / 127.0 } else { f32::NAN };
-    let inverse = if scale > 0.0 { 127.0 / largest } else { 0.0 };
-    let mut rounded = [0u8; TILE];
-    for (rounded, x) in rounded.iter_mut().zip(values) {
-        *rounded = (x * inverse + ROUND).to_bits() as u8;
-    }
-    for (word, four) in codes.iter_mut().zip(rounded.as_chunks::<4>().0) {
-        *word = u32::from_le_bytes(*four);
-    }
-    for (sum, half) in sums.iter_mut().zip(rounded.as_chunks::<16>().0) {
-        *sum = half.iter().map(|code| i16::from(code.cast_signed())).sum();
-    }
-    scale
 }
 
 #[inline(always)]

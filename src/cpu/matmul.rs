@@ -2,7 +2,7 @@
 //!
 //! Work is cut into strips of 16 weight rows, the unit of the packed form; several products share one round of tasks.
 
-use super::int8::{Ahead, Int8Rows, Panels, RowGroup, panel_rows, strips};
+use super::int8::{Ahead, Int8Rows, Panels, RowGroup, SharedInt8, panel_rows, strips};
 use std::ops::Range;
 
 use super::isa::Isa;
@@ -40,6 +40,30 @@ pub struct Operand<'a> {
     len: usize,
     int8: Option<Panels<'a>>,
     floats: [&'a [f32]; INPUT_BLOCK],
+}
+
+/// Rows of activations that several tasks write, and the same quantised where the product that takes them wants that.
+#[derive(Clone, Copy)]
+pub struct Outputs<'a> {
+    data: SharedOutput<'a>,
+    int8: Option<SharedInt8<'a>>,
+    group: RowGroup,
+    isa: Isa,
+}
+
+impl Outputs<'_> {
+    /// Writes `values` to row `row` from column `column` on; whole tiles where rows are quantised.
+    ///
+    /// # Safety
+    /// Nothing else touches these values in the same round.
+    pub unsafe fn put(&self, row: usize, column: usize, values: &[f32]) {
+        // SAFETY: the caller's.
+        unsafe { self.data.part(row * self.group.cols + column, values.len()) }.copy_from_slice(values);
+        if let Some(int8) = self.int8 {
+            // SAFETY: the caller's.
+            unsafe { int8.quantize(self.isa, self.group, row, column, values) };
+        }
+    }
 }
 
 /// One product of a round: `out[i, r] = inputs[i] · weight[r] + bias[r]`, `out` is `[inputs.len(), weight.rows()]`.
@@ -163,9 +187,23 @@ impl Processor {
         let group = RowGroup::new(0, data.len() / cols, cols, self.isa.panel_rows());
         let shared = int8.share(data.len());
         self.pool.run(group.rows, |row, _| {
-            shared.quantize(self.isa, group, row, 0, &data[row * cols..(row + 1) * cols])
+            let values = &data[row * cols..(row + 1) * cols];
+            // SAFETY: each row is one task.
+            unsafe { shared.quantize(self.isa, group, row, 0, values) }
         });
         Inputs::part(data, Some(int8), group)
+    }
+
+    /// `data` `[rows, cols]`, to be written by the tasks of a round, and `int8`, to be filled with the same, where given.
+    pub fn outputs<'a>(&self, data: &'a mut [f32], cols: usize, int8: Option<&'a mut Int8Rows>) -> Outputs<'a> {
+        let group = RowGroup::new(0, data.len() / cols, cols, self.isa.panel_rows());
+        let int8 = int8.map(|int8| int8.share(data.len()));
+        Outputs { data: SharedOutput::new(data), int8, group, isa: self.isa }
+    }
+
+    /// `data` `[rows, cols]`, which [`Processor::outputs`] wrote into `int8`, too.
+    pub fn quantised<'a>(&self, data: &'a [f32], cols: usize, int8: &'a Int8Rows) -> Inputs<'a> {
+        Inputs::part(data, Some(int8), RowGroup::new(0, data.len() / cols, cols, self.isa.panel_rows()))
     }
 
     /// All `products` in one round.

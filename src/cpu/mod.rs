@@ -165,9 +165,8 @@ impl Backend for CpuBackend {
         self.check(batch)?;
         let hidden = self.spec.hidden;
         self.work.rows = batch.tokens.len();
-        for (token, x) in batch.tokens.iter().zip(self.work.x.chunks_exact_mut(hidden)) {
-            self.weights.embedding.decode_row(*token as usize, x);
-        }
+        let (x, embedding) = (&mut self.work.x[..self.work.rows * hidden], &self.weights.embedding);
+        self.processor.pool.run_chunks(x, hidden, |row, x, _| embedding.decode_row(batch.tokens[row] as usize, x));
         self.work.costs[Operation::Embed].bytes += traffic::embed(&self.weights.embedding, batch.tokens.len());
         if let Some(rope) = &mut self.rope {
             rope.prepare(batch, &self.processor.pool);

@@ -23,8 +23,9 @@ use kv::Span;
 pub use kv::{KvCache, KvLayer};
 
 use crate::cpu::Workspace;
-use crate::cpu::matmul::Processor;
-use crate::cpu::pool::{SharedOutput, at_least};
+use crate::cpu::int8::Int8Rows;
+use crate::cpu::matmul::{Outputs, Processor};
+use crate::cpu::pool::at_least;
 use crate::cpu::rope::Rope;
 use crate::model::{AttentionSpec, AttentionWeights, Batch, BatchSequence, ModelSpec};
 
@@ -33,7 +34,7 @@ const BLOCK_ROWS: usize = 16;
 /// The same where there are few blocks, and the most rows whose pages are cut into parts: a part keeps its own sums.
 const SMALL_BLOCK_ROWS: usize = 4;
 /// Pages of a part at least, so that merging stays a small share of the work.
-const PART_PAGES: usize = 4;
+const PART_PAGES: usize = 2;
 /// Tasks for each thread, so that none waits long for the last.
 const TASKS_PER_THREAD: usize = 3;
 
@@ -115,12 +116,17 @@ impl Context<'_> {
         kv.append(self.processor.isa, batch, keys, values);
 
         let mixed_width = attention.heads * attention.head_dim;
-        let out = SharedOutput::new(&mut work.mixed[..rows * mixed_width]);
+        let mixed = &mut work.mixed[..rows * mixed_width];
+        let output = &weights.output.matrix;
+        let quantise = self.processor.takes_int8(output) && Int8Rows::takes(attention.head_dim);
+        let out = self.processor.outputs(&mut *mixed, mixed_width, quantise.then_some(&mut work.int8));
         let queries = Queries { data: queries, stride: query_width / attention.heads };
         self.attend(batch, kv, queries, &weights.query_norm, out);
 
-        let mixed = &work.mixed[..rows * mixed_width];
-        let inputs = self.processor.inputs(mixed, mixed_width, &mut work.int8, [&weights.output.matrix]);
+        let inputs = match quantise {
+            true => self.processor.quantised(mixed, mixed_width, &work.int8),
+            false => self.processor.inputs(mixed, mixed_width, &mut work.int8, [output]),
+        };
         self.processor.multiply([weights.output.product(inputs, &mut work.x[..rows * hidden]).added()]);
     }
 
@@ -131,7 +137,7 @@ impl Context<'_> {
     }
 
     /// The attention proper: `out[row, head] = softmax(q · keys / sqrt(head_dim)) values`, times the gate.
-    fn attend(&self, batch: &Batch<'_>, kv: &KvLayer, queries: Queries<'_>, norm: &[f32], out: SharedOutput<'_>) {
+    fn attend(&self, batch: &Batch<'_>, kv: &KvLayer, queries: Queries<'_>, norm: &[f32], out: Outputs<'_>) {
         let threads = self.processor.pool.threads();
         let jobs = jobs(batch, self.spec.attention.kv_heads, kv.page_tokens(), threads);
         let tasks: Vec<(&Job<'_>, usize)> =
@@ -152,7 +158,7 @@ impl Context<'_> {
         kv: &KvLayer,
         (queries, norm): (Queries<'_>, &[f32]),
         (scratch, query): (&mut Vec<f32>, &mut [f32]),
-        out: SharedOutput<'_>,
+        out: Outputs<'_>,
     ) {
         let attention = &self.spec.attention;
         let (head_dim, page_tokens) = (attention.head_dim, kv.page_tokens());
@@ -197,9 +203,8 @@ impl Context<'_> {
             if attention.gated {
                 self.processor.isa.mul_sigmoid(result, &queries.head(row, head, attention)[head_dim..]);
             }
-            let at = (row * attention.heads + head) * head_dim;
             // SAFETY: each head of a row is in one job, whose last part alone comes here.
-            unsafe { out.part(at, head_dim) }.copy_from_slice(result);
+            unsafe { out.put(row, head * head_dim, result) };
         }
     }
 }

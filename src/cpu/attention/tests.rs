@@ -84,7 +84,7 @@ fn run(isa: Isa, threads: usize, spec: &ModelSpec, format: KvFormat, pasts: &[Pa
     let mut out = vec![f32::NAN; rows * heads * head_dim];
     let context = Context { spec, processor: &processor, rope: &rope };
     let queries = Queries { data: &queries, stride };
-    context.attend(&batch, &kv, queries, &vec![1.0; head_dim], SharedOutput::new(&mut out));
+    context.attend(&batch, &kv, queries, &vec![1.0; head_dim], processor.outputs(&mut out, heads * head_dim, None));
 
     let mut expected = Vec::new();
     for (past, sequence) in pasts.iter().zip(&batch.sequences) {

@@ -19,8 +19,9 @@ pub use states::{DeltaLayer, DeltaStates, KeyHead};
 
 use crate::cpu::Workspace;
 use crate::cpu::kernels::{sigmoid, softplus};
-use crate::cpu::matmul::{Inputs, Processor, Product};
-use crate::cpu::pool::{Scratch, SharedOutput, at_least};
+use crate::cpu::int8::Int8Rows;
+use crate::cpu::matmul::{Inputs, Outputs, Processor, Product};
+use crate::cpu::pool::{Scratch, at_least};
 use crate::model::{Batch, BatchSequence, DeltaGates, DeltaInputs, DeltaSpec, DeltaWeights};
 
 /// Added to the squared length of queries and keys (transformers' `l2norm`).
@@ -52,9 +53,15 @@ impl Context<'_> {
         let projected = self.project(weights, inputs, &mut work.projections);
         let vectors =
             Vectors { conv: &weights.conv, decay: &weights.decay, dt_bias: &weights.dt_bias, norm: &weights.norm };
-        self.mix(vectors, &projected, layer, batch, SharedOutput::new(&mut work.mixed[..rows * values]));
+        let mixed = &mut work.mixed[..rows * values];
+        let quantise = self.processor.takes_int8(&weights.output) && Int8Rows::takes(self.spec.value_dim);
+        let outputs = self.processor.outputs(&mut *mixed, values, quantise.then_some(&mut work.int8));
+        self.mix(vectors, &projected, layer, batch, outputs);
 
-        let inputs = self.processor.inputs(&work.mixed[..rows * values], values, &mut work.int8, [&weights.output]);
+        let inputs = match quantise {
+            true => self.processor.quantised(mixed, values, &work.int8),
+            false => self.processor.inputs(mixed, values, &mut work.int8, [&weights.output]),
+        };
         self.processor.multiply([Product::new(&weights.output, inputs, &mut work.x[..rows * hidden]).added()]);
     }
 
@@ -95,7 +102,7 @@ impl Context<'_> {
         projected: &Projected<'_>,
         layer: &DeltaLayer,
         batch: &Batch<'_>,
-        out: SharedOutput<'_>,
+        out: Outputs<'_>,
     ) {
         let heads = self.spec.key_heads;
         self.processor.pool.run(batch.sequences.len() * heads, |task, scratch| {
@@ -117,7 +124,7 @@ struct Head<'a> {
 
 impl Head<'_> {
     /// All rows of a sequence, a chunk at a time.
-    fn advance(&self, sequence: &BatchSequence<'_>, state: &mut KeyHead, scratch: &mut Scratch, out: SharedOutput<'_>) {
+    fn advance(&self, sequence: &BatchSequence<'_>, state: &mut KeyHead, scratch: &mut Scratch, out: Outputs<'_>) {
         let spec = self.context.spec;
         let width = 2 * spec.key_dim + ratio(spec) * spec.value_dim;
         let taps = spec.conv_kernel;
@@ -171,7 +178,7 @@ impl Head<'_> {
         states: &mut [f32],
         outputs: &mut [f32],
         [scratch, products]: [&mut Vec<f32>; 2],
-        out: SharedOutput<'_>,
+        out: Outputs<'_>,
     ) {
         let (spec, isa) = (self.context.spec, self.context.processor.isa);
         let (key_dim, value_dim) = (spec.key_dim, spec.value_dim);
@@ -187,6 +194,8 @@ impl Head<'_> {
                 g[i] = self.vectors.decay[head] * softplus(a + self.vectors.dt_bias[head]);
                 beta[i] = sigmoid(b);
             }
+            let mut decays = g;
+            isa.exp_in_place(&mut decays[..if keys.is_none() { n } else { 0 }], 0.0);
             let v = &mixed[2 * key_dim + index * value_dim..];
             match &keys {
                 Some(keys) => {
@@ -199,7 +208,7 @@ impl Head<'_> {
                     {
                         let (q, rest) = mixed.split_at(key_dim);
                         let v = &v[i * stride..][..value_dim];
-                        let step = DeltaStep { q, k: &rest[..key_dim], v, decay: g[i].exp(), beta: beta[i] };
+                        let step = DeltaStep { q, k: &rest[..key_dim], v, decay: decays[i], beta: beta[i] };
                         isa.delta_step(state, &step, normed, out);
                     }
                 }
@@ -207,9 +216,8 @@ impl Head<'_> {
             for (row, value) in rows.clone().zip(head_out.chunks_exact_mut(value_dim)) {
                 isa.rms_norm(value, self.vectors.norm, self.context.eps, normed);
                 isa.silu_mul(self.projected.z(row, self.key_head, index), normed, value);
-                let at = (row * spec.value_heads + head) * value_dim;
                 // SAFETY: each head of a row is in one task.
-                unsafe { out.part(at, value_dim) }.copy_from_slice(value);
+                unsafe { out.put(row, head * value_dim, value) };
             }
         }
     }

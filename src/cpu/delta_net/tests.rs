@@ -158,7 +158,7 @@ impl Case {
                 }
             };
             let out = &mut out[done * spec.values()..(done + n) * spec.values()];
-            context.mix(vectors, &projected, &layer, &batch, SharedOutput::new(out));
+            context.mix(vectors, &projected, &layer, &batch, context.processor.outputs(out, spec.values(), None));
             (done, step) = (done + n, step + 1);
         }
         out

@@ -4,10 +4,11 @@
 //! then their scales, offsets and sums. So a kernel needs one pointer and constant distances from it for all of them, and
 //! the codes of a tile are the operand that AMX loads.
 
+use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::cpu::isa::Isa;
+use crate::cpu::kernels::kernel;
 use crate::quant::packed::TILE;
 
 /// Words of four codes that a row has in a tile.
@@ -48,9 +49,18 @@ pub struct Panels<'a> {
     panel: usize,
 }
 
-/// The memory of an [`Int8Rows`], which several tasks fill at the same time.
+/// The memory of an [`Int8Rows`], which several tasks fill at the same time, each its own tiles.
 #[derive(Clone, Copy)]
-pub struct SharedInt8<'a>(&'a [AtomicU32]);
+pub struct SharedInt8<'a> {
+    words: *mut u32,
+    len: usize,
+    borrow: PhantomData<&'a mut [u32]>,
+}
+
+// SAFETY: the pointer is that of an exclusive borrow, and the callers of `quantize` touch separate tiles.
+unsafe impl Send for SharedInt8<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for SharedInt8<'_> {}
 
 /// Where a row lies among the panels of its group.
 struct Place {
@@ -92,9 +102,7 @@ impl Int8Rows {
     /// Room for `len` values, to be filled by [`SharedInt8::quantize`]; what it holds is unspecified.
     pub fn share(&mut self, len: usize) -> SharedInt8<'_> {
         self.words.resize(len / TILE * WORDS, 0);
-        let (pointer, len) = (self.words.as_mut_ptr().cast::<AtomicU32>(), self.words.len());
-        // SAFETY: `AtomicU32` has the size, alignment and bit validity of `u32`, and the exclusive borrow is held as long.
-        SharedInt8(unsafe { std::slice::from_raw_parts(pointer, len) })
+        SharedInt8 { words: self.words.as_mut_ptr(), len: self.words.len(), borrow: PhantomData }
     }
 
     /// The rows of `group`.
@@ -108,23 +116,82 @@ impl Int8Rows {
 
 impl SharedInt8<'_> {
     /// Quantises `values`, whole tiles, to where column `column` of row `row` of `group` begins.
-    pub fn quantize(self, isa: Isa, group: RowGroup, row: usize, column: usize, values: &[f32]) {
+    ///
+    /// # Safety
+    /// Nothing else touches these tiles of the row in the same round.
+    ///
+    /// # Panics
+    /// When they are not all there, which is a defect.
+    pub unsafe fn quantize(self, isa: Isa, group: RowGroup, row: usize, column: usize, values: &[f32]) {
         let place = Place::new(row, group.rows, group.cols / TILE, group.panel);
-        let all = &self.0[group.at / TILE * WORDS..];
-        for (tile, values) in (column / TILE..).zip(values.as_chunks::<TILE>().0) {
-            let (mut codes, mut sums) = ([0; CODES], [0; 2]);
-            let scale = isa.quantize_tile(values, &mut codes, &mut sums);
-            let offset = scale * f32::from(sums[0] + sums[1]);
-            let [low, high] = sums.map(|sum| u32::from(sum.cast_unsigned()));
-            let (code_words, others) = place.words(tile);
-            for (word, codes) in all[code_words].iter().zip(codes) {
-                word.store(codes, Ordering::Relaxed);
-            }
-            for (at, word) in others.into_iter().zip([scale.to_bits(), offset.to_bits(), low | high << 16]) {
-                all[at].store(word, Ordering::Relaxed);
+        let first = group.at / TILE * WORDS + place.panel + column / TILE * WORDS * place.rows;
+        let end = first + values.len() / TILE * WORDS * place.rows;
+        assert!(place.lane < place.rows && end <= self.len, "row {row} of {} has no place", group.rows);
+        // SAFETY: it lies before `end`.
+        let words = unsafe { self.words.add(first) };
+        isa.quantize_tiles(values, Lane { words, rows: place.rows, lane: place.lane });
+    }
+}
+
+/// A row's place in the tiles of a panel, from a tile on for as many as there are values, which belong to the holder.
+#[derive(Clone, Copy)]
+pub struct Lane {
+    words: *mut u32,
+    rows: usize,
+    lane: usize,
+}
+
+kernel! {
+    /// Quantises whole tiles to where `to` says. Values that are not finite make a scale NaN, which keeps the failure visible.
+    quantize_tiles = quantize_body(values: &[f32], to: Lane)
+}
+
+#[inline(always)]
+fn quantize_body<const FMA: bool>(values: &[f32], to: Lane) {
+    for (tile, values) in values.as_chunks::<TILE>().0.iter().enumerate() {
+        let (codes, scale, sums) = quantize_tile::<FMA>(values);
+        let offset = scale * f32::from(sums[0] + sums[1]);
+        let [low, high] = sums.map(|sum| u32::from(sum.cast_unsigned()));
+        let others = [scale.to_bits(), offset.to_bits(), low | high << 16];
+        let at = tile * WORDS * to.rows;
+        // SAFETY: the holder of the lane has these words of each of its tiles for itself.
+        unsafe {
+            to.words.add(at + to.lane * CODES).cast::<[u8; TILE]>().write_unaligned(codes);
+            for (i, word) in others.into_iter().enumerate() {
+                to.words.add(at + (CODES + i) * to.rows + to.lane).write(word);
             }
         }
     }
+}
+
+/// The codes of a tile, its scale `max |x| / 127`, and the sums of its halves' codes.
+#[inline(always)]
+fn quantize_tile<const FMA: bool>(values: &[f32; TILE]) -> ([u8; TILE], f32, [i16; 2]) {
+    /// Values that a step takes.
+    const LANES: usize = 8;
+    /// 1.5 * 2^23: in a sum with this, the lowest bits are the rounded value, ties to even.
+    const ROUND: f32 = 12_582_912.0;
+    let mut largest = [0f32; LANES];
+    let mut total = [0f32; LANES];
+    for eight in values.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            largest[lane] = largest[lane].max(eight[lane].abs());
+            // `max` passes NaN over, a sum does not.
+            total[lane] += eight[lane].abs();
+        }
+    }
+    let largest = largest.iter().fold(0f32, |m, x| m.max(*x));
+    let scale = if total.iter().sum::<f32>().is_finite() { largest / 127.0 } else { f32::NAN };
+    let inverse = if scale > 0.0 { 127.0 / largest } else { 0.0 };
+    let mut rounded = [0u8; TILE];
+    for (rounded, x) in rounded.iter_mut().zip(values) {
+        *rounded = (x * inverse + ROUND).to_bits() as u8;
+    }
+    let mut sums = [0i16; 2];
+    for (sum, half) in sums.iter_mut().zip(rounded.as_chunks::<16>().0) {
+        *sum = half.iter().map(|code| i16::from(code.cast_signed())).sum();
+    }
+    (rounded, scale, sums)
 }
 
 impl<'a> Panels<'a> {

@@ -22,5 +22,5 @@ pub mod strips;
 #[cfg(test)]
 mod tests;
 
-pub use activations::{Int8Rows, Panels, RowGroup, panel_rows};
+pub use activations::{Int8Rows, Panels, RowGroup, SharedInt8, panel_rows};
 pub use strips::Ahead;

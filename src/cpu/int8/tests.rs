@@ -205,7 +205,10 @@ fn quantised_activations_are_within_half_a_step_and_a_zero_tile_stays_zero() {
         let mut int8 = Int8Rows::default();
         let group = RowGroup::new(0, 2, 64, isa.panel_rows());
         let shared = int8.share(data.len());
-        data.chunks_exact(64).enumerate().for_each(|(row, data)| shared.quantize(isa, group, row, 0, data));
+        for (row, data) in data.chunks_exact(64).enumerate() {
+            // SAFETY: no other thread.
+            unsafe { shared.quantize(isa, group, row, 0, data) };
+        }
         let panels = int8.panels(group);
         for (tile, values) in data.chunks_exact(32).enumerate() {
             let (codes, scale, offset, sums) = panels.tile(tile / 2, tile % 2);
@@ -230,7 +233,10 @@ fn gathered_rows_are_those_that_were_picked() {
         let mut int8 = Int8Rows::default();
         let group = RowGroup::new(0, rows, cols, isa.panel_rows());
         let shared = int8.share(data.len());
-        data.chunks_exact(cols).enumerate().for_each(|(row, data)| shared.quantize(isa, group, row, 0, data));
+        for (row, data) in data.chunks_exact(cols).enumerate() {
+            // SAFETY: no other thread.
+            unsafe { shared.quantize(isa, group, row, 0, data) };
+        }
         let (all, mut memory) = (int8.panels(group), vec![u32::MAX; 7]);
         for picked in [&[29][..], &[0, 13, 12, 29, 5], &[7, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15]] {
             let gathered = all.gather(picked, isa.panel_rows(), &mut memory);
