@@ -317,7 +317,7 @@ impl Context<'_> {
             .collect();
         let strips = hidden.div_ceil(ROWS);
         let most = inputs.iter().map(Inputs::len).max().unwrap_or(0);
-        let per_task = strips_per_task(strips, most, self.processor.pool.threads(), if most <= 2 { 2 } else { 1 });
+        let per_task = strips_per_task(strips, most, self.processor.pool.threads(), 2);
         let x = SharedOutput::new(x);
         self.processor.pool.run(strips.div_ceil(per_task), |task, scratch| {
             let strips = task * per_task..strips.min((task + 1) * per_task);

@@ -148,11 +148,12 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// Strips of one task: few enough that every worker gets several tasks, and a multiple of `unit`. One or two of `inputs`
-/// read long runs of memory; more of them pass over the strips again and again, which then have to fit a cache.
+/// Strips of one task, a multiple of `unit`. One or two `inputs` read long runs of memory, and every worker gets several
+/// tasks. Each task of more inputs passes all of them from a cache that cores share, which larger tasks do less often; but
+/// the strips have to fit the core's own, as they are passed over again and again.
 pub fn strips_per_task(strips: usize, inputs: usize, threads: usize, unit: usize) -> usize {
-    let most = if inputs <= 2 { 32 } else { 8 };
-    (strips / (threads * 16)).clamp(1, most).next_multiple_of(unit)
+    let (tasks, most) = if inputs <= 2 { (threads * 16, 32) } else { (threads * 2, 8) };
+    (strips / tasks).clamp(1, most).next_multiple_of(unit)
 }
 
 impl Processor {
@@ -216,8 +217,9 @@ impl Processor {
             .collect();
         let strips = |weight: &Weight| weight.rows().div_ceil(ROWS);
         let (threads, inputs) = (self.pool.threads(), products.iter().map(|p| p.2.len()).max().unwrap_or(0));
-        let per_task = strips_per_task(products.iter().map(|p| strips(p.0)).sum(), inputs, threads, 1);
-        let mut tasks = Vec::new();
+        let all = products.iter().map(|p| strips(p.0)).sum();
+        let per_task = strips_per_task(all, inputs, threads, 1);
+        let mut tasks = Vec::with_capacity(all.div_ceil(per_task) + products.len());
         for (product, (weight, ..)) in products.iter().enumerate() {
             let strips = strips(weight);
             tasks.extend((0..strips).step_by(per_task).map(|first| (product, first..strips.min(first + per_task))));
