@@ -39,7 +39,8 @@ pub struct Inputs<'a> {
 pub struct Operand<'a> {
     len: usize,
     int8: Option<Panels<'a>>,
-    floats: [&'a [f32]; INPUT_BLOCK],
+    /// Nothing where no weight takes them.
+    floats: &'a [&'a [f32]],
 }
 
 /// Rows of activations that several tasks write, and the same quantised where the product that takes them wants that.
@@ -125,26 +126,6 @@ impl<'a> Inputs<'a> {
     fn row(&self, i: usize) -> &'a [f32] {
         let row = self.picked.map_or(i, |p| p[i] as usize);
         &self.data[row * self.cols..][..self.cols]
-    }
-
-    /// The inputs `block`, one of [`Processor::for_blocks`], as int8 and, where wanted, in float32; picked rows gather in
-    /// `gathered`, in panels of up to `most` rows.
-    fn operand<'b>(
-        &'b self,
-        block: Range<usize>,
-        floats_too: bool,
-        most: usize,
-        gathered: &'b mut Vec<u32>,
-    ) -> Operand<'b> {
-        let mut floats: [&[f32]; INPUT_BLOCK] = [&[]; INPUT_BLOCK];
-        if floats_too {
-            floats.iter_mut().zip(block.clone()).for_each(|(floats, i)| *floats = self.row(i));
-        }
-        let int8 = self.int8.map(|panels| match self.picked {
-            Some(picked) => panels.gather(&picked[block.clone()], most, gathered),
-            None => panels.range(block.clone()),
-        });
-        Operand { len: block.len(), int8, floats }
     }
 }
 
@@ -267,11 +248,23 @@ impl Processor {
         mut work: impl FnMut(Range<usize>, &Operand<'_>),
     ) {
         let (n, most) = (inputs.len(), self.isa.panel_rows());
+        let floats_too = weights.into_iter().any(|weight| !self.takes_int8(weight));
         let panel = panel_rows(n, most);
-        let floats = weights.into_iter().any(|weight| !self.takes_int8(weight));
-        for first in (0..n).step_by(INPUT_BLOCK / panel * panel) {
-            let block = first..n.min(first + INPUT_BLOCK / panel * panel);
-            work(block.clone(), &inputs.operand(block, floats, most, gathered));
+        let len = INPUT_BLOCK / panel * panel;
+        for first in (0..n).step_by(len) {
+            let block = first..n.min(first + len);
+            let int8 = inputs.int8.map(|panels| match inputs.picked {
+                Some(picked) => panels.gather(&picked[block.clone()], most, gathered),
+                None => panels.range(block.clone()),
+            });
+            let len = block.len();
+            if floats_too {
+                let mut floats: [&[f32]; INPUT_BLOCK] = [&[]; INPUT_BLOCK];
+                floats.iter_mut().zip(block.clone()).for_each(|(floats, i)| *floats = inputs.row(i));
+                work(block, &Operand { len, int8, floats: &floats[..len] });
+            } else {
+                work(block, &Operand { len, int8, floats: &[] });
+            }
         }
     }
 
@@ -291,7 +284,7 @@ impl Processor {
             (Weight::Packed(packed), Some(panels)) if self.takes_int8(weight) => {
                 strips::project(self.isa, packed, strip, panels, ahead, sums);
             }
-            _ => self.strip_of_floats(weight, strip, &inputs.floats[..inputs.len], scratch, sums),
+            _ => self.strip_of_floats(weight, strip, inputs.floats, scratch, sums),
         }
     }
 

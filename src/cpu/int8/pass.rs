@@ -11,7 +11,7 @@ use super::layouts::{Block, Int4, Kind, Layout, Q4_0, Q4K, Q5K, Q6K, Q8_0, Scale
 use super::simd::Simd;
 use super::strips::Ahead;
 use crate::cpu::kernels::{PREFETCH, for_count, prefetch};
-use crate::quant::packed::{BLOCK, LINE, ROWS, TILE, blocks, sections};
+use crate::quant::packed::{BLOCK, LINE, ROWS, TILE, sections};
 use crate::quant::{Format, Packed};
 
 /// Tiles of a whole block.
@@ -73,19 +73,8 @@ struct Part<'a> {
 
 impl<'a> Strip<'a> {
     #[inline(always)]
-    fn parts(&self) -> impl Iterator<Item = Part<'a>> {
-        let (format, data, mut start) = (self.format, self.data, 0);
-        blocks(self.cols).map_while(move |(first, tiles)| {
-            let lengths = sections(format, tiles)?;
-            let len = lengths.iter().sum::<usize>();
-            let block = data.get(start..start + len)?;
-            let (codes, rest) = block.split_at_checked(lengths[0])?;
-            let (high, scales) = rest.split_at_checked(lengths[1])?;
-            let block = Block { codes: codes.as_chunks().0, high: high.as_chunks().0, scales };
-            let part = Part { block, first_tile: first / TILE, tiles, start, tile_bytes: len / tiles };
-            start += len;
-            Some(part)
-        })
+    fn parts(&self) -> Parts<'a> {
+        Parts { format: self.format, cols: self.cols, data: self.data, first: 0, start: 0 }
     }
 
     /// Asks for what lies [`PREFETCH`] bytes behind tile `tile` of `part` on the way that [`Ahead`] tells.
@@ -96,6 +85,38 @@ impl<'a> Strip<'a> {
         for line in 0..L::CODE_LINES + L::HIGH_LINES + 1 {
             prefetch(from.as_ptr(), at + line * LINE);
         }
+    }
+}
+
+/// The blocks of a strip, in order.
+struct Parts<'a> {
+    format: Format,
+    cols: usize,
+    data: &'a [u8],
+    /// First column of the next one.
+    first: usize,
+    /// Its first byte.
+    start: usize,
+}
+
+impl<'a> Iterator for Parts<'a> {
+    type Item = Part<'a>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Part<'a>> {
+        let tiles = (self.cols - self.first).min(BLOCK) / TILE;
+        if tiles == 0 {
+            return None;
+        }
+        let lengths = sections(self.format, tiles)?;
+        let len = lengths.iter().sum::<usize>();
+        let block = self.data.get(self.start..self.start + len)?;
+        let (codes, rest) = block.split_at_checked(lengths[0])?;
+        let (high, scales) = rest.split_at_checked(lengths[1])?;
+        let block = Block { codes: codes.as_chunks().0, high: high.as_chunks().0, scales };
+        let part = Part { block, first_tile: self.first / TILE, tiles, start: self.start, tile_bytes: len / tiles };
+        (self.first, self.start) = (self.first + tiles * TILE, self.start + len);
+        Some(part)
     }
 }
 
