@@ -7,10 +7,10 @@
 use std::time::Instant;
 
 use super::Workspace;
-use super::isa::Isa;
 use super::int8::{Ahead, Int8Rows, RowGroup};
+use super::isa::Isa;
 use super::kernels::{kernel, sigmoid};
-use super::matmul::{Inputs, Processor, Product, in_row_order, strips_per_task};
+use super::matmul::{Inputs, Processor, Product, few_strips, in_row_order, strips_per_task};
 use super::pool::{Pool, SharedOutput, at_least};
 use super::vector_math::fma;
 use crate::model::{MoeSpec, MoeWeights, Operation, SwiGlu};
@@ -123,15 +123,14 @@ fn best(logits: &[f32], choices: &mut [Choice]) {
     }
 }
 
-/// Where the sums of a block of inputs go: `totals[rows[i] * stride + at] += scales[i] * sums[i]`.
+/// Where the sums of a block of inputs go: `totals[rows[i]][s] += scales[i] * sums[s][i]` for each of the strips `s`.
 pub struct Scatter<'a> {
     first: usize,
     /// `None`: from `first` on, in order.
     rows: Option<&'a [u32]>,
     /// `None`: 1.
     scales: Option<&'a [f32]>,
-    stride: usize,
-    at: usize,
+    strips: usize,
 }
 
 kernel! {
@@ -141,12 +140,15 @@ kernel! {
 
 #[inline(always)]
 fn scatter_body<const FMA: bool>(sums: &[[f32; ROWS]], to: &Scatter<'_>, totals: &mut [[f32; ROWS]]) {
-    for (i, sums) in sums.iter().enumerate() {
+    let inputs = sums.len() / to.strips.max(1);
+    for i in 0..inputs {
         let row = to.rows.map_or(to.first + i, |rows| rows[i] as usize);
         let scale = to.scales.map_or(1.0, |scales| scales[i]);
-        let total = &mut totals[row * to.stride + to.at];
-        for slot in 0..ROWS {
-            total[slot] = fma::<FMA>(scale, sums[slot], total[slot]);
+        let totals = &mut totals[row * to.strips..][..to.strips];
+        for (total, sums) in totals.iter_mut().zip(sums[i..].iter().step_by(inputs)) {
+            for slot in 0..ROWS {
+                total[slot] = fma::<FMA>(scale, sums[slot], total[slot]);
+            }
         }
     }
 }
@@ -261,39 +263,39 @@ impl Context<'_> {
             let quantise = self.processor.takes_int8(&job.weights.down);
             let group = self.hidden(job);
             let (mut gates, mut ups) = (std::mem::take(&mut scratch.strip), std::mem::take(&mut scratch.second_strip));
-            let (mut tile, mut products) = (std::mem::take(&mut scratch.more), std::mem::take(&mut scratch.values));
+            let (mut values, mut products) = (std::mem::take(&mut scratch.more), std::mem::take(&mut scratch.values));
             let mut gathered = std::mem::take(&mut scratch.panels);
             self.processor.for_blocks([gate, up], &job.inputs, &mut gathered, |block, operand| {
-                for strip in strips.clone() {
-                    let next = if strip + 1 < strips.end { gate.strips_from(strip + 1) } else { after };
-                    let ahead = Ahead { run: gate.strip_bytes(), next: up.strips_from(strip) };
-                    self.processor.strip(gate, strip, operand, ahead, scratch, &mut gates);
-                    let ahead = Ahead { run: up.strip_bytes(), next };
-                    self.processor.strip(up, strip, operand, ahead, scratch, &mut ups);
-                    // Two strips make a tile of the next product's columns, which is quantised as a whole.
-                    let tile = at_least(&mut tile, block.len() * TILE);
-                    let half = strip % STRIPS_OF_A_TILE * ROWS;
-                    let products = at_least(&mut products, block.len() * ROWS);
+                // Two strips make a tile of the next product's columns, which is quantised as a whole.
+                for piece in few_strips(strips.clone(), block.len(), STRIPS_OF_A_TILE) {
+                    let next = if piece.end < strips.end { gate.strips_from(piece.end) } else { after };
+                    let ahead = Ahead { run: piece.len() * gate.strip_bytes(), next: up.strips_from(piece.start) };
+                    self.processor.strips(gate, piece.clone(), operand, ahead, scratch, &mut gates);
+                    let ahead = Ahead { run: piece.len() * up.strip_bytes(), next };
+                    self.processor.strips(up, piece.clone(), operand, ahead, scratch, &mut ups);
+                    let products = at_least(&mut products, gates.len() * ROWS);
                     self.processor.isa.silu_mul(gates.as_flattened(), ups.as_flattened(), products);
-                    for (products, tile) in products.as_chunks::<ROWS>().0.iter().zip(tile.chunks_exact_mut(TILE)) {
-                        tile[half..half + ROWS].copy_from_slice(&in_row_order(products));
-                    }
-                    for (i, tile) in block.clone().zip(tile.chunks_exact(TILE)) {
-                        let column = strip * ROWS;
-                        if float {
-                            let rows = ROWS.min(width - column);
-                            // SAFETY: each strip of a job is in one task.
-                            let out = unsafe { activations.part(job.hidden_at + i * width + column, rows) };
-                            out.copy_from_slice(&tile[half..half + rows]);
+                    let products = products.as_chunks::<ROWS>().0;
+                    let values = at_least(&mut values, piece.len() * ROWS);
+                    for (i, input) in block.clone().enumerate() {
+                        for (values, strip) in values.as_chunks_mut().0.iter_mut().zip(products.chunks(block.len())) {
+                            *values = in_row_order(&strip[i]);
                         }
-                        if quantise && half > 0 {
+                        let column = piece.start * ROWS;
+                        if float {
+                            let len = values.len().min(width - column);
+                            // SAFETY: each strip of a job is in one task.
+                            let out = unsafe { activations.part(job.hidden_at + input * width + column, len) };
+                            out.copy_from_slice(&values[..len]);
+                        }
+                        if quantise {
                             // SAFETY: as above.
-                            unsafe { int8.quantize(self.processor.isa, group, i, column - half, tile) };
+                            unsafe { int8.quantize(self.processor.isa, group, input, column, values) };
                         }
                     }
                 }
             });
-            (scratch.strip, scratch.second_strip, scratch.more, scratch.values) = (gates, ups, tile, products);
+            (scratch.strip, scratch.second_strip, scratch.more, scratch.values) = (gates, ups, values, products);
             scratch.panels = gathered;
         });
     }
@@ -331,13 +333,11 @@ impl Context<'_> {
                 let (next, first) = jobs.get(index + 1).map_or((&jobs[0], strips.end), |job| (job, strips.start));
                 let next = next.weights.down.strips_from(first);
                 self.processor.for_blocks([down], inputs, &mut gathered, |block, operand| {
-                    for (s, strip) in strips.clone().enumerate() {
-                        let ahead = Ahead { run: (strips.end - strip) * down.strip_bytes(), next };
-                        self.processor.strip(down, strip, operand, ahead, scratch, &mut sums);
-                        let (rows, scales) = (job.rows.map(|r| &r[block.clone()]), job.scales.map(|s| &s[block.clone()]));
-                        let to = Scatter { first: block.start, rows, scales, stride: strips.len(), at: s };
-                        self.processor.isa.scatter(&sums, &to, &mut totals);
-                    }
+                    let ahead = Ahead { run: strips.len() * down.strip_bytes(), next };
+                    self.processor.strips(down, strips.clone(), operand, ahead, scratch, &mut sums);
+                    let (rows, scales) = (job.rows.map(|r| &r[block.clone()]), job.scales.map(|s| &s[block.clone()]));
+                    let to = Scatter { first: block.start, rows, scales, strips: strips.len() };
+                    self.processor.isa.scatter(&sums, &to, &mut totals);
                 });
             }
             for (row, totals) in totals.chunks_exact(strips.len()).enumerate() {

@@ -166,11 +166,7 @@ fn add_block<const FMA: bool, const I: usize>(weights: &[[f32; ROWS]], inputs: &
 }
 
 #[inline(always)]
-fn add_body<const FMA: bool, const MOST: usize>(
-    weights: &[[f32; ROWS]],
-    inputs: &[&[f32]],
-    sums: &mut [[f32; ROWS]],
-) {
+fn add_body<const FMA: bool, const MOST: usize>(weights: &[[f32; ROWS]], inputs: &[&[f32]], sums: &mut [[f32; ROWS]]) {
     let together = inputs.len().div_ceil(inputs.len().div_ceil(MOST).max(1)).max(1);
     for (inputs, sums) in inputs.chunks(together).zip(sums.chunks_mut(together)) {
         for_count!(inputs.len(), MOST, I => add_block::<FMA, I>(weights, inputs, sums));
@@ -198,7 +194,17 @@ mod tests {
 
     #[test]
     fn project_stored_matches_float64_at_odd_sizes_and_writes_every_value() {
-        for (rows, cols, n) in [(1, 1, 1), (4, 8, 2), (5, 33, 3), (19, 100, 1), (33, 64, 5), (18, 71, 8), (3, 7, 4), (17, 600, 13), (16, 513, 30)] {
+        for (rows, cols, n) in [
+            (1, 1, 1),
+            (4, 8, 2),
+            (5, 33, 3),
+            (19, 100, 1),
+            (33, 64, 5),
+            (18, 71, 8),
+            (3, 7, 4),
+            (17, 600, 13),
+            (16, 513, 30),
+        ] {
             let weights = values(1, rows * cols);
             let mut buffer = AlignedBuffer::zeroed(4 * weights.len(), "test").unwrap();
             for (b, w) in buffer.chunks_exact_mut(4).zip(&weights) {

@@ -137,6 +137,13 @@ pub fn strips_per_task(strips: usize, inputs: usize, threads: usize, unit: usize
     (strips / tasks).clamp(1, most).next_multiple_of(unit)
 }
 
+/// `strips` in pieces, multiples of `unit`, whose sums for `inputs` inputs stay in the first-level cache: what is done with
+/// the sums of a piece is done once, and memory is read all the while.
+pub fn few_strips(strips: Range<usize>, inputs: usize, unit: usize) -> impl Iterator<Item = Range<usize>> {
+    let len = (64 / inputs.max(1) / unit * unit).max(unit);
+    strips.clone().step_by(len).map(move |first| first..strips.end.min(first + len))
+}
+
 impl Processor {
     /// Starts workers for `threads` threads, the calling one being one of them, that use the instructions of `isa`; `exact`
     /// keeps activations in float32.
@@ -212,20 +219,22 @@ impl Processor {
             let rows = weight.rows();
             let (mut sums, mut gathered) = (std::mem::take(&mut scratch.strip), std::mem::take(&mut scratch.panels));
             self.for_blocks([*weight], inputs, &mut gathered, |block, operand| {
-                for strip in strips.clone() {
-                    let ahead = Ahead { run: weight.strips_from(strip).len(), next };
-                    self.strip(weight, strip, operand, ahead, scratch, &mut sums);
-                    let (first, end) = (strip * ROWS, rows.min((strip + 1) * ROWS));
-                    for (i, sums) in block.clone().zip(&sums) {
-                        let mut values = in_row_order(sums);
-                        if let Some(bias) = bias {
-                            values.iter_mut().zip(&bias[first..end]).for_each(|(value, bias)| *value += bias);
-                        }
-                        // SAFETY: each strip of a product is in one task.
-                        let out = unsafe { out.part(i * rows + first, end - first) };
-                        match add {
-                            true => out.iter_mut().zip(values).for_each(|(out, value)| *out += value),
-                            false => out.copy_from_slice(&values[..end - first]),
+                for strips in few_strips(strips.clone(), block.len(), 1) {
+                    let ahead = Ahead { run: weight.strips_from(strips.start).len(), next };
+                    self.strips(weight, strips.clone(), operand, ahead, scratch, &mut sums);
+                    for (strip, sums) in strips.zip(sums.chunks_exact(block.len())) {
+                        let (first, end) = (strip * ROWS, rows.min((strip + 1) * ROWS));
+                        for (i, sums) in block.clone().zip(sums) {
+                            let mut values = in_row_order(sums);
+                            if let Some(bias) = bias {
+                                values.iter_mut().zip(&bias[first..end]).for_each(|(value, bias)| *value += bias);
+                            }
+                            // SAFETY: each strip of a product is in one task.
+                            let out = unsafe { out.part(i * rows + first, end - first) };
+                            match add {
+                                true => out.iter_mut().zip(values).for_each(|(out, value)| *out += value),
+                                false => out.copy_from_slice(&values[..end - first]),
+                            }
                         }
                     }
                 }
@@ -268,23 +277,27 @@ impl Processor {
         }
     }
 
-    /// `sums[i][slot] = weight[row of slot in strip] · inputs[i]`; rows beyond the last are unspecified.
-    pub fn strip(
+    /// `sums[s][i][slot] = weight[row of slot in strip s] · inputs[i]` for each of `strips`; rows beyond the last are
+    /// unspecified.
+    pub fn strips(
         &self,
         weight: &Weight,
-        strip: usize,
+        strips: Range<usize>,
         inputs: &Operand<'_>,
         ahead: Ahead<'_>,
         scratch: &mut Scratch,
         sums: &mut Vec<[f32; ROWS]>,
     ) {
-        sums.clear();
-        sums.resize(inputs.len, [0.0; ROWS]);
+        sums.resize(strips.len() * inputs.len, [0.0; ROWS]);
         match (weight, inputs.int8) {
             (Weight::Packed(packed), Some(panels)) if self.takes_int8(weight) => {
-                strips::project(self.isa, packed, strip, panels, ahead, sums);
+                strips::project(self.isa, packed, strips, panels, ahead, sums);
             }
-            _ => self.strip_of_floats(weight, strip, inputs.floats, scratch, sums),
+            _ => {
+                for (strip, sums) in strips.zip(sums.chunks_exact_mut(inputs.len)) {
+                    self.strip_of_floats(weight, strip, inputs.floats, scratch, sums);
+                }
+            }
         }
     }
 

@@ -18,8 +18,8 @@ use rule::DeltaStep;
 pub use states::{DeltaLayer, DeltaStates, KeyHead};
 
 use crate::cpu::Workspace;
-use crate::cpu::kernels::{sigmoid, softplus};
 use crate::cpu::int8::Int8Rows;
+use crate::cpu::kernels::{sigmoid, softplus};
 use crate::cpu::matmul::{Inputs, Outputs, Processor, Product};
 use crate::cpu::pool::{Scratch, at_least};
 use crate::model::{Batch, BatchSequence, DeltaGates, DeltaInputs, DeltaSpec, DeltaWeights};

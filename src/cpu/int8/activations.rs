@@ -195,6 +195,12 @@ fn quantize_tile<const FMA: bool>(values: &[f32; TILE]) -> ([u8; TILE], f32, [i1
 }
 
 impl<'a> Panels<'a> {
+    /// How many rows there are.
+    #[inline]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// The words of each panel, with its number of rows.
     #[inline(always)]
     pub fn each(self) -> impl Iterator<Item = (usize, &'a [u32])> {

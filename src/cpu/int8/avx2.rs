@@ -5,11 +5,12 @@
 //! AVX-VNNI's `vpdpbusd` sums four products in 32 bits.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
+use super::Panels;
 use super::pass;
 use super::simd::Simd;
 use super::strips::Ahead;
-use super::Panels;
 use crate::cpu::isa::Detected;
 use crate::quant::Packed;
 use crate::quant::packed::ROWS;
@@ -25,34 +26,34 @@ pub const PANEL: usize = 4;
 pub fn project(
     _proof: Detected,
     packed: &Packed,
-    strip: usize,
+    strips: Range<usize>,
     inputs: Panels<'_>,
     ahead: Ahead<'_>,
     out: &mut [[f32; ROWS]],
 ) {
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn run(packed: &Packed, strip: usize, inputs: Panels<'_>, ahead: Ahead<'_>, out: &mut [[f32; ROWS]]) {
-        pass::project::<_, PANEL>(Avx2::<false>(()), packed, strip, inputs, ahead, out);
+    fn run(packed: &Packed, strips: Range<usize>, inputs: Panels<'_>, ahead: Ahead<'_>, out: &mut [[f32; ROWS]]) {
+        pass::project::<_, PANEL>(Avx2::<false>(()), packed, strips, inputs, ahead, out);
     }
     // SAFETY: the caller's `Isa::Avx2` or a better one proves that the processor has AVX2, FMA and F16C.
-    unsafe { run(packed, strip, inputs, ahead, out) }
+    unsafe { run(packed, strips, inputs, ahead, out) }
 }
 
 /// As [`super::strips::project`], with AVX-VNNI.
 pub fn project_vnni(
     _proof: Detected,
     packed: &Packed,
-    strip: usize,
+    strips: Range<usize>,
     inputs: Panels<'_>,
     ahead: Ahead<'_>,
     out: &mut [[f32; ROWS]],
 ) {
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-    fn run(packed: &Packed, strip: usize, inputs: Panels<'_>, ahead: Ahead<'_>, out: &mut [[f32; ROWS]]) {
-        pass::project::<_, PANEL>(Avx2::<true>(()), packed, strip, inputs, ahead, out);
+    fn run(packed: &Packed, strips: Range<usize>, inputs: Panels<'_>, ahead: Ahead<'_>, out: &mut [[f32; ROWS]]) {
+        pass::project::<_, PANEL>(Avx2::<true>(()), packed, strips, inputs, ahead, out);
     }
     // SAFETY: the caller's `Isa::AvxVnni` proves that the processor has AVX2, FMA, F16C and AVX-VNNI.
-    unsafe { run(packed, strip, inputs, ahead, out) }
+    unsafe { run(packed, strips, inputs, ahead, out) }
 }
 
 // SAFETY of every block below: a value of `Avx2` exists only inside `run` of the functions above, whose callers prove the

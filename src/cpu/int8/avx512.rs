@@ -5,12 +5,13 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
+use super::Panels;
+use super::activations::{CODES, WORDS};
 use super::pass;
 use super::simd::Simd;
 use super::strips::Ahead;
-use super::Panels;
-use super::activations::{CODES, WORDS};
 use crate::cpu::isa::Detected;
 use crate::quant::Packed;
 use crate::quant::packed::ROWS;
@@ -27,38 +28,38 @@ pub const PANEL: usize = 12;
 pub fn project(
     _proof: Detected,
     packed: &Packed,
-    strip: usize,
+    strips: Range<usize>,
     inputs: Panels<'_>,
     ahead: Ahead<'_>,
     out: &mut [[f32; ROWS]],
 ) {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    fn run(packed: &Packed, strip: usize, inputs: Panels<'_>, ahead: Ahead<'_>, out: &mut [[f32; ROWS]]) {
-        pass::project::<_, PANEL>(Avx512::<false>(()), packed, strip, inputs, ahead, out);
+    fn run(packed: &Packed, strips: Range<usize>, inputs: Panels<'_>, ahead: Ahead<'_>, out: &mut [[f32; ROWS]]) {
+        pass::project::<_, PANEL>(Avx512::<false>(()), packed, strips, inputs, ahead, out);
     }
     // SAFETY: the caller's `Isa::Avx512` or `Isa::Amx` proves that the processor has these instructions.
-    unsafe { run(packed, strip, inputs, ahead, out) }
+    unsafe { run(packed, strips, inputs, ahead, out) }
 }
 
 /// As [`super::strips::project`], with AMX tiles for many rows.
 pub fn project_tiles(
     proof: Detected,
     packed: &Packed,
-    strip: usize,
+    strips: Range<usize>,
     inputs: Panels<'_>,
     ahead: Ahead<'_>,
     out: &mut [[f32; ROWS]],
 ) {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    fn run(packed: &Packed, strip: usize, inputs: Panels<'_>, ahead: Ahead<'_>, out: &mut [[f32; ROWS]]) {
-        pass::project::<_, PANEL>(Avx512::<true>(()), packed, strip, inputs, ahead, out);
+    fn run(packed: &Packed, strips: Range<usize>, inputs: Panels<'_>, ahead: Ahead<'_>, out: &mut [[f32; ROWS]]) {
+        pass::project::<_, PANEL>(Avx512::<true>(()), packed, strips, inputs, ahead, out);
     }
-    if out.len() < pass::ROWS_FOR_TILES {
-        return project(proof, packed, strip, inputs, ahead, out);
+    if inputs.rows() < pass::ROWS_FOR_TILES {
+        return project(proof, packed, strips, inputs, ahead, out);
     }
     let _released = Released;
     // SAFETY: the caller's `Isa::Amx` proves that the processor has these instructions, and tiles that the process may use.
-    unsafe { run(packed, strip, inputs, ahead, out) }
+    unsafe { run(packed, strips, inputs, ahead, out) }
 }
 
 /// Gives the thread's tiles back at its end: what a thread leaves configured every switch of threads saves and loads.
@@ -306,13 +307,7 @@ impl<const TILES: bool> Simd for Avx512<TILES> {
     }
 
     #[inline(always)]
-    fn multiply_tiles(
-        self,
-        lines: &[[[u8; 64]; 8]; 4],
-        panel: &[u32],
-        rows: usize,
-        out: &mut [[[i32; 16]; 16]; 4],
-    ) {
+    fn multiply_tiles(self, lines: &[[[u8; 64]; 8]; 4], panel: &[u32], rows: usize, out: &mut [[[i32; 16]; 16]; 4]) {
         let stride = 4 * WORDS * rows;
         if !TILES || rows > 16 || size_of_val(panel) < 4 * stride {
             return;

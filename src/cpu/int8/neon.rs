@@ -3,11 +3,12 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::array::from_fn;
+use std::ops::Range;
 
+use super::Panels;
 use super::pass;
 use super::simd::Simd;
 use super::strips::Ahead;
-use super::Panels;
 use crate::cpu::isa::Detected;
 use crate::quant::Packed;
 use crate::quant::packed::ROWS;
@@ -23,17 +24,17 @@ pub const PANEL: usize = 4;
 pub fn project(
     _proof: Detected,
     packed: &Packed,
-    strip: usize,
+    strips: Range<usize>,
     inputs: Panels<'_>,
     ahead: Ahead<'_>,
     out: &mut [[f32; ROWS]],
 ) {
     #[target_feature(enable = "neon,dotprod")]
-    fn run(packed: &Packed, strip: usize, inputs: Panels<'_>, ahead: Ahead<'_>, out: &mut [[f32; ROWS]]) {
-        pass::project::<_, PANEL>(Neon(()), packed, strip, inputs, ahead, out);
+    fn run(packed: &Packed, strips: Range<usize>, inputs: Panels<'_>, ahead: Ahead<'_>, out: &mut [[f32; ROWS]]) {
+        pass::project::<_, PANEL>(Neon(()), packed, strips, inputs, ahead, out);
     }
     // SAFETY: the caller's `Isa::Neon` proves that the processor has the dot product extension.
-    unsafe { run(packed, strip, inputs, ahead, out) }
+    unsafe { run(packed, strips, inputs, ahead, out) }
 }
 
 /// `sum + ` the sums of each four products. The compiler has no stable intrinsic for this instruction.

@@ -6,6 +6,8 @@
 //! Everything here is inlined into the function that enables a tier's instructions; closures over vectors, as those of
 //! `array::map`, would not be.
 
+use std::ops::Range;
+
 use super::activations::{CODES, Panels, WORDS, half_sums};
 use super::layouts::{Block, Int4, Kind, Layout, Q4_0, Q4K, Q5K, Q6K, Q8_0, Scales, Table};
 use super::simd::Simd;
@@ -35,21 +37,45 @@ pub fn serves(format: Format) -> bool {
 pub fn project<S: Simd, const MOST: usize>(
     s: S,
     packed: &Packed,
-    strip: usize,
+    strips: Range<usize>,
     inputs: Panels<'_>,
     ahead: Ahead<'_>,
     out: &mut [[f32; ROWS]],
 ) {
-    let strip = Strip { format: packed.format(), cols: packed.cols(), data: packed.strip(strip), ahead };
-    match strip.format {
-        Format::Q4_0 => rows::<_, _, MOST>(s, Q4_0, &strip, inputs, out),
-        Format::Q8_0 => rows::<_, _, MOST>(s, Q8_0, &strip, inputs, out),
-        Format::Q4K => rows::<_, _, MOST>(s, Q4K, &strip, inputs, out),
-        Format::Q5K => rows::<_, _, MOST>(s, Q5K, &strip, inputs, out),
-        Format::Q6K => rows::<_, _, MOST>(s, Q6K, &strip, inputs, out),
-        Format::Bnb4 => rows::<_, _, MOST>(s, Table::new(s, packed.codebook()), &strip, inputs, out),
-        Format::Int4(group) => rows::<_, _, MOST>(s, Int4 { tiles: group.columns() / TILE }, &strip, inputs, out),
+    let strips = Strips { packed, strips, ahead };
+    match packed.format() {
+        Format::Q4_0 => each_strip::<_, _, MOST>(s, Q4_0, strips, inputs, out),
+        Format::Q8_0 => each_strip::<_, _, MOST>(s, Q8_0, strips, inputs, out),
+        Format::Q4K => each_strip::<_, _, MOST>(s, Q4K, strips, inputs, out),
+        Format::Q5K => each_strip::<_, _, MOST>(s, Q5K, strips, inputs, out),
+        Format::Q6K => each_strip::<_, _, MOST>(s, Q6K, strips, inputs, out),
+        Format::Bnb4 => each_strip::<_, _, MOST>(s, Table::new(s, packed.codebook()), strips, inputs, out),
+        Format::Int4(group) => {
+            each_strip::<_, _, MOST>(s, Int4 { tiles: group.columns() / TILE }, strips, inputs, out);
+        }
         Format::F32 | Format::F16 | Format::BF16 => {}
+    }
+}
+
+/// Strips of a matrix that lie one behind the other.
+struct Strips<'a> {
+    packed: &'a Packed,
+    strips: Range<usize>,
+    ahead: Ahead<'a>,
+}
+
+#[inline(always)]
+fn each_strip<S: Simd, L: Layout<S>, const MOST: usize>(
+    s: S,
+    layout: L,
+    Strips { packed, strips, ahead }: Strips<'_>,
+    inputs: Panels<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    let (format, cols) = (packed.format(), packed.cols());
+    for (i, (strip, out)) in strips.zip(out.chunks_exact_mut(inputs.rows().max(1))).enumerate() {
+        let ahead = Ahead { run: ahead.run.saturating_sub(i * packed.strip_bytes()), ..ahead };
+        rows::<_, _, MOST>(s, layout, &Strip { format, cols, data: packed.strip(strip), ahead }, inputs, out);
     }
 }
 

@@ -1,5 +1,7 @@
 //! One strip against any number of quantised rows, by the kernels of the tier at hand.
 
+use std::ops::Range;
+
 use super::Panels;
 #[cfg(target_arch = "aarch64")]
 use super::neon;
@@ -40,20 +42,20 @@ impl Isa {
     }
 }
 
-/// What is read after a strip: it is asked for while the strip is in work.
+/// What is read after some strips: it is asked for while they are in work.
 #[derive(Clone, Copy)]
 pub struct Ahead<'a> {
-    /// Bytes from the strip's start that are read in their order: its own, and those of strips right behind it.
+    /// Bytes from the first strip's start that are read in their order: the strips' own, and those right behind them.
     pub run: usize,
     /// What is read after them.
     pub next: &'a [u8],
 }
 
-/// `out[i][slot] = packed[row of slot in strip] · inputs[i]` for each `i`.
+/// `out[s][i][slot] = packed[row of slot in strip s] · inputs[i]` for each of `strips` and each `i`.
 pub fn project(
     isa: Isa,
     packed: &Packed,
-    strip: usize,
+    strips: Range<usize>,
     inputs: Panels<'_>,
     ahead: Ahead<'_>,
     out: &mut [[f32; ROWS]],
@@ -61,18 +63,18 @@ pub fn project(
     match isa {
         // No integer kernel: nobody calls this.
         Isa::Portable => {
-            let _ = (packed, strip, inputs, ahead);
+            let _ = (packed, strips, inputs, ahead);
             out.fill([f32::NAN; ROWS]);
         }
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(proof) => avx2::project(proof, packed, strip, inputs, ahead, out),
+        Isa::Avx2(proof) => avx2::project(proof, packed, strips, inputs, ahead, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::AvxVnni(proof) => avx2::project_vnni(proof, packed, strip, inputs, ahead, out),
+        Isa::AvxVnni(proof) => avx2::project_vnni(proof, packed, strips, inputs, ahead, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(proof) => avx512::project(proof, packed, strip, inputs, ahead, out),
+        Isa::Avx512(proof) => avx512::project(proof, packed, strips, inputs, ahead, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx(proof) => avx512::project_tiles(proof, packed, strip, inputs, ahead, out),
+        Isa::Amx(proof) => avx512::project_tiles(proof, packed, strips, inputs, ahead, out),
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon(proof) => neon::project(proof, packed, strip, inputs, ahead, out),
+        Isa::Neon(proof) => neon::project(proof, packed, strips, inputs, ahead, out),
     }
 }
