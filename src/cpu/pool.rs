@@ -320,7 +320,6 @@ impl<'a> SharedOutput<'a> {
     ///
     /// # Panics
     /// When they are not all there, which is a defect.
-    #[expect(clippy::mut_from_ref, reason = "each caller has a part of its own")]
     #[inline(always)]
     pub unsafe fn part(&self, index: usize, len: usize) -> &'a mut [f32] {
         assert!(index <= self.len && len <= self.len - index, "{len} values from {index} of {}", self.len);

@@ -341,11 +341,11 @@ fn dots<S: Simd, L: Layout<S>, const G: usize>(
             }
         }
     });
-    for g in 0..G {
+    for (g, sum) in sums.iter_mut().enumerate() {
         if L::KIND == Kind::Six {
-            sums[g] = s.sub_weighted(sums[g], columns.sums(g), weights);
+            *sum = s.sub_weighted(*sum, columns.sums(g), weights);
         } else if L::OFFSET != 0 {
-            sums[g] = s.add_ints(sums[g], s.int(L::OFFSET * columns.sum(g)));
+            *sum = s.add_ints(*sum, s.int(L::OFFSET * columns.sum(g)));
         }
     }
     sums
@@ -449,8 +449,8 @@ fn over_decoded<S: Simd, L: Layout<S>, const G: usize>(
     let Some(columns) = Columns::<G>::new(panel, part.first_tile, part.tiles.min(TILES)) else { return };
     let Some(out) = out.first_chunk_mut::<G>() else { return };
     let mut sums = [s.float(0.0); G];
-    for g in 0..G {
-        sums[g] = s.load(&out[g]);
+    for (sum, out) in sums.iter_mut().zip(&*out) {
+        *sum = s.load(out);
     }
     // The next panel's part of the block follows at a distance that no processor foresees.
     let next = panel.as_ptr_range().end.cast::<u8>().wrapping_add(4 * WORDS * G * part.first_tile);
