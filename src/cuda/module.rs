@@ -1,0 +1,112 @@
+//! The compiled kernels on a device, by name.
+
+use std::ffi::CString;
+use std::sync::Arc;
+
+use cudarc::driver::sys;
+
+use super::context::Context;
+use super::driver::{check, check_for_memory};
+use super::images;
+use crate::error::{Error, Result};
+
+/// All fat binaries of this build, loaded into one context.
+pub struct Modules {
+    list: Vec<(&'static str, Arc<Module>)>,
+}
+
+struct Module {
+    context: Arc<Context>,
+    raw: sys::CUmodule,
+}
+
+// SAFETY: the driver's modules may be used from any thread.
+unsafe impl Send for Module {}
+// SAFETY: see `Send`.
+unsafe impl Sync for Module {}
+
+/// A kernel, loaded and ready to be launched.
+pub struct Kernel {
+    pub(super) raw: sys::CUfunction,
+    pub(super) name: &'static str,
+    /// Keeps the code where it is.
+    _module: Arc<Module>,
+}
+
+// SAFETY: the driver's functions may be used from any thread.
+unsafe impl Send for Kernel {}
+// SAFETY: see `Send`.
+unsafe impl Sync for Kernel {}
+
+impl Modules {
+    /// Loads every fat binary of this build.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] where none has code for the device.
+    pub fn load(context: &Arc<Context>) -> Result<Self> {
+        let list = images::IMAGES.iter().map(|(name, image)| Ok((*name, Module::load(context, name, image)?)));
+        Ok(Self { list: list.collect::<Result<_>>()? })
+    }
+
+    /// Kernel `name` of the fat binary `module`: `kernels/a/b.cu` is called `a_b`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where there is no such kernel.
+    pub fn kernel(&self, module: &str, name: &'static str) -> Result<Kernel> {
+        let absent = || Error::Internal(format!("no kernels {module} in this build"));
+        let module = self.list.iter().find(|(known, _)| *known == module).map(|(_, module)| module).ok_or_else(absent)?;
+        let symbol = CString::new(name).map_err(|_| absent())?;
+        let _entered = module.context.enter()?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: writes one handle, of a module that `_module` keeps.
+        check(name, unsafe { sys::cuModuleGetFunction(&mut raw, module.raw, symbol.as_ptr()) })?;
+        // Code that is loaded when it is first needed would take device memory in the middle of a step.
+        // SAFETY: the function was just found.
+        check_for_memory("the CUDA kernels", 0, unsafe { sys::cuFuncLoad(raw) })?;
+        Ok(Kernel { raw, name, _module: module.clone() })
+    }
+}
+
+impl Module {
+    fn load(context: &Arc<Context>, name: &str, image: &images::Image) -> Result<Arc<Self>> {
+        let _entered = context.enter()?;
+        let mut raw = std::ptr::null_mut();
+        let bytes = image.0.len() as u64;
+        // SAFETY: a whole fat binary, from where such may begin.
+        match unsafe { sys::cuModuleLoadData(&mut raw, image.0.as_ptr().cast()) } {
+            sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
+                let device = context.device();
+                let (major, minor) = device.capability;
+                return Err(Error::NoDevice(format!(
+                    "CUDA device {} ({}) has compute capability {major}.{minor}; this library has code for {}",
+                    device.ordinal,
+                    device.name,
+                    images::ARCHITECTURES.join(", ")
+                )));
+            }
+            code => check_for_memory(&format!("the CUDA kernels {name}"), bytes, code)?,
+        }
+        Ok(Arc::new(Self { context: context.clone(), raw }))
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        let Ok(_entered) = self.context.enter() else { return };
+        // SAFETY: `load` loaded it, and the kernels that keep it are gone.
+        let _ = unsafe { sys::cuModuleUnload(self.raw) };
+    }
+}
+
+impl Kernel {
+    /// Allows launches with `bytes` of shared memory, where that is more than the 48 KiB that every kernel may have.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for more than the device has.
+    pub fn allow_shared(self, bytes: u32) -> Result<Self> {
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: sets one number of a loaded function.
+        check(self.name, unsafe { sys::cuFuncSetAttribute(self.raw, attribute, bytes as i32) })?;
+        Ok(self)
+    }
+}
