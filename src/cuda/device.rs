@@ -20,6 +20,8 @@ pub struct DeviceInfo {
     pub memory: u64,
     /// Multiprocessors.
     pub multiprocessors: u32,
+    /// Bytes of shared memory that one block may have.
+    pub shared_memory: u32,
 }
 
 /// All devices, and the driver's version.
@@ -56,6 +58,7 @@ impl DeviceInfo {
             ),
             memory: memory as u64,
             multiprocessors: attribute(device, A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_memory: attribute(device, A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         })
     }
 }

@@ -69,6 +69,11 @@ impl<T> DevicePtr<T> {
         Self { address, _type: PhantomData }
     }
 
+    /// Whether there is nothing.
+    pub const fn is_null(self) -> bool {
+        self.address == 0
+    }
+
     pub(super) const fn address(self) -> u64 {
         self.address
     }

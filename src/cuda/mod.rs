@@ -2,22 +2,38 @@
 //!
 //! From the outside in: [`driver`] opens the driver at run time and turns its codes into errors, [`device`] tells what
 //! there is, [`context`] holds a device without touching the caller's own use of it, [`memory`] is the one allocation and
-//! its parts, [`module`] the kernels, [`launch`] and [`stream`] the way to run them.
+//! its parts, [`module`] the kernels, [`launch`] and [`stream`] the way to run them. [`plan`] lays that allocation out,
+//! [`weights`] says what of the image lies where, [`step`] tells the device of a step's rows, and [`backend`] strings the
+//! operations together, which have a file each: [`embed`], [`norm`], [`products`], [`attention`], [`delta_net`], [`moe`].
 
+mod args;
+mod attention;
+mod backend;
 mod context;
+mod delta_net;
 mod device;
 mod driver;
+mod embed;
 mod images;
 mod launch;
 mod memory;
 mod module;
+mod moe;
+mod norm;
+mod plan;
+mod products;
+mod step;
 mod stream;
 #[cfg(test)]
 mod testing;
+mod upload;
+mod weights;
 
+pub use backend::{CudaBackend, CudaOptions};
 pub use context::Context;
 pub use device::{DeviceInfo, devices};
 pub use driver::Driver;
+pub use plan::{MemoryPlan, Sizes, plan};
 
 /// The CUDA version that this build's kernels were compiled with, and the architectures; `None` without kernels.
 pub fn built_with() -> Option<((u32, u32), &'static [&'static str])> {

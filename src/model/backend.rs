@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::Costs;
 use crate::error::{Error, Result};
-use crate::state::Sequence;
+use crate::state::{Sequence, StateLayout};
 
 /// One step's work: rows `(sequence, position)` of any number of sequences.
 ///
@@ -58,6 +58,30 @@ impl<'a> Batch<'a> {
             LogitRows::All => s.rows.clone(),
         };
         self.sequences.iter().flat_map(rows).collect()
+    }
+}
+
+impl Batch<'_> {
+    /// Refuses what a backend for `vocab` tokens, steps of `max_rows` rows and the memory of `layout` must not compute.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for rows or memory that were not planned, [`Error::InvalidArgument`] for a token id out of range.
+    pub fn check(&self, vocab: usize, max_rows: usize, layout: &StateLayout) -> Result<()> {
+        let rows = self.tokens.len();
+        if rows > max_rows {
+            return Err(Error::Internal(format!("a step of {rows} rows, at most {max_rows} were planned")));
+        }
+        if let Some(token) = self.tokens.iter().find(|t| **t as usize >= vocab) {
+            return Err(Error::InvalidArgument(format!("token id {token}, vocabulary of {vocab}")));
+        }
+        for s in &self.sequences {
+            let pages = (s.position + s.rows.len()).div_ceil(layout.page_tokens);
+            let reachable = s.memory.pages.iter().all(|p| (*p as usize) < layout.pages);
+            if s.memory.slot >= layout.slots || s.memory.pages.len() < pages || !reachable {
+                return Err(Error::Internal(format!("a sequence of {} positions lacks memory", s.position)));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,207 @@
+//! Feed-forward halves behind their router: choice of experts, SwiGLUs, weighted sum. A dense layer is a shared expert
+//! without a gate and without others.
+
+use super::args::{Expert, Forms, Item, MoeArgs, number};
+use super::device::DeviceInfo;
+use super::memory::{DevicePtr, DeviceSlice};
+use super::module::{Kernel, Modules};
+use super::stream::Stream;
+use crate::error::{Error, Result};
+
+/// Rows of an expert that a block takes together at most, where a step has several rows.
+const MOST_ROWS: usize = 8;
+
+pub struct Moe {
+    route: Kernel,
+    group: Kernel,
+    /// For one row, and for groups of two, four and eight.
+    gate_up: [Kernel; 4],
+    down: [Kernel; 4],
+    combine: Kernel,
+    device: DeviceInfo,
+    exact: bool,
+}
+
+/// What a layer's experts are.
+#[derive(Clone, Copy)]
+pub struct MoeLayer {
+    pub shape: MoeShape,
+    /// The routed experts, then the shared one or that of a dense layer.
+    table: DeviceSlice<Expert>,
+    /// Forms of the inputs of the first and the second half.
+    gate_up: Forms,
+    down: Forms,
+    /// Rows of a group.
+    item_rows: usize,
+}
+
+/// The sizes of a layer.
+#[derive(Clone, Copy)]
+pub struct MoeShape {
+    pub hidden: usize,
+    /// 0 in a dense layer, as are the next two.
+    pub experts: usize,
+    pub top_k: usize,
+    pub width: usize,
+    /// Of the shared expert or the dense layer; 0 where there is neither.
+    pub shared_width: usize,
+    pub normalise: bool,
+}
+
+impl MoeShape {
+    /// Groups that a step of `count` rows can have, at most: a group is up to `item_rows` rows of one expert.
+    pub fn items(&self, count: usize, item_rows: usize) -> usize {
+        let (entries, shared) = (count.saturating_mul(self.top_k), usize::from(self.shared_width > 0));
+        match count {
+            1 => self.top_k + shared,
+            _ => entries.min(self.experts + entries / item_rows) + count.div_ceil(item_rows) * shared,
+        }
+    }
+
+    /// The routed experts, and the shared one or that of a dense layer where there is one.
+    pub fn swiglus(&self) -> usize {
+        self.experts + usize::from(self.shared_width > 0)
+    }
+
+    fn widest(&self) -> usize {
+        self.width.max(self.shared_width)
+    }
+}
+
+/// Activations that a layer works with.
+#[derive(Clone, Copy)]
+pub struct MoeWork {
+    /// Residual stream `[rows, hidden]`.
+    pub x: DeviceSlice<f32>,
+    /// The same, normed, for several rows.
+    pub normed: DeviceSlice<f32>,
+    /// `[rows, experts]`.
+    pub logits: DeviceSlice<f32>,
+    /// `[rows]`, before the sigmoid.
+    pub shared_gate: Option<DeviceSlice<f32>>,
+    /// `[rows, top_k]` of this layer.
+    pub choices: DeviceSlice<u32>,
+    pub shares: DeviceSlice<f32>,
+    pub entry_rows: DeviceSlice<u32>,
+    pub entry_of: DeviceSlice<u32>,
+    pub items: DeviceSlice<Item>,
+    pub item_count: DeviceSlice<u32>,
+    pub activations: DeviceSlice<f32>,
+    pub outputs: DeviceSlice<f32>,
+}
+
+impl Moe {
+    pub fn new(modules: &Modules, device: &DeviceInfo, exact: bool) -> Result<Self> {
+        let kernel = |module, name| modules.kernel(module, name)?.allow_shared(device.shared_memory);
+        let four = |module, names: [&'static str; 4]| -> Result<[Kernel; 4]> {
+            let [one, two, four, eight] = names;
+            Ok([kernel(module, one)?, kernel(module, two)?, kernel(module, four)?, kernel(module, eight)?])
+        };
+        Ok(Self {
+            route: kernel("moe_route", "moe_route")?,
+            group: kernel("moe_group", "moe_group")?,
+            gate_up: four("moe_gate_up", ["moe_gate_up_1", "moe_gate_up_2", "moe_gate_up_4", "moe_gate_up_8"])?,
+            down: four("moe_down", ["moe_down_1", "moe_down_2", "moe_down_4", "moe_down_8"])?,
+            combine: kernel("moe_combine", "moe_combine")?,
+            device: device.clone(),
+            exact,
+        })
+    }
+
+    /// A layer of `experts`, which are those of `table`.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] for a device with too little shared memory for rows of `shape`.
+    pub fn layer(&self, shape: MoeShape, experts: &[Expert], table: DeviceSlice<Expert>) -> Result<MoeLayer> {
+        let gate_up = Forms::of(experts.iter().flat_map(|e| [&e.gate, &e.up]), self.exact);
+        let down = Forms::of(experts.iter().map(|e| &e.down), self.exact);
+        let one = one_row_bytes(&shape, down).max(gate_up.bytes(1, shape.hidden));
+        let bytes = |rows| gate_up.bytes(rows, shape.hidden).max(down.bytes(rows, shape.widest()));
+        let most = self.device.shared_memory as usize;
+        let item_rows = [MOST_ROWS, 4, 2].into_iter().find(|rows| bytes(*rows) <= most && one <= most);
+        let item_rows = item_rows.ok_or_else(|| {
+            let (ordinal, name, needed) = (self.device.ordinal, &self.device.name, bytes(2).max(one));
+            Error::NoDevice(format!(
+                "CUDA device {ordinal} ({name}) has {most} bytes of shared memory a block; this model needs {needed}"
+            ))
+        })?;
+        Ok(MoeLayer { shape, table, gate_up, down, item_rows })
+    }
+
+    /// `x += sum of share * expert(norm(x))` for `count` rows. A single row is normed here; several are in `normed`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for memory that is too small.
+    pub fn run(
+        &self,
+        stream: &Stream,
+        count: usize,
+        layer: &MoeLayer,
+        (norm, eps): (DeviceSlice<f32>, f32),
+        work: &MoeWork,
+    ) -> Result<()> {
+        let (one, shape) = (count == 1, &layer.shape);
+        let (entries, shared) = (count * shape.top_k, usize::from(shape.shared_width > 0));
+        let (items, widest) = (shape.items(count, layer.item_rows), shape.widest());
+        let args = MoeArgs {
+            table: layer.table.holding(shape.swiglus(), "experts")?,
+            logits: work.logits.holding(count * shape.experts, "logits of the router")?,
+            shared_gate: match work.shared_gate {
+                Some(gate) => gate.holding(count, "gates of the shared expert")?,
+                None => DevicePtr::NULL,
+            },
+            input: if one { work.x } else { work.normed }.holding(count * shape.hidden, "inputs of experts")?,
+            norm: if one { norm.holding(shape.hidden, "the weights of a norm")? } else { DevicePtr::NULL },
+            x: work.x.holding(count * shape.hidden, "the residual stream")?,
+            choices: work.choices.holding(entries, "chosen experts")?,
+            shares: work.shares.holding(entries, "shares of experts")?,
+            entry_rows: work.entry_rows.holding(entries + count * shared, "rows of entries")?,
+            entry_of: work.entry_of.holding(entries, "entries of rows")?,
+            items: work.items.holding(items, "groups of entries")?,
+            item_count: work.item_count.holding(1, "the number of groups")?,
+            activations: work
+                .activations
+                .holding(entries * shape.width + count * shape.shared_width, "activations of experts")?,
+            outputs: match one {
+                true => DevicePtr::NULL,
+                false => work.outputs.holding((entries + count * shared) * shape.hidden, "outputs of experts")?,
+            },
+            visits: DevicePtr::NULL,
+            eps,
+            experts: number(shape.experts),
+            top_k: number(shape.top_k),
+            width: number(shape.width),
+            shared_width: number(shape.shared_width),
+            hidden: number(shape.hidden),
+            count: number(count),
+            normalise: shape.normalise.into(),
+            max_items: number(items),
+            gate_up_forms: layer.gate_up.bits(),
+            down_forms: layer.down.bits(),
+            item_rows: if one { 1 } else { number(layer.item_rows) },
+        };
+        let queue = |kernel: &Kernel, grid: [usize; 2], block: usize, shared: usize| {
+            let launch = kernel.launch([number(grid[0]), number(grid[1]), 1], [number(block), 1, 1]);
+            // SAFETY: the kernel's argument, of sizes that were checked.
+            unsafe { launch.shared(number(shared)).arg(args).queue(stream) }
+        };
+        queue(&self.route, [count, 1], 256, 4 * shape.experts)?;
+        let (gate_up_strips, down_strips) = (widest.div_ceil(16), shape.hidden.div_ceil(16));
+        if one {
+            queue(&self.gate_up[0], [gate_up_strips, items], 256, layer.gate_up.bytes(1, shape.hidden))?;
+            let block = (32 * (shape.top_k + 1)).min(512);
+            return queue(&self.down[0], [down_strips, 1], block, one_row_bytes(shape, layer.down));
+        }
+        let which = layer.item_rows.ilog2() as usize;
+        let (first, second) = (layer.gate_up.bytes(layer.item_rows, shape.hidden), layer.down.bytes(layer.item_rows, widest));
+        queue(&self.group, [1, 1], 1024, 8 * (shape.experts + 1))?;
+        queue(&self.gate_up[which], [gate_up_strips, items], 256, first)?;
+        queue(&self.down[which], [down_strips, items], 256, second)?;
+        queue(&self.combine, [count, 1], 256, 0)
+    }
+}
+
+/// Shared memory of the second half of a single row: the activations of all its experts, and their sums.
+fn one_row_bytes(shape: &MoeShape, down: Forms) -> usize {
+    down.bytes(shape.top_k + 1, shape.widest()) + 4 * 16 * (shape.top_k + 1)
+}

@@ -1,0 +1,149 @@
+//! Products of weights with rows of activations: up to four matrices with the same input in one launch.
+
+use super::args::{Forms, Matrix, Product, ProductsArgs, number};
+use super::device::DeviceInfo;
+use super::memory::{DevicePtr, DeviceSlice};
+use super::module::{Kernel, Modules};
+use super::stream::Stream;
+use super::weights::Weight;
+use crate::error::{Error, Result};
+
+/// Rows of the input that a block takes together, of each kernel.
+const ROWS: [usize; 4] = [1, 2, 4, 8];
+
+pub struct Products {
+    /// One for each of [`ROWS`].
+    kernels: [Kernel; 4],
+    multiprocessors: usize,
+    shared_memory: usize,
+    exact: bool,
+}
+
+/// Rows of activations.
+#[derive(Clone, Copy)]
+pub struct Inputs {
+    /// `[count, cols]`.
+    pub data: DeviceSlice<f32>,
+    pub count: usize,
+    /// Which rows of `data`; `None`: the first ones.
+    pub pick: Option<DeviceSlice<u32>>,
+    /// Weights and epsilon of the norm that every row is to pass first.
+    pub norm: Option<(DeviceSlice<f32>, f32)>,
+}
+
+impl Inputs {
+    /// The first `count` rows of `data`, as they are.
+    pub fn rows(data: DeviceSlice<f32>, count: usize) -> Self {
+        Self { data, count, pick: None, norm: None }
+    }
+}
+
+/// What becomes of the result.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    Set,
+    /// Added to what is there.
+    Add,
+}
+
+impl Products {
+    /// `exact` never quantises inputs.
+    pub fn new(modules: &Modules, device: &DeviceInfo, exact: bool) -> Result<Self> {
+        let kernel = |name| modules.kernel(&format!("products_{name}"), name)?.allow_shared(device.shared_memory);
+        Ok(Self {
+            kernels: [kernel("products_1")?, kernel("products_2")?, kernel("products_4")?, kernel("products_8")?],
+            multiprocessors: device.multiprocessors as usize,
+            shared_memory: device.shared_memory as usize,
+            exact,
+        })
+    }
+
+    /// `out[i, r] = inputs[i] · weight[r] + bias[r]`, `[count, rows of the weight]`, for each of up to four products.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for memory that is too small or matrices that do not fit the input.
+    pub fn run(
+        &self,
+        stream: &Stream,
+        inputs: Inputs,
+        products: &[(&Weight, DeviceSlice<f32>)],
+        output: Output,
+    ) -> Result<()> {
+        self.launch(stream, inputs, products, output, self.exact)
+    }
+
+    /// As [`Products::run`], with inputs in float32 whatever the load asked for: for products whose small errors would
+    /// change a choice.
+    ///
+    /// # Errors
+    /// As [`Products::run`].
+    pub fn run_exact(&self, stream: &Stream, inputs: Inputs, products: &[(&Weight, DeviceSlice<f32>)]) -> Result<()> {
+        self.launch(stream, inputs, products, Output::Set, true)
+    }
+
+    fn launch(
+        &self,
+        stream: &Stream,
+        inputs: Inputs,
+        products: &[(&Weight, DeviceSlice<f32>)],
+        output: Output,
+        exact: bool,
+    ) -> Result<()> {
+        let count = inputs.count;
+        let cols = products.first().map_or(0, |(weight, _)| weight.matrix.cols as usize);
+        let none = Product { matrix: Matrix::NONE, bias: DevicePtr::NULL, out: DevicePtr::NULL, out_stride: 0, unused: 0 };
+        let mut all = [none; 4];
+        if products.len() > all.len() || products.iter().any(|(weight, _)| weight.matrix.cols as usize != cols) {
+            return Err(Error::Internal("products of one launch that do not share their input".into()));
+        }
+        let mut strips = 0;
+        for (product, (weight, out)) in all.iter_mut().zip(products) {
+            let rows = weight.matrix.rows;
+            strips += rows.div_ceil(16) as usize;
+            *product = Product {
+                matrix: weight.matrix,
+                bias: weight.bias,
+                out: out.holding(count * rows as usize, "a product")?,
+                out_stride: rows,
+                unused: 0,
+            };
+        }
+        let forms = Forms::of(products.iter().map(|(weight, _)| &weight.matrix), exact);
+        let (norm, eps) = match inputs.norm {
+            Some((norm, eps)) => (norm.holding(cols, "the weights of a norm")?, eps),
+            None => (DevicePtr::NULL, 0.0),
+        };
+        let args = ProductsArgs {
+            products: all,
+            input: inputs.data.holding(if inputs.pick.is_some() { 0 } else { count * cols }, "inputs of a product")?,
+            norm,
+            pick: match inputs.pick {
+                Some(pick) => pick.holding(count, "picked rows")?,
+                None => DevicePtr::NULL,
+            },
+            eps,
+            products_count: number(products.len()),
+            input_stride: number(cols),
+            cols: number(cols),
+            count: number(count),
+            add: (output == Output::Add).into(),
+            forms: forms.bits(),
+            unused: 0,
+        };
+        let which = self.rows_together(count, cols, forms)?;
+        let rows = ROWS[which];
+        let grid = [number(strips.min(2 * self.multiprocessors)), number(count.div_ceil(rows)), 1];
+        let launch = self.kernels[which].launch(grid, [256, 1, 1]).shared(number(forms.bytes(rows, cols)));
+        // SAFETY: the kernel's argument; the input has `count` rows of `cols` values or is picked from a step's rows, each
+        // output as many rows, and each matrix is as its plan says.
+        unsafe { launch.arg(args).queue(stream) }
+    }
+
+    /// The kernel that takes as many of `count` rows together as shared memory holds.
+    fn rows_together(&self, count: usize, cols: usize, forms: Forms) -> Result<usize> {
+        let fitting = (0..ROWS.len()).take_while(|&i| i == 0 || ROWS[i - 1] < count);
+        fitting.filter(|&i| forms.bytes(ROWS[i], cols) <= self.shared_memory).last().ok_or_else(|| {
+            Error::Internal(format!("rows of {cols} values do not fit {} bytes of shared memory", self.shared_memory))
+        })
+    }
+}
