@@ -168,12 +168,7 @@ fn compile_all(nvcc: &Nvcc, architectures: &[&str], sources_: &[PathBuf], folder
 }
 
 /// Writes the Rust source that embeds the fat binaries.
-fn embed(
-    folder: &Path,
-    sources: &[PathBuf],
-    version: Option<(u32, u32)>,
-    architectures: &[&str],
-) -> Result<()> {
+fn embed(folder: &Path, sources: &[PathBuf], version: Option<(u32, u32)>, architectures: &[&str]) -> Result<()> {
     let mut text = String::new();
     let _ = writeln!(text, "/// The CUDA version that the kernels were compiled with.");
     let _ = writeln!(text, "pub const VERSION: Option<(u32, u32)> = {version:?};");

@@ -86,6 +86,11 @@ struct Product {
 
 const uint32_t PRODUCTS = 4;
 
+// Forms of an input in shared memory. Matrices that take int8 (packed, of any format but F16 and BF16, without `order`)
+// do so where INPUT_INT8 is set, which quantises the input; all others take floats.
+const uint32_t INPUT_FLOATS = 1;
+const uint32_t INPUT_INT8 = 2;
+
 // Up to four products with one input.
 struct ProductsArgs {
     Product products[PRODUCTS];
@@ -98,7 +103,7 @@ struct ProductsArgs {
     uint32_t cols;   // of every matrix
     uint32_t count;  // rows of the input
     uint32_t add;    // 1: add to what `out` holds
-    uint32_t exact;  // 1: never quantise the input
+    uint32_t forms;  // INPUT_FLOATS, INPUT_INT8 or both: what the matrices take
     uint32_t unused;
 };
 
@@ -216,6 +221,13 @@ struct MoeArgs {
     uint32_t hidden;
     uint32_t count;  // rows
     uint32_t normalise;
-    uint32_t exact;
     uint32_t max_items;
+    uint32_t gate_up_forms;  // of `input`, as in ProductsArgs
+    uint32_t down_forms;     // of `activations`
+    uint32_t item_rows;      // entries of an item at most: 1, 2, 4 or 8
 };
+
+static_assert(sizeof(Matrix) == 56 && sizeof(Product) == 80 && sizeof(Expert) == 168 && sizeof(Item) == 16);
+static_assert(sizeof(Row) == 16 && sizeof(Sequence) == 32 && sizeof(EmbedArgs) == 104 && sizeof(NormArgs) == 48);
+static_assert(sizeof(ProductsArgs) == 376 && sizeof(AttentionArgs) == 176 && sizeof(DeltaArgs) == 240);
+static_assert(sizeof(MoeArgs) == 160);
