@@ -36,7 +36,7 @@ pub use checkpoint::{
 };
 pub use engine::{
     Device, Event, FinishReason, Fit, GenerateOptions, KvFormat, LoadOptions, LogLevel, MemoryUse, Model, PackReport,
-    Prompt, Stream, StreamStats, fit, pack, tokenize,
+    Prompt, Stream, StreamStats, doctor, fit, pack, tokenize,
 };
 pub use error::{Error, Result};
 pub use model::{

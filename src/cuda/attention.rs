@@ -100,10 +100,10 @@ impl Attention {
         layout: &StateLayout,
         kv: KvFormat,
     ) -> Result<Self> {
-        let kernel = |name| modules.kernel("attention_attention", name)?.allow_shared(device.shared_memory);
+        let kernel = |name| modules.kernel(name)?.allow_shared(device.shared_memory);
         Ok(Self {
             step: kernel("attention_step")?,
-            append: modules.kernel("attention_append", "kv_append")?,
+            append: modules.kernel("kv_append")?,
             rows: kernel("attention_rows")?,
             multiprocessors: device.multiprocessors as usize,
             spec: spec.attention.clone(),

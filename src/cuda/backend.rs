@@ -14,7 +14,7 @@ use super::memory::{DeviceMemory, DeviceSlice, Pinned};
 use super::module::Modules;
 use super::moe::{Moe, MoeLayer, MoeWork};
 use super::norm::Norm;
-use super::plan::{Layout, Sizes, moe_shape};
+use super::plan::{Layout, Sizes, downloaded_rows, moe_shape};
 use super::products::{Inputs, Output, Products};
 use super::step::{Step, StepBuffer};
 use super::stream::{Graph, Stream};
@@ -25,14 +25,11 @@ use crate::experts::ExpertCounters;
 use crate::model::{
     Backend, BackendInfo, Batch, Costs, FeedForward, LoadProgress, ModelSpec, Operation, WeightBytes, WeightPlan,
 };
-use crate::state::{KvFormat, Sequence};
+use crate::state::Sequence;
 
 /// Rows of a step that is recorded, at most, and recorded steps that are kept.
 const MOST_RECORDED_ROWS: usize = 64;
 const MOST_RECORDINGS: usize = 128;
-
-/// Rows of logits that come to the host at a time.
-const LOGIT_ROWS: usize = 8;
 
 /// How the backend runs.
 #[derive(Debug, Clone)]
@@ -90,7 +87,6 @@ struct Work {
     rope: Angles,
     x: DeviceSlice<f32>,
     normed: DeviceSlice<f32>,
-    mixed: DeviceSlice<f32>,
     attention: AttentionWork,
     delta_net: DeltaWork,
     /// The choices of all layers, and the gates whether or not a layer has them.
@@ -118,7 +114,7 @@ impl CudaBackend {
     pub fn new(
         context: &Arc<Context>,
         spec: Arc<ModelSpec>,
-        image: &WeightBytes,
+        image: WeightBytes,
         plan: &WeightPlan,
         counters: Arc<ExpertCounters>,
         options: &CudaOptions,
@@ -129,12 +125,14 @@ impl CudaBackend {
         let modules = Modules::load(context)?;
         let kernels = Kernels::new(&modules, context, &spec, options)?;
         let layout = Layout::new(&spec, plan.bytes(), sizes);
-        let memory = DeviceMemory::take(context, layout.bytes, &format!("the model on CUDA device {}", device.ordinal))?;
+        let memory =
+            DeviceMemory::take(context, layout.bytes, &format!("the model on CUDA device {}", device.ordinal))?;
         let stream = Stream::new(context)?;
 
         let weights = memory.part(layout.weights)?;
-        upload(context, image, weights, progress)?;
-        let weights = Image { device: weights, plan, host: image }.weights(&spec)?;
+        upload(context, &image, weights, progress)?;
+        let weights = Image { device: weights, plan, host: &image }.weights(&spec)?;
+        drop(image);
         let mut feed_forward = Vec::with_capacity(spec.layers.len());
         for ((layer, kind), planned) in weights.layers.iter().zip(&spec.layers).zip(&layout.experts) {
             let (experts, table) = (&layer.feed_forward.experts, memory.part(*planned)?);
@@ -160,7 +158,7 @@ impl CudaBackend {
         let choices = memory.part(parts.choices)?;
         let backend = Self {
             step_buffer: StepBuffer::new(context, memory.part(parts.step)?)?,
-            logits: Pinned::zeroed(context, LOGIT_ROWS.min(sizes.max_logits) * spec.vocab, "logits")?,
+            logits: Pinned::zeroed(context, downloaded_rows(sizes) * spec.vocab, "logits")?,
             choices: Pinned::zeroed(context, choices.len(), "chosen experts")?,
             work: Work::new(&memory, &layout, &spec)?,
             stream,
@@ -316,7 +314,8 @@ impl CudaBackend {
         let inputs = self.normed(&step, weights.feed_forward_norm)?;
         let shared_gate = half.shared_gate.and(self.work.moe.shared_gate);
         let gate = half.shared_gate.as_ref().zip(shared_gate);
-        let outputs: Vec<(&Weight, _)> = half.router.iter().map(|router| (router, self.work.moe.logits)).chain(gate).collect();
+        let outputs: Vec<(&Weight, _)> =
+            half.router.iter().map(|router| (router, self.work.moe.logits)).chain(gate).collect();
         if !outputs.is_empty() {
             self.kernels.products.run_exact(stream, inputs, &outputs)?;
         }
@@ -391,7 +390,7 @@ impl CudaBackend {
         let mut rest = logits;
         let mut first = 0;
         loop {
-            let rows = (rest.len() / vocab.max(1)).min(LOGIT_ROWS);
+            let rows = (rest.len() / vocab.max(1)).min(downloaded_rows(&self.sizes));
             self.stream.download(self.work.logits.part(first * vocab, rows * vocab)?, &mut self.logits)?;
             self.stream.wait()?;
             let (now, later) = rest.split_at_mut(rows * vocab);
@@ -460,7 +459,6 @@ impl Work {
             },
             x,
             normed,
-            mixed,
             attention: AttentionWork {
                 queries: projections[0],
                 keys: projections[1],

@@ -3,8 +3,8 @@
 use super::args::{DeltaArgs, Place, number};
 use super::device::DeviceInfo;
 use super::memory::{DeviceMemory, DevicePtr, DeviceSlice};
-use super::plan::StateParts;
 use super::module::{Kernel, Modules};
+use super::plan::StateParts;
 use super::step::Step;
 use super::stream::Stream;
 use super::weights::DeltaWeights;
@@ -68,12 +68,12 @@ pub struct DeltaWork {
 impl DeltaNet {
     pub fn new(modules: &Modules, device: &DeviceInfo, spec: &DeltaSpec, eps: f32) -> Result<Self> {
         let usual = spec.key_dim == USUAL && spec.value_dim == USUAL && device.capability >= (9, 0);
-        let kernel = |module, name| modules.kernel(module, name)?.allow_shared(device.shared_memory);
+        let kernel = |name| modules.kernel(name)?.allow_shared(device.shared_memory);
         let (step, rows) = match usual {
-            true => (kernel("delta_net_delta", "delta_step")?, kernel("delta_net_delta", "delta_rows")?),
-            false => (kernel("delta_net_any", "delta_any")?, kernel("delta_net_any", "delta_any_rows")?),
+            true => (kernel("delta_step")?, kernel("delta_rows")?),
+            false => (kernel("delta_any")?, kernel("delta_any_rows")?),
         };
-        Ok(Self { step, rows, conv: kernel("delta_net_conv", "delta_conv")?, spec: spec.clone(), eps })
+        Ok(Self { step, rows, conv: kernel("delta_conv")?, spec: spec.clone(), eps })
     }
 
     /// `out = norm(delta_rule(conv(q, k, v))) * silu(z)`, advancing the states of the step's sequences.
@@ -110,13 +110,7 @@ impl DeltaNet {
         launch(&self.rows)
     }
 
-    fn args(
-        &self,
-        step: &Step,
-        weights: &DeltaWeights,
-        states: &DeltaStates,
-        work: &DeltaWork,
-    ) -> Result<DeltaArgs> {
+    fn args(&self, step: &Step, weights: &DeltaWeights, states: &DeltaStates, work: &DeltaWork) -> Result<DeltaArgs> {
         let (spec, count) = (&self.spec, step.count());
         let rows = |data: DeviceSlice<f32>, width: u32| data.holding(count * width as usize, "projections");
         let [first, second, third, fourth] = work.projections;
@@ -189,8 +183,11 @@ impl Places {
     /// `together`: everything of a key head in one piece, `[q, k, v r times, z r times]`; `gates_together`: `[b r, a r]`.
     fn new(spec: &DeltaSpec, together: bool, gates_together: bool) -> Self {
         let (key, value, ratio) = (spec.key_dim, spec.value_dim, spec.value_heads / spec.key_heads);
-        let place =
-            |base: usize, step: usize, index: usize| Place { base: number(base), step: number(step), index_step: number(index) };
+        let place = |base: usize, step: usize, index: usize| Place {
+            base: number(base),
+            step: number(step),
+            index_step: number(index),
+        };
         // Where value head `index` of a key head stands among all, in units of one head.
         let (step, index) = match spec.head_order {
             HeadOrder::Grouped => (ratio, 1),
@@ -201,7 +198,12 @@ impl Places {
             true => {
                 let all = 2 * key + 2 * ratio * value;
                 let values = 2 * key;
-                (place(0, all, 0), place(key, all, 0), place(values, all, value), place(values + ratio * value, all, value))
+                (
+                    place(0, all, 0),
+                    place(key, all, 0),
+                    place(values, all, value),
+                    place(values + ratio * value, all, value),
+                )
             }
             false => (
                 place(0, key, 0),

@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 /// A driver that this build's kernels run with.
 #[derive(Debug, Clone, Copy)]
 pub struct Driver {
-    /// The CUDA version that it supports: 1000 times the major number and 10 times the minor one.
-    pub version: i32,
+    /// 1000 times the major number and 10 times the minor one.
+    version: u32,
 }
 
 impl Driver {
@@ -39,8 +39,9 @@ impl Driver {
         check("asking for the driver's version", unsafe { sys::cuDriverGetVersion(&mut version) })?;
         // Code of a compiler runs with every driver of the same major version and later ones. The functions used here
         // are older.
-        if version / 1000 < major as i32 {
-            let (has, minor_of) = (version / 1000, version % 1000 / 10);
+        let driver = Self { version: version.max(0) as u32 };
+        let (has, minor_of) = driver.version();
+        if has < major {
             return Err(Error::DriverTooOld(format!(
                 "it supports CUDA {has}.{minor_of}; this library was built with {major}.{minor}, and needs {major}.0"
             )));
@@ -48,8 +49,13 @@ impl Driver {
         // SAFETY: may be called any number of times.
         match unsafe { sys::cuInit(0) } {
             CUresult::CUDA_ERROR_NO_DEVICE => Err(Error::NoDevice("the CUDA driver finds no device".into())),
-            code => check("starting the CUDA driver", code).map(|()| Self { version }),
+            code => check("starting the CUDA driver", code).map(|()| driver),
         }
+    }
+
+    /// The CUDA version that it supports, major and minor.
+    pub fn version(self) -> (u32, u32) {
+        (self.version / 1000, self.version % 1000 / 10)
     }
 
     /// Number of devices.

@@ -24,7 +24,7 @@ pub struct Angles {
 
 impl Embed {
     pub fn new(modules: &Modules) -> Result<Self> {
-        Ok(Self { kernel: modules.kernel("embed_embed", "embed")? })
+        Ok(Self { kernel: modules.kernel("embed")? })
     }
 
     /// `x[row] = embedding[token of row]`, `[rows, hidden]`, and the angles of every row's position.

@@ -112,9 +112,8 @@ impl Launch<'_> {
             numAttrs: u32::from(self.overlapping),
         };
         // SAFETY: the caller vouches for the arguments.
-        let code = unsafe {
-            sys::cuLaunchKernelEx(&config, self.kernel.raw, pointers.as_mut_ptr(), std::ptr::null_mut())
-        };
+        let code =
+            unsafe { sys::cuLaunchKernelEx(&config, self.kernel.raw, pointers.as_mut_ptr(), std::ptr::null_mut()) };
         check(self.kernel.name, code)
     }
 }

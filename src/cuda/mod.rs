@@ -35,6 +35,16 @@ pub use device::{DeviceInfo, devices};
 pub use driver::Driver;
 pub use plan::{MemoryPlan, Sizes, plan};
 
+/// Loads the kernels of this build on device `ordinal`, and says how many bytes of its memory are free.
+///
+/// # Errors
+/// As [`Context::hold`]; [`crate::Error::NoDevice`] for a device that the kernels do not run on.
+pub fn probe(ordinal: u32) -> crate::Result<u64> {
+    let context = Context::hold(ordinal)?;
+    let (free, _) = context.memory()?;
+    module::Modules::load(&context).map(|_| free)
+}
+
 /// The CUDA version that this build's kernels were compiled with, and the architectures; `None` without kernels.
 pub fn built_with() -> Option<((u32, u32), &'static [&'static str])> {
     images::VERSION.map(|version| (version, images::ARCHITECTURES))

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 
 /// All fat binaries of this build, loaded into one context.
 pub struct Modules {
-    list: Vec<(&'static str, Arc<Module>)>,
+    list: Vec<Arc<Module>>,
 }
 
 struct Module {
@@ -44,26 +44,21 @@ impl Modules {
     /// # Errors
     /// [`Error::NoDevice`] where none has code for the device.
     pub fn load(context: &Arc<Context>) -> Result<Self> {
-        let list = images::IMAGES.iter().map(|(name, image)| Ok((*name, Module::load(context, name, image)?)));
+        let list = images::IMAGES.iter().map(|(name, image)| Module::load(context, name, image));
         Ok(Self { list: list.collect::<Result<_>>()? })
     }
 
-    /// Kernel `name` of the fat binary `module`: `kernels/a/b.cu` is called `a_b`.
+    /// Kernel `name`, which one of the fat binaries has.
     ///
     /// # Errors
     /// [`Error::Internal`] where there is no such kernel.
-    pub fn kernel(&self, module: &str, name: &'static str) -> Result<Kernel> {
-        let absent = || Error::Internal(format!("no kernels {module} in this build"));
-        let module = self.list.iter().find(|(known, _)| *known == module).map(|(_, module)| module).ok_or_else(absent)?;
-        let symbol = CString::new(name).map_err(|_| absent())?;
-        let _entered = module.context.enter()?;
-        let mut raw = std::ptr::null_mut();
-        // SAFETY: writes one handle, of a module that `_module` keeps.
-        check(name, unsafe { sys::cuModuleGetFunction(&mut raw, module.raw, symbol.as_ptr()) })?;
-        // Code that is loaded when it is first needed would take device memory in the middle of a step.
-        // SAFETY: the function was just found.
-        check_for_memory("the CUDA kernels", 0, unsafe { sys::cuFuncLoad(raw) })?;
-        Ok(Kernel { raw, name, _module: module.clone() })
+    pub fn kernel(&self, name: &'static str) -> Result<Kernel> {
+        for module in &self.list {
+            if let Some(kernel) = module.kernel(name)? {
+                return Ok(kernel);
+            }
+        }
+        Err(Error::Internal(format!("no kernel {name} in this build")))
     }
 }
 
@@ -87,6 +82,21 @@ impl Module {
             code => check_for_memory(&format!("the CUDA kernels {name}"), bytes, code)?,
         }
         Ok(Arc::new(Self { context: context.clone(), raw }))
+    }
+
+    fn kernel(self: &Arc<Self>, name: &'static str) -> Result<Option<Kernel>> {
+        let symbol = CString::new(name).map_err(|_| Error::Internal(format!("{name:?} is no name of a kernel")))?;
+        let _entered = self.context.enter()?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: writes one handle, of a module that the kernel keeps.
+        match unsafe { sys::cuModuleGetFunction(&mut raw, self.raw, symbol.as_ptr()) } {
+            sys::CUresult::CUDA_ERROR_NOT_FOUND => return Ok(None),
+            code => check(name, code)?,
+        }
+        // Code that is loaded when it is first needed would take device memory in the middle of a step.
+        // SAFETY: the function was just found.
+        check("loading the CUDA kernels", unsafe { sys::cuFuncLoad(raw) })?;
+        Ok(Some(Kernel { raw, name, _module: self.clone() }))
     }
 }
 

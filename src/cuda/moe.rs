@@ -92,17 +92,17 @@ pub struct MoeWork {
 
 impl Moe {
     pub fn new(modules: &Modules, device: &DeviceInfo, exact: bool) -> Result<Self> {
-        let kernel = |module, name| modules.kernel(module, name)?.allow_shared(device.shared_memory);
-        let four = |module, names: [&'static str; 4]| -> Result<[Kernel; 4]> {
+        let kernel = |name| modules.kernel(name)?.allow_shared(device.shared_memory);
+        let four = |names: [&'static str; 4]| -> Result<[Kernel; 4]> {
             let [one, two, four, eight] = names;
-            Ok([kernel(module, one)?, kernel(module, two)?, kernel(module, four)?, kernel(module, eight)?])
+            Ok([kernel(one)?, kernel(two)?, kernel(four)?, kernel(eight)?])
         };
         Ok(Self {
-            route: kernel("moe_route", "moe_route")?,
-            group: kernel("moe_group", "moe_group")?,
-            gate_up: four("moe_gate_up", ["moe_gate_up_1", "moe_gate_up_2", "moe_gate_up_4", "moe_gate_up_8"])?,
-            down: four("moe_down", ["moe_down_1", "moe_down_2", "moe_down_4", "moe_down_8"])?,
-            combine: kernel("moe_combine", "moe_combine")?,
+            route: kernel("moe_route")?,
+            group: kernel("moe_group")?,
+            gate_up: four(["moe_gate_up_1", "moe_gate_up_2", "moe_gate_up_4", "moe_gate_up_8"])?,
+            down: four(["moe_down_1", "moe_down_2", "moe_down_4", "moe_down_8"])?,
+            combine: kernel("moe_combine")?,
             device: device.clone(),
             exact,
         })
@@ -193,7 +193,8 @@ impl Moe {
             return queue(&self.down[0], [down_strips, 1], block, one_row_bytes(shape, layer.down));
         }
         let which = layer.item_rows.ilog2() as usize;
-        let (first, second) = (layer.gate_up.bytes(layer.item_rows, shape.hidden), layer.down.bytes(layer.item_rows, widest));
+        let (first, second) =
+            (layer.gate_up.bytes(layer.item_rows, shape.hidden), layer.down.bytes(layer.item_rows, widest));
         queue(&self.group, [1, 1], 1024, 8 * (shape.experts + 1))?;
         queue(&self.gate_up[which], [gate_up_strips, items], 256, first)?;
         queue(&self.down[which], [down_strips, items], 256, second)?;

@@ -12,7 +12,7 @@ pub struct Norm {
 
 impl Norm {
     pub fn new(modules: &Modules) -> Result<Self> {
-        Ok(Self { kernel: modules.kernel("norm_rms_norm", "rms_norm")? })
+        Ok(Self { kernel: modules.kernel("rms_norm")? })
     }
 
     /// `out[i] = x[i] / sqrt(mean(x[i]²) + eps) * weight` for `count` rows as wide as `weight`; of the rows `pick` of `x`,

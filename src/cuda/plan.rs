@@ -21,7 +21,7 @@ pub struct Sizes {
     pub multiprocessors: usize,
 }
 
-/// Bytes of device memory beside the weights.
+/// Bytes of memory beside the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryPlan {
     /// Keys and values of all pages.
@@ -30,6 +30,8 @@ pub struct MemoryPlan {
     pub states: u64,
     /// Activations and logits of the largest step, tables, and room between all parts.
     pub workspace: u64,
+    /// Host memory that the device reads and writes directly.
+    pub pinned: u64,
 }
 
 /// What a backend takes beside the weights.
@@ -119,6 +121,7 @@ impl Layout {
             kv: before_states - before_kv,
             states: before_work - before_states,
             workspace: bytes - before_work + (before_kv - weights as u64),
+            pinned: pinned(spec, sizes),
         };
         Self { weights: image, experts, kv, states, work, bytes, memory }
     }
@@ -178,7 +181,7 @@ fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
         counters: planner.take(product(&[rows, attention.kv_heads, head_blocks(spec)])),
         router,
         shared_gate,
-        choices: planner.take(product(&[spec.layers.len(), rows, top_k])),
+        choices: planner.take(choices(spec, sizes)),
         shares,
         entry_rows: planner.take(product(&[rows, top_k + 1])),
         entry_of: planner.take(product(&[rows, top_k])),
@@ -188,6 +191,23 @@ fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
         outputs,
         logits: planner.take(product(&[sizes.max_logits, spec.vocab])),
     }
+}
+
+/// Rows of logits that come to the host at a time.
+pub(super) fn downloaded_rows(sizes: &Sizes) -> usize {
+    sizes.max_logits.min(8)
+}
+
+/// Experts that all rows of the largest step choose, in all layers.
+pub(super) fn choices(spec: &ModelSpec, sizes: &Sizes) -> usize {
+    product(&[spec.moe_layers(), sizes.max_rows, spec.moe.as_ref().map_or(0, |moe| moe.top_k)])
+}
+
+/// Bytes of a step's rows, its logits and its choices on the host.
+fn pinned(spec: &ModelSpec, sizes: &Sizes) -> u64 {
+    let logits = product(&[downloaded_rows(sizes), spec.vocab]);
+    let words = step_words(sizes).saturating_add(choices(spec, sizes)).saturating_add(logits);
+    4 * words as u64
 }
 
 /// 32-bit words of everything that the host tells the device about a step.

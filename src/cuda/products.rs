@@ -49,7 +49,7 @@ pub enum Output {
 impl Products {
     /// `exact` never quantises inputs.
     pub fn new(modules: &Modules, device: &DeviceInfo, exact: bool) -> Result<Self> {
-        let kernel = |name| modules.kernel(&format!("products_{name}"), name)?.allow_shared(device.shared_memory);
+        let kernel = |name| modules.kernel(name)?.allow_shared(device.shared_memory);
         Ok(Self {
             kernels: [kernel("products_1")?, kernel("products_2")?, kernel("products_4")?, kernel("products_8")?],
             multiprocessors: device.multiprocessors as usize,
@@ -91,7 +91,8 @@ impl Products {
     ) -> Result<()> {
         let count = inputs.count;
         let cols = products.first().map_or(0, |(weight, _)| weight.matrix.cols as usize);
-        let none = Product { matrix: Matrix::NONE, bias: DevicePtr::NULL, out: DevicePtr::NULL, out_stride: 0, unused: 0 };
+        let none =
+            Product { matrix: Matrix::NONE, bias: DevicePtr::NULL, out: DevicePtr::NULL, out_stride: 0, unused: 0 };
         let mut all = [none; 4];
         if products.len() > all.len() || products.iter().any(|(weight, _)| weight.matrix.cols as usize != cols) {
             return Err(Error::Internal("products of one launch that do not share their input".into()));

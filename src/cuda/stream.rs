@@ -86,20 +86,7 @@ impl Stream {
     pub fn fill<T: Plain>(&self, to: DeviceSlice<T>, byte: u8) -> Result<()> {
         let bytes = to.len() * size_of::<T>();
         // SAFETY: writes so many bytes of device memory, which every type takes.
-        check("clearing device memory", unsafe {
-            sys::cuMemsetD8Async(to.start().address(), byte, bytes, self.raw)
-        })
-    }
-
-    /// Records what `work` queues, instead of doing it.
-    ///
-    /// # Errors
-    /// Those of `work`; [`Error::Internal`] for work that cannot be recorded.
-    pub fn record(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
-        self.begin_recording()?;
-        let outcome = work();
-        let graph = self.end_recording();
-        outcome.and(graph)
+        check("clearing device memory", unsafe { sys::cuMemsetD8Async(to.start().address(), byte, bytes, self.raw) })
     }
 
     /// From here on work is recorded instead of done.

@@ -33,12 +33,7 @@ pub fn upload(context: &Arc<Context>, from: &[u8], to: DeviceSlice<u8>, progress
 ///
 /// # Errors
 /// [`crate::Error::OutOfHostMemory`].
-pub fn upload_values<T: Plain>(
-    context: &Arc<Context>,
-    stream: &Stream,
-    from: &[T],
-    to: DeviceSlice<T>,
-) -> Result<()> {
+pub fn upload_values<T: Plain>(context: &Arc<Context>, stream: &Stream, from: &[T], to: DeviceSlice<T>) -> Result<()> {
     let mut pinned = Pinned::zeroed(context, from.len(), "copies to the device")?;
     pinned.copy_from_slice(from);
     stream.upload(&pinned, to)?;
