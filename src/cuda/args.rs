@@ -176,7 +176,7 @@ structs! {
     Item, 16 { expert: u32, first: u32, count: u32, unused: u32 }
 
     /// A feed-forward half behind its router.
-    MoeArgs, 168 {
+    MoeArgs, 160 {
         table: DevicePtr<Expert>,
         logits: DevicePtr<f32>,
         shared_gate: DevicePtr<f32>,
@@ -191,7 +191,6 @@ structs! {
         item_count: DevicePtr<u32>,
         activations: DevicePtr<f32>,
         outputs: DevicePtr<f32>,
-        visits: DevicePtr<u32>,
         eps: f32,
         experts: u32,
         top_k: u32,

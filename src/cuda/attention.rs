@@ -100,7 +100,7 @@ impl Attention {
         layout: &StateLayout,
         kv: KvFormat,
     ) -> Result<Self> {
-        let kernel = |name| modules.kernel(name)?.allow_shared(device.shared_memory);
+        let kernel = |name| modules.kernel(name);
         Ok(Self {
             step: kernel("attention_step")?,
             append: modules.kernel("kv_append")?,
@@ -186,7 +186,7 @@ impl Attention {
             // SAFETY: the kernel's argument, of sizes that were checked; a step's pages are those of the cache.
             return unsafe { self.step.launch(grid, [256, 1, 1]).shared(shared).arg(args).queue(stream) };
         }
-        let append = self.append.launch([number(spec.kv_heads), number(count), 1], [256, 1, 1]);
+        let append = self.append.launch([number(spec.kv_heads), number(count), 1], [32, 1, 1]);
         // SAFETY: as above.
         unsafe { append.arg(args).queue(stream)? };
         // SAFETY: as above.

@@ -17,8 +17,12 @@ const USUAL: usize = 128;
 pub struct DeltaNet {
     /// Rows of sequences that have one each: convolves by itself.
     step: Kernel,
+    /// Its blocks stand in clusters of four that share a head.
+    clusters: bool,
     rows: Kernel,
     conv: Kernel,
+    /// The gated norm of the heads, where `rows` leaves it to another kernel.
+    gate: Option<Kernel>,
     spec: DeltaSpec,
     eps: f32,
 }
@@ -67,13 +71,13 @@ pub struct DeltaWork {
 
 impl DeltaNet {
     pub fn new(modules: &Modules, device: &DeviceInfo, spec: &DeltaSpec, eps: f32) -> Result<Self> {
-        let usual = spec.key_dim == USUAL && spec.value_dim == USUAL && device.capability >= (9, 0);
-        let kernel = |name| modules.kernel(name)?.allow_shared(device.shared_memory);
-        let (step, rows) = match usual {
-            true => (kernel("delta_step")?, kernel("delta_rows")?),
-            false => (kernel("delta_any")?, kernel("delta_any_rows")?),
-        };
-        Ok(Self { step, rows, conv: kernel("delta_conv")?, spec: spec.clone(), eps })
+        let usual = spec.key_dim == USUAL && spec.value_dim == USUAL;
+        // Clusters of blocks came with 9.0.
+        let clusters = usual && device.capability >= (9, 0);
+        let step = modules.kernel(if clusters { "delta_step" } else { "delta_any" })?;
+        let rows = modules.kernel(if usual { "delta_rows" } else { "delta_any_rows" })?;
+        let gate = usual.then(|| modules.kernel("delta_gate")).transpose()?;
+        Ok(Self { step, clusters, rows, conv: modules.kernel("delta_conv")?, gate, spec: spec.clone(), eps })
     }
 
     /// `out = norm(delta_rule(conv(q, k, v))) * silu(z)`, advancing the states of the step's sequences.
@@ -91,10 +95,8 @@ impl DeltaNet {
         let args = self.args(step, weights, states, work)?;
         let sequences = number(step.sequences.len());
         let heads = number(self.spec.value_heads);
-        let usual = self.spec.key_dim == USUAL && self.spec.value_dim == USUAL;
-        let launch = |kernel: &Kernel| {
-            // The usual kernel's clusters of four blocks share a head.
-            let (grid, shared) = match usual {
+        let launch = |kernel: &Kernel, four: bool| {
+            let (grid, shared) = match four {
                 true => ([4, heads, sequences], 0),
                 false => ([heads, sequences, 1], 4 * (2 * self.spec.key_dim + 2 * self.spec.value_dim + 64)),
             };
@@ -102,12 +104,15 @@ impl DeltaNet {
             unsafe { kernel.launch(grid, [256, 1, 1]).shared(number(shared)).arg(args).queue(stream) }
         };
         if step.single_rows {
-            return launch(&self.step);
+            return launch(&self.step, self.clusters);
         }
         let conv = self.conv.launch([number(self.spec.conv_channels().div_ceil(256)), sequences, 1], [256, 1, 1]);
         // SAFETY: as above.
         unsafe { conv.arg(args).queue(stream)? };
-        launch(&self.rows)
+        launch(&self.rows, self.gate.is_some())?;
+        let Some(gate) = &self.gate else { return Ok(()) };
+        // SAFETY: as above.
+        unsafe { gate.launch([number(step.count()), 1, 1], [256, 1, 1]).arg(args).queue(stream) }
     }
 
     fn args(&self, step: &Step, weights: &DeltaWeights, states: &DeltaStates, work: &DeltaWork) -> Result<DeltaArgs> {

@@ -1,4 +1,7 @@
 //! Launching a kernel with arguments.
+//!
+//! Where the device can, a kernel starts while the one in front of it still runs (programmatic dependent launch), reads
+//! what no kernel writes, and waits for the other's end by itself (`griddepcontrol.wait`) before it touches anything else.
 
 use std::ffi::c_void;
 
@@ -20,8 +23,6 @@ pub struct Launch<'a> {
     grid: [u32; 3],
     block: [u32; 3],
     shared: u32,
-    /// Starts early and waits by itself for the launch before: see [`Launch::overlapping`].
-    overlapping: bool,
     /// The arguments, each from a whole word on.
     words: [u64; MOST_WORDS],
     starts: [usize; MOST_ARGUMENTS],
@@ -37,7 +38,6 @@ impl Kernel {
             grid,
             block,
             shared: 0,
-            overlapping: false,
             words: [0; MOST_WORDS],
             starts: [0; MOST_ARGUMENTS],
             arguments: 0,
@@ -53,17 +53,11 @@ impl Launch<'_> {
         self
     }
 
-    /// Lets the kernel start while the one before still runs (programmatic dependent launch); it waits for that one's
-    /// results by itself (`griddepcontrol.wait`) before it reads any.
-    pub fn overlapping(mut self) -> Self {
-        self.overlapping = true;
-        self
-    }
-
     /// The next argument: exactly the type that the kernel declares.
     pub fn arg<T: Plain>(mut self, value: T) -> Self {
         let words = size_of::<T>().div_ceil(8);
-        if self.arguments < MOST_ARGUMENTS && self.used + words <= MOST_WORDS && align_of::<T>() <= 8 {
+        const { assert!(align_of::<T>() <= align_of::<u64>()) };
+        if self.arguments < MOST_ARGUMENTS && self.used + words <= MOST_WORDS {
             // SAFETY: there is room for so many bytes, and words are aligned well enough.
             unsafe { self.words.as_mut_ptr().add(self.used).cast::<T>().write(value) };
             self.starts[self.arguments] = self.used;
@@ -109,7 +103,7 @@ impl Launch<'_> {
             sharedMemBytes: self.shared,
             hStream: stream.raw,
             attrs: &mut attribute,
-            numAttrs: u32::from(self.overlapping),
+            numAttrs: u32::from(self.kernel.overlaps),
         };
         // SAFETY: the caller vouches for the arguments.
         let code =

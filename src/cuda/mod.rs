@@ -26,6 +26,8 @@ mod step;
 mod stream;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod upload;
 mod weights;
 

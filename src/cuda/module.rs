@@ -29,6 +29,10 @@ unsafe impl Sync for Module {}
 pub struct Kernel {
     pub(super) raw: sys::CUfunction,
     pub(super) name: &'static str,
+    /// Bytes of dynamic shared memory that a launch may ask for.
+    pub shared_memory: usize,
+    /// The device can start it before the kernel in front has ended: see [`super::launch`].
+    pub(super) overlaps: bool,
     /// Keeps the code where it is.
     _module: Arc<Module>,
 }
@@ -96,7 +100,17 @@ impl Module {
         // Code that is loaded when it is first needed would take device memory in the middle of a step.
         // SAFETY: the function was just found.
         check("loading the CUDA kernels", unsafe { sys::cuFuncLoad(raw) })?;
-        Ok(Some(Kernel { raw, name, _module: self.clone() }))
+        let device = self.context.device();
+        let mut fixed = 0;
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+        // SAFETY: writes one number.
+        check(name, unsafe { sys::cuFuncGetAttribute(&mut fixed, attribute, raw) })?;
+        let shared_memory = device.shared_memory.saturating_sub(fixed.max(0) as u32);
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: sets one number of a loaded function.
+        check(name, unsafe { sys::cuFuncSetAttribute(raw, attribute, shared_memory as i32) })?;
+        let overlaps = device.capability >= (9, 0);
+        Ok(Some(Kernel { raw, name, shared_memory: shared_memory as usize, overlaps, _module: self.clone() }))
     }
 }
 
@@ -105,18 +119,5 @@ impl Drop for Module {
         let Ok(_entered) = self.context.enter() else { return };
         // SAFETY: `load` loaded it, and the kernels that keep it are gone.
         let _ = unsafe { sys::cuModuleUnload(self.raw) };
-    }
-}
-
-impl Kernel {
-    /// Allows launches with `bytes` of shared memory, where that is more than the 48 KiB that every kernel may have.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] for more than the device has.
-    pub fn allow_shared(self, bytes: u32) -> Result<Self> {
-        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: sets one number of a loaded function.
-        check(self.name, unsafe { sys::cuFuncSetAttribute(self.raw, attribute, bytes as i32) })?;
-        Ok(self)
     }
 }

@@ -92,7 +92,7 @@ pub struct MoeWork {
 
 impl Moe {
     pub fn new(modules: &Modules, device: &DeviceInfo, exact: bool) -> Result<Self> {
-        let kernel = |name| modules.kernel(name)?.allow_shared(device.shared_memory);
+        let kernel = |name| modules.kernel(name);
         let four = |names: [&'static str; 4]| -> Result<[Kernel; 4]> {
             let [one, two, four, eight] = names;
             Ok([kernel(one)?, kernel(two)?, kernel(four)?, kernel(eight)?])
@@ -115,14 +115,20 @@ impl Moe {
     pub fn layer(&self, shape: MoeShape, experts: &[Expert], table: DeviceSlice<Expert>) -> Result<MoeLayer> {
         let gate_up = Forms::of(experts.iter().flat_map(|e| [&e.gate, &e.up]), self.exact);
         let down = Forms::of(experts.iter().map(|e| &e.down), self.exact);
-        let one = one_row_bytes(&shape, down).max(gate_up.bytes(1, shape.hidden));
-        let bytes = |rows| gate_up.bytes(rows, shape.hidden).max(down.bytes(rows, shape.widest()));
-        let most = self.device.shared_memory as usize;
-        let item_rows = [MOST_ROWS, 4, 2].into_iter().find(|rows| bytes(*rows) <= most && one <= most);
+        let fits = |rows: usize| {
+            let which = rows.ilog2() as usize;
+            let bytes = if rows == 1 { one_row(&shape, down).1 } else { down.bytes(rows, shape.widest()) };
+            gate_up.bytes(rows, shape.hidden) <= self.gate_up[which].shared_memory
+                && bytes <= self.down[which].shared_memory
+        };
+        let item_rows = [MOST_ROWS, 4, 2].into_iter().find(|rows| fits(*rows) && fits(1));
         let item_rows = item_rows.ok_or_else(|| {
-            let (ordinal, name, needed) = (self.device.ordinal, &self.device.name, bytes(2).max(one));
+            let (ordinal, name, most) = (self.device.ordinal, &self.device.name, self.device.shared_memory);
             Error::NoDevice(format!(
-                "CUDA device {ordinal} ({name}) has {most} bytes of shared memory a block; this model needs {needed}"
+                "CUDA device {ordinal} ({name}) has {most} bytes of shared memory a block, too few for rows of {} and {} \
+                 values",
+                shape.hidden,
+                shape.widest()
             ))
         })?;
         Ok(MoeLayer { shape, table, gate_up, down, item_rows })
@@ -166,7 +172,6 @@ impl Moe {
                 true => DevicePtr::NULL,
                 false => work.outputs.holding((entries + count * shared) * shape.hidden, "outputs of experts")?,
             },
-            visits: DevicePtr::NULL,
             eps,
             experts: number(shape.experts),
             top_k: number(shape.top_k),
@@ -189,8 +194,8 @@ impl Moe {
         let (gate_up_strips, down_strips) = (widest.div_ceil(16), shape.hidden.div_ceil(16));
         if one {
             queue(&self.gate_up[0], [gate_up_strips, items], 256, layer.gate_up.bytes(1, shape.hidden))?;
-            let block = (32 * (shape.top_k + 1)).min(512);
-            return queue(&self.down[0], [down_strips, 1], block, one_row_bytes(shape, layer.down));
+            let (warps, bytes) = one_row(shape, layer.down);
+            return queue(&self.down[0], [down_strips, 1], 32 * warps, bytes);
         }
         let which = layer.item_rows.ilog2() as usize;
         let (first, second) =
@@ -202,7 +207,8 @@ impl Moe {
     }
 }
 
-/// Shared memory of the second half of a single row: the activations of all its experts, and their sums.
-fn one_row_bytes(shape: &MoeShape, down: Forms) -> usize {
-    down.bytes(shape.top_k + 1, shape.widest()) + 4 * 16 * (shape.top_k + 1)
+/// Warps of a block of the second half of a single row, and its shared memory: the activations of an expert for each.
+fn one_row(shape: &MoeShape, down: Forms) -> (usize, usize) {
+    let warps = (shape.top_k + 1).min(16);
+    (warps, warps * down.bytes(1, shape.widest()).next_multiple_of(16))
 }

@@ -15,7 +15,6 @@ pub struct Products {
     /// One for each of [`ROWS`].
     kernels: [Kernel; 4],
     multiprocessors: usize,
-    shared_memory: usize,
     exact: bool,
 }
 
@@ -49,11 +48,10 @@ pub enum Output {
 impl Products {
     /// `exact` never quantises inputs.
     pub fn new(modules: &Modules, device: &DeviceInfo, exact: bool) -> Result<Self> {
-        let kernel = |name| modules.kernel(name)?.allow_shared(device.shared_memory);
+        let kernel = |name| modules.kernel(name);
         Ok(Self {
             kernels: [kernel("products_1")?, kernel("products_2")?, kernel("products_4")?, kernel("products_8")?],
             multiprocessors: device.multiprocessors as usize,
-            shared_memory: device.shared_memory as usize,
             exact,
         })
     }
@@ -143,8 +141,11 @@ impl Products {
     /// The kernel that takes as many of `count` rows together as shared memory holds.
     fn rows_together(&self, count: usize, cols: usize, forms: Forms) -> Result<usize> {
         let fitting = (0..ROWS.len()).take_while(|&i| i == 0 || ROWS[i - 1] < count);
-        fitting.filter(|&i| forms.bytes(ROWS[i], cols) <= self.shared_memory).last().ok_or_else(|| {
-            Error::Internal(format!("rows of {cols} values do not fit {} bytes of shared memory", self.shared_memory))
+        fitting.filter(|&i| forms.bytes(ROWS[i], cols) <= self.kernels[i].shared_memory).last().ok_or_else(|| {
+            Error::Internal(format!(
+                "rows of {cols} values do not fit {} bytes of shared memory",
+                self.kernels[0].shared_memory
+            ))
         })
     }
 }
