@@ -94,7 +94,7 @@ impl Nvcc {
 
     fn compile(&self, targets: &[String], source: &Path, out: &Path) -> Result<()> {
         let mut command = Command::new(&self.program);
-        command.args(["--fatbin", "--std=c++17", "-O3", "-I", "kernels", "--expt-relaxed-constexpr"]).args(targets);
+        command.args(["--fatbin", "--std=c++17", "-O3", "-I", "kernels", "--compress-mode=size"]).args(targets);
         run(command.arg("-o").arg(out).arg(source)).map(|_| ())
     }
 }
