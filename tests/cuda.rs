@@ -8,24 +8,17 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
-use qwen3moe::cuda::{Context, CudaBackend, CudaOptions, Sizes, probe};
+use qwen3moe::cuda::{Context, CudaBackend, CudaOptions, Sizes};
 use qwen3moe::engine::fit;
 use qwen3moe::model::{Checkpoint, WeightPlan, pack, read_spec};
 use qwen3moe::state::{KvFormat, StateLayout};
 use qwen3moe::{Device, Event, GenerateOptions, LoadOptions, LoadProgress, Model, Prompt, Source};
 use support::batches::{counters, interleaved};
+use support::cuda::no_device;
 use support::goldens::{Case, cases, difference};
 
 /// Against the reference, and against the same sequence computed in another way.
 const LIMIT: f32 = 1e-3;
-
-fn no_device() -> bool {
-    let error = probe(0).err();
-    if let Some(error) = &error {
-        println!("skipped: no CUDA device: {error}");
-    }
-    error.is_some()
-}
 
 fn options(prefill_chunk: usize) -> LoadOptions {
     LoadOptions {
@@ -208,30 +201,6 @@ fn a_load_beyond_the_devices_memory_is_an_error_and_the_next_one_works() {
         load(case, &options(64)).eval(&case.ids).unwrap();
         Vec::new()
     });
-}
-
-/// Device memory that is free, as a context sees it that lives on.
-fn free(context: &Context) -> u64 {
-    context.memory().unwrap().0
-}
-
-#[test]
-fn loads_give_everything_back() {
-    if no_device() {
-        return;
-    }
-    let case = cases().into_iter().find(|case| case.name.contains("next")).unwrap();
-    let context = Context::hold(0).unwrap();
-    let run = || {
-        let model = load(&case, &options(16));
-        let options = GenerateOptions { max_tokens: 5, ignore_eos: true, ..Default::default() };
-        model.generate(&Prompt::Tokens(case.ids.clone()), &options).unwrap();
-    };
-    // What the driver keeps for itself it takes in the first runs.
-    (0..3).for_each(|_| run());
-    let before = free(&context);
-    (0..20).for_each(|_| run());
-    assert!(free(&context) + (4 << 20) >= before, "{before} bytes were free, {} are", free(&context));
 }
 
 #[test]

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use qwen3moe::cpu::{CpuBackend, CpuOptions, Isa};
 use qwen3moe::engine::{MemoryUse, fit};
 use qwen3moe::model::{
-    Checkpoint, DeltaGates, DeltaInputs, FeedForwardWeights, LayerWeights, Linear, LoadProgress,
-    MixerWeights, ModelSpec, SwiGlu, WeightPlan, Weights, read_spec,
+    Checkpoint, DeltaGates, DeltaInputs, FeedForwardWeights, LayerWeights, Linear, LoadProgress, MixerWeights,
+    ModelSpec, SwiGlu, WeightPlan, Weights, read_spec,
 };
 use qwen3moe::quant::Weight;
 use qwen3moe::state::{KvFormat, StateLayout};

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 pub mod batches;
+pub mod cuda;
 pub mod fake;
 pub mod goldens;
 pub mod npy;
