@@ -14,7 +14,7 @@ use super::memory::{DeviceMemory, DeviceSlice, Pinned};
 use super::module::Modules;
 use super::moe::{Moe, MoeLayer, MoeWork};
 use super::norm::Norm;
-use super::plan::{Layout, Sizes, downloaded_rows, moe_shape};
+use super::plan::{Layout, Sizes, moe_shape};
 use super::products::{Inputs, Output, Products};
 use super::step::{Step, StepBuffer};
 use super::stream::{Graph, Stream};
@@ -23,7 +23,8 @@ use super::weights::{DeviceWeights, Image, MixerWeights, Weight};
 use crate::error::{Error, Result};
 use crate::experts::ExpertCounters;
 use crate::model::{
-    Backend, BackendInfo, Batch, Costs, FeedForward, LoadProgress, ModelSpec, Operation, WeightBytes, WeightPlan,
+    Backend, BackendInfo, Batch, Costs, FeedForward, LoadProgress, Logits, ModelSpec, Operation, WeightBytes,
+    WeightPlan,
 };
 use crate::state::Sequence;
 
@@ -47,7 +48,6 @@ pub struct CudaBackend {
     recordings: HashMap<(usize, usize), Graph>,
     kernels: Kernels,
     step_buffer: StepBuffer,
-    logits: Pinned<f32>,
     choices: Pinned<u32>,
     model: Model,
     work: Work,
@@ -158,7 +158,6 @@ impl CudaBackend {
         let choices = memory.part(parts.choices)?;
         let backend = Self {
             step_buffer: StepBuffer::new(context, memory.part(parts.step)?)?,
-            logits: Pinned::zeroed(context, downloaded_rows(sizes) * spec.vocab, "logits")?,
             choices: Pinned::zeroed(context, choices.len(), "chosen experts")?,
             work: Work::new(&memory, &layout, &spec)?,
             stream,
@@ -382,24 +381,10 @@ impl CudaBackend {
 
     /// Waits for the step, and brings its logits and choices to the host.
     fn download(&mut self, step: &Step, logits: &mut [f32]) -> Result<()> {
-        let vocab = self.spec.vocab;
-        let top_k = self.spec.moe.as_ref().map_or(0, |moe| moe.top_k);
-        let layers = self.spec.moe_layers();
-        let per_layer = step.count() * top_k;
-        self.stream.download(self.work.moe.choices.part(0, layers * per_layer)?, &mut self.choices)?;
-        let mut rest = logits;
-        let mut first = 0;
-        loop {
-            let rows = (rest.len() / vocab.max(1)).min(downloaded_rows(&self.sizes));
-            self.stream.download(self.work.logits.part(first * vocab, rows * vocab)?, &mut self.logits)?;
-            self.stream.wait()?;
-            let (now, later) = rest.split_at_mut(rows * vocab);
-            now.copy_from_slice(&self.logits[..rows * vocab]);
-            (rest, first) = (later, first + rows);
-            if rest.is_empty() {
-                break;
-            }
-        }
+        let per_layer = step.count() * self.spec.moe.as_ref().map_or(0, |moe| moe.top_k);
+        let choices = self.work.moe.choices.part(0, self.spec.moe_layers() * per_layer)?;
+        self.stream.fetch(choices, &mut self.choices)?;
+        self.stream.fetch(self.work.logits.part(0, logits.len())?, logits)?;
         self.count_choices(per_layer);
         Ok(())
     }
@@ -407,20 +392,19 @@ impl CudaBackend {
     /// Counts the experts that a step's rows chose, and the bytes of those that any chose.
     fn count_choices(&mut self, per_layer: usize) {
         let experts = self.spec.moe.as_ref().map_or(0, |moe| moe.experts);
-        let mut seen = vec![false; experts];
-        for (layer, index) in self.model.moe_index.iter().enumerate() {
-            if self.spec.layers[layer].feed_forward != FeedForward::Moe {
-                continue;
-            }
-            seen.fill(false);
-            let bytes = self.model.weights.layers[layer].feed_forward.expert_bytes;
+        let mut visits = vec![0u64; experts];
+        let moe = |(layer, index): (usize, &usize)| {
+            (self.spec.layers[layer].feed_forward == FeedForward::Moe).then_some((layer, *index))
+        };
+        for (layer, index) in self.model.moe_index.iter().enumerate().filter_map(moe) {
+            visits.fill(0);
             for choice in self.choices.iter().skip(index * per_layer).take(per_layer) {
-                self.counters.record(layer, *choice as usize);
-                if let Some(seen) = seen.get_mut(*choice as usize)
-                    && !std::mem::replace(seen, true)
-                {
-                    self.costs[Operation::Experts].bytes += bytes;
-                }
+                visits.get_mut(*choice as usize).into_iter().for_each(|visits| *visits += 1);
+            }
+            let bytes = self.model.weights.layers[layer].feed_forward.expert_bytes;
+            for (expert, visits) in visits.iter().enumerate().filter(|(_, visits)| **visits > 0) {
+                self.counters.add(layer, expert, *visits);
+                self.costs[Operation::Experts].bytes += bytes;
             }
         }
     }
@@ -524,6 +508,10 @@ impl Backend for CudaBackend {
     fn head(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
         let outcome = self.finish(batch, logits);
         self.note(outcome)
+    }
+
+    fn logits(&mut self, len: usize) -> Result<Logits> {
+        Ok(Box::new(Pinned::zeroed(&self.context, len, "logits")?))
     }
 
     fn invent(&mut self, memory: &Sequence, positions: usize) -> Result<()> {

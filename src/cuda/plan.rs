@@ -193,21 +193,14 @@ fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
     }
 }
 
-/// Rows of logits that come to the host at a time.
-pub(super) fn downloaded_rows(sizes: &Sizes) -> usize {
-    sizes.max_logits.min(8)
-}
-
 /// Experts that all rows of the largest step choose, in all layers.
 pub(super) fn choices(spec: &ModelSpec, sizes: &Sizes) -> usize {
     product(&[spec.moe_layers(), sizes.max_rows, spec.moe.as_ref().map_or(0, |moe| moe.top_k)])
 }
 
-/// Bytes of a step's rows, its logits and its choices on the host.
+/// Bytes of a step's rows and choices on the host.
 fn pinned(spec: &ModelSpec, sizes: &Sizes) -> u64 {
-    let logits = product(&[downloaded_rows(sizes), spec.vocab]);
-    let words = step_words(sizes).saturating_add(choices(spec, sizes)).saturating_add(logits);
-    4 * words as u64
+    4 * step_words(sizes).saturating_add(choices(spec, sizes)) as u64
 }
 
 /// 32-bit words of everything that the host tells the device about a step.

@@ -57,18 +57,19 @@ impl Stream {
         })
     }
 
-    /// Queues a copy of `from` to the beginning of `to`.
+    /// Waits until everything queued so far is done, and brings `from` into the beginning of `to`. Pinned memory is the
+    /// fastest place.
     ///
     /// # Errors
-    /// [`Error::Internal`] where `to` is shorter.
-    pub fn download<T: Plain>(&self, from: DeviceSlice<T>, to: &mut Pinned<T>) -> Result<()> {
+    /// [`Error::Internal`] where `to` is shorter, [`Error::DeviceLost`] where some of what was queued failed.
+    pub fn fetch<T: Plain>(&self, from: DeviceSlice<T>, to: &mut [T]) -> Result<()> {
         let len = to.len();
         let part = to.get_mut(..from.len()).ok_or_else(|| too_short(from.len(), len))?;
         let (source, bytes) = (from.start().address(), size_of_val(part));
-        // SAFETY: so many bytes on both sides; the type says who keeps them.
-        check("copying from the device", unsafe {
-            sys::cuMemcpyDtoHAsync_v2(part.as_mut_ptr().cast(), source, bytes, self.raw)
-        })
+        // SAFETY: so many bytes on both sides, and nobody else touches them before the copy's end is waited for below.
+        let copied = unsafe { sys::cuMemcpyDtoHAsync_v2(part.as_mut_ptr().cast(), source, bytes, self.raw) };
+        self.wait()?;
+        check("copying from the device", copied)
     }
 
     /// Queues zeros for every byte of `to`.

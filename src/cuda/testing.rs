@@ -58,8 +58,7 @@ impl Gpu {
     /// What `slice` holds once everything queued is done.
     pub fn download<T: Plain>(&self, slice: DeviceSlice<T>) -> Vec<T> {
         let mut pinned = Pinned::zeroed(&self.context, slice.len(), "a test").unwrap();
-        self.stream.download(slice, &mut pinned).unwrap();
-        self.stream.wait().unwrap();
+        self.stream.fetch(slice, &mut pinned).unwrap();
         pinned.to_vec()
     }
 }

@@ -1,6 +1,6 @@
 //! What a processor must be able to do to run the network, and the batch it does it for.
 
-use std::ops::Range;
+use std::ops::{DerefMut, Range};
 
 use super::Costs;
 use crate::error::{Error, Result};
@@ -94,6 +94,9 @@ pub struct BackendInfo {
     pub kv_type: &'static str,
 }
 
+/// Host memory for logits.
+pub type Logits = Box<dyn DerefMut<Target = [f32]> + Send>;
+
 /// A processor that runs the network. It owns the weights, the activations of the step in progress and the memory of all
 /// sequences. Each operation is coarse, so that a backend may fuse inside it as it likes.
 pub trait Backend: Send {
@@ -117,6 +120,18 @@ pub trait Backend: Send {
 
     /// Logits of [`Batch::logit_rows`], `[rows, vocab]` row-major, into `logits`, which is exactly that long.
     fn head(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()>;
+
+    /// Host memory for `len` logits, of the kind that [`Backend::head`] fills fastest.
+    ///
+    /// # Errors
+    /// [`Error::OutOfHostMemory`].
+    fn logits(&mut self, len: usize) -> Result<Logits> {
+        let refused = |_| Error::OutOfHostMemory { what: "logits".into(), bytes: 4 * len as u64 };
+        let mut logits = Vec::new();
+        logits.try_reserve_exact(len).map_err(refused)?;
+        logits.resize(len, 0.0);
+        Ok(Box::new(logits))
+    }
 
     /// Fills the memory of a sequence with random values, as if `positions` tokens had been read: for measuring what a long
     /// context costs without reading one.

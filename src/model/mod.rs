@@ -17,7 +17,7 @@ mod shapes;
 mod spec;
 mod weights;
 
-pub use backend::{Backend, BackendInfo, Batch, BatchSequence, LogitRows};
+pub use backend::{Backend, BackendInfo, Batch, BatchSequence, LogitRows, Logits};
 pub use config::{ConfigReport, read_config, read_spec};
 pub use forward::forward;
 pub use pack_cache::{Found, PackCache};
