@@ -100,6 +100,12 @@ impl<T> std::fmt::Debug for DeviceSlice<T> {
 }
 
 impl<T: Plain> DeviceSlice<T> {
+    /// `len` values at an address that no memory has: what a defect of a kernel would touch.
+    #[cfg(test)]
+    pub(super) fn nowhere(len: usize) -> Self {
+        Self { start: DevicePtr::at(0x100), len }
+    }
+
     /// Where it begins.
     pub fn start(self) -> DevicePtr<T> {
         self.start

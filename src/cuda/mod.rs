@@ -16,6 +16,8 @@ mod driver;
 mod embed;
 mod images;
 mod launch;
+#[cfg(test)]
+mod lost_device;
 mod memory;
 mod module;
 mod moe;
