@@ -175,8 +175,34 @@ structs! {
     /// Rows of one expert that a block takes together.
     Item, 16 { expert: u32, first: u32, count: u32, unused: u32 }
 
+    /// Values to be quantised.
+    QuantiseArgs, 32 {
+        input: DevicePtr<f32>,
+        codes: DevicePtr<u32>,
+        factors: DevicePtr<f32>,
+        tiles: u32,
+        unused: u32,
+    }
+
+    /// Products with one quantised input.
+    TileProductsArgs, 352 {
+        products: [Product; 4],
+        codes: DevicePtr<u32>,
+        factors: DevicePtr<f32>,
+        products_count: u32,
+        cols: u32,
+        count: u32,
+        add: u32,
+    }
+
+    /// A feed-forward half with quantised inputs.
+    TileMoeArgs, 520 { moe: MoeArgs, codes: DevicePtr<u32>, factors: DevicePtr<f32> }
+
     /// A feed-forward half behind its router.
-    MoeArgs, 160 {
+    MoeArgs, 504 {
+        routed: Expert,
+        shared: Expert,
+        spacing: u64,
         table: DevicePtr<Expert>,
         logits: DevicePtr<f32>,
         shared_gate: DevicePtr<f32>,
@@ -236,6 +262,11 @@ impl Forms {
         Self(matrices.into_iter().fold(0, |all, matrix| all | one(matrix)))
     }
 
+    /// Whether everything takes quantised inputs.
+    pub fn int8_only(self) -> bool {
+        self.0 == Self::INT8
+    }
+
     /// The kernels' number for them.
     pub fn bits(self) -> u32 {
         self.0
@@ -251,11 +282,39 @@ impl Forms {
 }
 
 impl Matrix {
+    /// Whether this is `first` with its data and tables `bytes` further on.
+    fn is_moved(&self, first: &Matrix, bytes: u64) -> bool {
+        let moved = |own: u64, first: u64| own == if first == 0 { 0 } else { first + bytes };
+        let shape = |m: &Matrix| [m.rows, m.cols, m.format, m.packed, m.strip_bytes, m.block_size];
+        moved(self.data.address(), first.data.address())
+            && moved(self.codebook.address(), first.codebook.address())
+            && moved(self.absmax.address(), first.absmax.address())
+            && moved(self.order.address(), first.order.address())
+            && shape(self) == shape(first)
+    }
+
     /// Whether products with it can take quantised inputs. Columns in an order of their own cannot: each 32 of an input
     /// share a scale only in the input's order.
-    fn takes_int8(&self) -> bool {
+    pub fn takes_int8(&self) -> bool {
         let float = [Format::F32, Format::F16, Format::BF16].map(format_number).contains(&self.format);
         self.packed != 0 && self.order.is_null() && !float
+    }
+}
+
+impl Product {
+    /// No product.
+    pub const NONE: Self =
+        Self { matrix: Matrix::NONE, bias: DevicePtr::NULL, out: DevicePtr::NULL, out_stride: 0, unused: 0 };
+}
+
+impl Expert {
+    /// No expert.
+    pub const NONE: Self = Self { gate: Matrix::NONE, up: Matrix::NONE, down: Matrix::NONE };
+
+    /// Whether this is `first` moved by so many bytes.
+    pub fn is_moved(&self, first: &Expert, bytes: u64) -> bool {
+        let pairs = [(&self.gate, &first.gate), (&self.up, &first.up), (&self.down, &first.down)];
+        pairs.iter().all(|(own, first)| own.is_moved(first, bytes))
     }
 }
 

@@ -18,6 +18,7 @@ use super::plan::{Layout, Sizes, moe_shape};
 use super::products::{Inputs, Output, Products};
 use super::step::{Step, StepBuffer};
 use super::stream::{Graph, Stream};
+use super::tiles::Tiles;
 use super::upload::{upload, upload_values};
 use super::weights::{DeviceWeights, Image, MixerWeights, Weight};
 use crate::error::{Error, Result};
@@ -123,10 +124,11 @@ impl CudaBackend {
         let _entered = context.enter()?;
         let (device, sizes) = (context.device(), &options.sizes);
         let modules = Modules::load(context)?;
-        let kernels = Kernels::new(&modules, context, &spec, options)?;
         let layout = Layout::new(&spec, plan.bytes(), sizes);
         let memory =
             DeviceMemory::take(context, layout.bytes, &format!("the model on CUDA device {}", device.ordinal))?;
+        let tiles = Tiles::new(&modules, &memory, &layout.work)?.map(Arc::new);
+        let kernels = Kernels::new(&modules, context, &spec, tiles, options)?;
         let stream = Stream::new(context)?;
 
         let weights = memory.part(layout.weights)?;
@@ -420,17 +422,23 @@ impl CudaBackend {
 }
 
 impl Kernels {
-    fn new(modules: &Modules, context: &Context, spec: &ModelSpec, options: &CudaOptions) -> Result<Self> {
+    fn new(
+        modules: &Modules,
+        context: &Context,
+        spec: &ModelSpec,
+        tiles: Option<Arc<Tiles>>,
+        options: &CudaOptions,
+    ) -> Result<Self> {
         let (device, sizes) = (context.device(), &options.sizes);
         let attention = || Attention::new(modules, device, spec, &sizes.layout, sizes.kv);
         let delta = spec.delta.as_ref().map(|delta| DeltaNet::new(modules, device, delta, spec.norm_eps));
         Ok(Self {
             embed: Embed::new(modules)?,
             norm: Norm::new(modules)?,
-            products: Products::new(modules, device, options.exact)?,
+            products: Products::new(modules, device, tiles.clone(), options.exact)?,
             attention: (spec.attention_layers() > 0).then(attention).transpose()?,
             delta_net: delta.transpose()?,
-            moe: Moe::new(modules, device, options.exact)?,
+            moe: Moe::new(modules, device, tiles, options.exact)?,
         })
     }
 }

@@ -1,11 +1,14 @@
 //! Feed-forward halves behind their router: choice of experts, SwiGLUs, weighted sum. A dense layer is a shared expert
 //! without a gate and without others.
 
+use std::sync::Arc;
+
 use super::args::{Expert, Forms, Item, MoeArgs, number};
 use super::device::DeviceInfo;
 use super::memory::{DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
 use super::stream::Stream;
+use super::tiles::{self, Tiles};
 use crate::error::{Error, Result};
 
 /// Rows of an expert that a block takes together at most, where a step has several rows.
@@ -18,6 +21,8 @@ pub struct Moe {
     gate_up: [Kernel; 4],
     down: [Kernel; 4],
     combine: Kernel,
+    /// For many rows.
+    tiles: Option<Arc<Tiles>>,
     device: DeviceInfo,
     exact: bool,
 }
@@ -28,6 +33,10 @@ pub struct MoeLayer {
     pub shape: MoeShape,
     /// The routed experts, then the shared one or that of a dense layer.
     table: DeviceSlice<Expert>,
+    /// The first routed expert, and how many bytes the next ones lie behind it; 0 where they are not alike.
+    routed: Expert,
+    spacing: u64,
+    shared: Expert,
     /// Forms of the inputs of the first and the second half.
     gate_up: Forms,
     down: Forms,
@@ -91,7 +100,7 @@ pub struct MoeWork {
 }
 
 impl Moe {
-    pub fn new(modules: &Modules, device: &DeviceInfo, exact: bool) -> Result<Self> {
+    pub fn new(modules: &Modules, device: &DeviceInfo, tiles: Option<Arc<Tiles>>, exact: bool) -> Result<Self> {
         let kernel = |name| modules.kernel(name);
         let four = |names: [&'static str; 4]| -> Result<[Kernel; 4]> {
             let [one, two, four, eight] = names;
@@ -103,6 +112,7 @@ impl Moe {
             gate_up: four(["moe_gate_up_1", "moe_gate_up_2", "moe_gate_up_4", "moe_gate_up_8"])?,
             down: four(["moe_down_1", "moe_down_2", "moe_down_4", "moe_down_8"])?,
             combine: kernel("moe_combine")?,
+            tiles,
             device: device.clone(),
             exact,
         })
@@ -131,7 +141,13 @@ impl Moe {
                 shape.widest()
             ))
         })?;
-        Ok(MoeLayer { shape, table, gate_up, down, item_rows })
+        let (routed, shared) = experts.split_at(shape.experts.min(experts.len()));
+        let first = routed.first().copied().unwrap_or(Expert::NONE);
+        let spacing = routed.get(1).map_or(0, |second| second.gate.data.address() - first.gate.data.address());
+        let alike = routed.iter().zip(0..).all(|(expert, i)| expert.is_moved(&first, i * spacing));
+        let shared = shared.first().copied().unwrap_or(Expert::NONE);
+        let spacing = if alike { spacing } else { 0 };
+        Ok(MoeLayer { shape, table, routed: first, spacing, shared, gate_up, down, item_rows })
     }
 
     /// `x += sum of share * expert(norm(x))` for `count` rows. A single row is normed here; several are in `normed`.
@@ -148,8 +164,19 @@ impl Moe {
     ) -> Result<()> {
         let (one, shape) = (count == 1, &layer.shape);
         let (entries, shared) = (count * shape.top_k, usize::from(shape.shared_width > 0));
-        let (items, widest) = (shape.items(count, layer.item_rows), shape.widest());
+        let int8_only = layer.gate_up.int8_only() && layer.down.int8_only();
+        let tiles = self.tiles.as_ref().filter(|_| count >= tiles::FEWEST && int8_only);
+        let item_rows = match tiles {
+            Some(_) => tiles::ROWS,
+            None if one => 1,
+            None => layer.item_rows,
+        };
+        let (items, widest) = (shape.items(count, item_rows), shape.widest());
+        let values = entries * shape.width + count * shape.shared_width;
         let args = MoeArgs {
+            routed: layer.routed,
+            shared: layer.shared,
+            spacing: layer.spacing,
             table: layer.table.holding(shape.swiglus(), "experts")?,
             logits: work.logits.holding(count * shape.experts, "logits of the router")?,
             shared_gate: match work.shared_gate {
@@ -165,9 +192,7 @@ impl Moe {
             entry_of: work.entry_of.holding(entries, "entries of rows")?,
             items: work.items.holding(items, "groups of entries")?,
             item_count: work.item_count.holding(1, "the number of groups")?,
-            activations: work
-                .activations
-                .holding(entries * shape.width + count * shape.shared_width, "activations of experts")?,
+            activations: work.activations.holding(values, "activations of experts")?,
             outputs: match one {
                 true => DevicePtr::NULL,
                 false => work.outputs.holding((entries + count * shared) * shape.hidden, "outputs of experts")?,
@@ -183,7 +208,7 @@ impl Moe {
             max_items: number(items),
             gate_up_forms: layer.gate_up.bits(),
             down_forms: layer.down.bits(),
-            item_rows: if one { 1 } else { number(layer.item_rows) },
+            item_rows: number(item_rows),
         };
         let queue = |kernel: &Kernel, grid: [usize; 2], block: usize, shared: usize| {
             let launch = kernel.launch([number(grid[0]), number(grid[1]), 1], [number(block), 1, 1]);
@@ -197,10 +222,14 @@ impl Moe {
             let (warps, bytes) = one_row(shape, layer.down);
             return queue(&self.down[0], [down_strips, 1], 32 * warps, bytes);
         }
+        queue(&self.group, [1, 1], 1024, 8 * (shape.experts + 1))?;
+        if let Some(tiles) = tiles {
+            tiles.experts(stream, args, work.normed, work.activations, values, (widest, shape.hidden))?;
+            return queue(&self.combine, [count, 1], 256, 0);
+        }
         let which = layer.item_rows.ilog2() as usize;
         let (first, second) =
             (layer.gate_up.bytes(layer.item_rows, shape.hidden), layer.down.bytes(layer.item_rows, widest));
-        queue(&self.group, [1, 1], 1024, 8 * (shape.experts + 1))?;
         queue(&self.gate_up[which], [gate_up_strips, items], 256, first)?;
         queue(&self.down[which], [down_strips, items], 256, second)?;
         queue(&self.combine, [count, 1], 256, 0)

@@ -91,6 +91,9 @@ pub(super) struct WorkParts {
     pub item_count: Planned<u32>,
     pub activations: Planned<f32>,
     pub outputs: Planned<f32>,
+    /// Activations, quantised: whichever are multiplied next. Four a word, and two numbers for 32 of them.
+    pub codes: Planned<u32>,
+    pub factors: Planned<f32>,
     pub logits: Planned<f32>,
 }
 
@@ -145,7 +148,6 @@ fn kv(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> KvParts {
 
 fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
     let (attention, rows) = (&spec.attention, sizes.max_rows);
-    let mut float = |width: usize| planner.take::<f32>(product(&[rows, width]));
     let heads = attention.heads * attention.head_dim;
     let kv = attention.kv_heads * attention.head_dim;
     let mut widths = [heads * if attention.gated { 2 } else { 1 }, kv, kv, 0];
@@ -161,6 +163,8 @@ fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
     let (experts, top_k) = moe.map_or((0, 0), |moe| (moe.experts, moe.top_k));
     let routed = moe.map_or(0, |moe| moe.top_k * moe.width);
     let shared = moe.map_or(0, |moe| moe.shared_width).max(spec.dense_width);
+    let mut float = |width: usize| planner.take::<f32>(product(&[rows, width]));
+    let quantised = product(&[rows, spec.hidden.max(mixed).max(routed + shared)]);
     let (x, normed) = (float(spec.hidden), float(spec.hidden));
     let projections = widths.map(&mut float);
     let (convolved, mixed) = (float(channels), float(mixed));
@@ -189,6 +193,8 @@ fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
         item_count: planner.take(1),
         activations,
         outputs,
+        codes: planner.take(quantised.div_ceil(4)),
+        factors: planner.take(2 * quantised.div_ceil(32)),
         logits: planner.take(product(&[sizes.max_logits, spec.vocab])),
     }
 }

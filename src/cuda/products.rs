@@ -1,10 +1,13 @@
 //! Products of weights with rows of activations: up to four matrices with the same input in one launch.
 
-use super::args::{Forms, Matrix, Product, ProductsArgs, number};
+use std::sync::Arc;
+
+use super::args::{Forms, Product, ProductsArgs, number};
 use super::device::DeviceInfo;
 use super::memory::{DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
 use super::stream::Stream;
+use super::tiles::{self, Tiles};
 use super::weights::Weight;
 use crate::error::{Error, Result};
 
@@ -14,6 +17,8 @@ const ROWS: [usize; 4] = [1, 2, 4, 8];
 pub struct Products {
     /// One for each of [`ROWS`].
     kernels: [Kernel; 4],
+    /// For many rows.
+    tiles: Option<Arc<Tiles>>,
     multiprocessors: usize,
     exact: bool,
 }
@@ -47,10 +52,11 @@ pub enum Output {
 
 impl Products {
     /// `exact` never quantises inputs.
-    pub fn new(modules: &Modules, device: &DeviceInfo, exact: bool) -> Result<Self> {
+    pub fn new(modules: &Modules, device: &DeviceInfo, tiles: Option<Arc<Tiles>>, exact: bool) -> Result<Self> {
         let kernel = |name| modules.kernel(name);
         Ok(Self {
             kernels: [kernel("products_1")?, kernel("products_2")?, kernel("products_4")?, kernel("products_8")?],
+            tiles,
             multiprocessors: device.multiprocessors as usize,
             exact,
         })
@@ -87,27 +93,37 @@ impl Products {
         output: Output,
         exact: bool,
     ) -> Result<()> {
-        let count = inputs.count;
-        let cols = products.first().map_or(0, |(weight, _)| weight.matrix.cols as usize);
-        let none =
-            Product { matrix: Matrix::NONE, bias: DevicePtr::NULL, out: DevicePtr::NULL, out_stride: 0, unused: 0 };
-        let mut all = [none; 4];
-        if products.len() > all.len() || products.iter().any(|(weight, _)| weight.matrix.cols as usize != cols) {
+        let (count, cols) = (inputs.count, products.first().map_or(0, |(weight, _)| weight.matrix.cols as usize));
+        if products.len() > 4 || products.iter().any(|(weight, _)| weight.matrix.cols as usize != cols) {
             return Err(Error::Internal("products of one launch that do not share their input".into()));
         }
-        let mut strips = 0;
-        for (product, (weight, out)) in all.iter_mut().zip(products) {
+        let product = |(weight, out): &(&Weight, DeviceSlice<f32>)| {
             let rows = weight.matrix.rows;
-            strips += rows.div_ceil(16) as usize;
-            *product = Product {
-                matrix: weight.matrix,
-                bias: weight.bias,
-                out: out.holding(count * rows as usize, "a product")?,
-                out_stride: rows,
-                unused: 0,
-            };
+            let out = out.holding(count * rows as usize, "a product")?;
+            Ok(Product { matrix: weight.matrix, bias: weight.bias, out, out_stride: rows, unused: 0 })
+        };
+        let all = products.iter().map(product).collect::<Result<Vec<_>>>()?;
+        let add = output == Output::Add;
+        let many = count >= tiles::FEWEST && !exact && inputs.norm.is_none() && inputs.pick.is_none();
+        let Some(tiles) = self.tiles.as_ref().filter(|_| many) else {
+            return self.few(stream, inputs, &all, add, exact);
+        };
+        let (int8, float): (Vec<Product>, Vec<Product>) = all.into_iter().partition(|p| p.matrix.takes_int8());
+        if !int8.is_empty() {
+            tiles.quantise(stream, inputs.data, count * cols)?;
+            tiles.products(stream, &int8, cols, count, add)?;
         }
-        let forms = Forms::of(products.iter().map(|(weight, _)| &weight.matrix), exact);
+        self.few(stream, inputs, &float, add, exact)
+    }
+
+    /// A launch in which each block keeps its rows of the input by itself.
+    fn few(&self, stream: &Stream, inputs: Inputs, products: &[Product], add: bool, exact: bool) -> Result<()> {
+        let count = inputs.count;
+        let Some(cols) = products.first().map(|product| product.matrix.cols as usize) else { return Ok(()) };
+        let mut all = [Product::NONE; 4];
+        all.iter_mut().zip(products).for_each(|(to, product)| *to = *product);
+        let strips: u32 = products.iter().map(|product| product.matrix.rows.div_ceil(16)).sum();
+        let forms = Forms::of(products.iter().map(|product| &product.matrix), exact);
         let (norm, eps) = match inputs.norm {
             Some((norm, eps)) => (norm.holding(cols, "the weights of a norm")?, eps),
             None => (DevicePtr::NULL, 0.0),
@@ -125,13 +141,13 @@ impl Products {
             input_stride: number(cols),
             cols: number(cols),
             count: number(count),
-            add: (output == Output::Add).into(),
+            add: add.into(),
             forms: forms.bits(),
             unused: 0,
         };
         let which = self.rows_together(count, cols, forms)?;
         let rows = ROWS[which];
-        let grid = [number(strips.min(2 * self.multiprocessors)), number(count.div_ceil(rows)), 1];
+        let grid = [strips.min(2 * number(self.multiprocessors)), number(count.div_ceil(rows)), 1];
         let launch = self.kernels[which].launch(grid, [256, 1, 1]).shared(number(forms.bytes(rows, cols)));
         // SAFETY: the kernel's argument; the input has `count` rows of `cols` values or is picked from a step's rows, each
         // output as many rows, and each matrix is as its plan says.
