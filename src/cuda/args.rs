@@ -293,6 +293,17 @@ impl Matrix {
             && shape(self) == shape(first)
     }
 
+    /// Which of [`INT8_FORMATS`] it has, where products with it can take quantised inputs.
+    pub fn int8_format(&self) -> Option<usize> {
+        let format = |(format, _): &(Format, &str)| format_number(*format) == self.format;
+        INT8_FORMATS.iter().position(format).filter(|_| self.takes_int8())
+    }
+
+    /// Whether its values are floating-point numbers in the usual order.
+    pub fn is_float(&self) -> bool {
+        self.order.is_null() && [Format::F32, Format::F16, Format::BF16].map(format_number).contains(&self.format)
+    }
+
     /// Whether products with it can take quantised inputs. Columns in an order of their own cannot: each 32 of an input
     /// share a scale only in the input's order.
     pub fn takes_int8(&self) -> bool {
@@ -336,6 +347,20 @@ pub fn format_number(format: Format) -> u32 {
         Format::Int4(Group::Of256) => 12,
     }
 }
+
+/// Formats that single rows have kernels of their own for, as the kernels' names have them.
+pub const INT8_FORMATS: [(Format, &str); 10] = [
+    (Format::Q8_0, "q8_0"),
+    (Format::Q4_0, "q4_0"),
+    (Format::Q4K, "q4_k"),
+    (Format::Q5K, "q5_k"),
+    (Format::Q6K, "q6_k"),
+    (Format::Bnb4, "bnb4"),
+    (Format::Int4(Group::Of32), "int4_32"),
+    (Format::Int4(Group::Of64), "int4_64"),
+    (Format::Int4(Group::Of128), "int4_128"),
+    (Format::Int4(Group::Of256), "int4_256"),
+];
 
 /// A size of a model as the kernels take it. Those of models are far below 32 bits, and were checked when it was read.
 pub fn number(size: usize) -> u32 {

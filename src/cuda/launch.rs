@@ -108,6 +108,6 @@ impl Launch<'_> {
         // SAFETY: the caller vouches for the arguments.
         let code =
             unsafe { sys::cuLaunchKernelEx(&config, self.kernel.raw, pointers.as_mut_ptr(), std::ptr::null_mut()) };
-        check(self.kernel.name, code)
+        check(&self.kernel.name, code)
     }
 }

@@ -4,8 +4,8 @@
 //! there is, [`context`] holds a device without touching the caller's own use of it, [`memory`] is the one allocation and
 //! its parts, [`module`] the kernels, [`launch`] and [`stream`] the way to run them. [`plan`] lays that allocation out,
 //! [`weights`] says what of the image lies where, [`step`] tells the device of a step's rows, and [`backend`] strings the
-//! operations together, which have a file each: [`embed`], [`norm`], [`products`], [`attention`], [`delta_net`], [`moe`]; [`tiles`]
-//! are the products of many rows.
+//! operations together, which have a file each: [`embed`], [`norm`], [`products`], [`attention`], [`delta_net`], [`moe`]; [`one_row`]
+//! and [`tiles`] are the products of one row and of many.
 
 mod args;
 mod attention;
@@ -23,6 +23,7 @@ mod memory;
 mod module;
 mod moe;
 mod norm;
+mod one_row;
 mod plan;
 mod products;
 mod step;

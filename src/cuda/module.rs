@@ -28,7 +28,7 @@ unsafe impl Sync for Module {}
 /// A kernel, loaded and ready to be launched.
 pub struct Kernel {
     pub(super) raw: sys::CUfunction,
-    pub(super) name: &'static str,
+    pub(super) name: String,
     /// Bytes of dynamic shared memory that a launch may ask for.
     pub shared_memory: usize,
     /// The device can start it before the kernel in front has ended: see [`super::launch`].
@@ -56,7 +56,7 @@ impl Modules {
     ///
     /// # Errors
     /// [`Error::Internal`] where there is no such kernel.
-    pub fn kernel(&self, name: &'static str) -> Result<Kernel> {
+    pub fn kernel(&self, name: &str) -> Result<Kernel> {
         for module in &self.list {
             if let Some(kernel) = module.kernel(name)? {
                 return Ok(kernel);
@@ -88,7 +88,7 @@ impl Module {
         Ok(Arc::new(Self { context: context.clone(), raw }))
     }
 
-    fn kernel(self: &Arc<Self>, name: &'static str) -> Result<Option<Kernel>> {
+    fn kernel(self: &Arc<Self>, name: &str) -> Result<Option<Kernel>> {
         let symbol = CString::new(name).map_err(|_| Error::Internal(format!("{name:?} is no name of a kernel")))?;
         let _entered = self.context.enter()?;
         let mut raw = std::ptr::null_mut();
@@ -110,7 +110,13 @@ impl Module {
         // SAFETY: sets one number of a loaded function.
         check(name, unsafe { sys::cuFuncSetAttribute(raw, attribute, shared_memory as i32) })?;
         let overlaps = device.capability >= (9, 0);
-        Ok(Some(Kernel { raw, name, shared_memory: shared_memory as usize, overlaps, _module: self.clone() }))
+        Ok(Some(Kernel {
+            raw,
+            name: name.into(),
+            shared_memory: shared_memory as usize,
+            overlaps,
+            _module: self.clone(),
+        }))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::args::{Expert, Forms, Item, MoeArgs, number};
+use super::args::{Expert, Forms, INT8_FORMATS, Item, Matrix, MoeArgs, number};
 use super::device::DeviceInfo;
 use super::memory::{DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
@@ -14,6 +14,10 @@ use crate::error::{Error, Result};
 /// Rows of an expert that a block takes together at most, where a step has several rows.
 const MOST_ROWS: usize = 8;
 
+/// Routed experts, and experts that a row visits, that the kernels for a single row take at most.
+const ONE_ROW_EXPERTS: usize = 512;
+const ONE_ROW_WARPS: usize = 16;
+
 pub struct Moe {
     route: Kernel,
     group: Kernel,
@@ -21,6 +25,9 @@ pub struct Moe {
     gate_up: [Kernel; 4],
     down: [Kernel; 4],
     combine: Kernel,
+    /// For one row, and for each of [`INT8_FORMATS`]; they choose the experts by themselves.
+    one_gate_up: Vec<Kernel>,
+    one_down: Vec<Kernel>,
     /// For many rows.
     tiles: Option<Arc<Tiles>>,
     device: DeviceInfo,
@@ -37,6 +44,8 @@ pub struct MoeLayer {
     routed: Expert,
     spacing: u64,
     shared: Expert,
+    /// Numbers of the kernels for one row, where there are such.
+    one: Option<(usize, usize)>,
     /// Forms of the inputs of the first and the second half.
     gate_up: Forms,
     down: Forms,
@@ -70,6 +79,11 @@ impl MoeShape {
     /// The routed experts, and the shared one or that of a dense layer where there is one.
     pub fn swiglus(&self) -> usize {
         self.experts + usize::from(self.shared_width > 0)
+    }
+
+    /// Experts that a row visits.
+    fn chosen(&self) -> usize {
+        self.top_k + usize::from(self.shared_width > 0)
     }
 
     fn widest(&self) -> usize {
@@ -106,12 +120,17 @@ impl Moe {
             let [one, two, four, eight] = names;
             Ok([kernel(one)?, kernel(two)?, kernel(four)?, kernel(eight)?])
         };
+        let each_format = |name: &str| -> Result<Vec<Kernel>> {
+            INT8_FORMATS.iter().map(|(_, format)| modules.kernel(&format!("{name}_{format}"))).collect()
+        };
         Ok(Self {
             route: kernel("moe_route")?,
             group: kernel("moe_group")?,
             gate_up: four(["moe_gate_up_1", "moe_gate_up_2", "moe_gate_up_4", "moe_gate_up_8"])?,
             down: four(["moe_down_1", "moe_down_2", "moe_down_4", "moe_down_8"])?,
             combine: kernel("moe_combine")?,
+            one_gate_up: each_format("moe_gate_up_1")?,
+            one_down: each_format("moe_down_1")?,
             tiles,
             device: device.clone(),
             exact,
@@ -147,7 +166,21 @@ impl Moe {
         let alike = routed.iter().zip(0..).all(|(expert, i)| expert.is_moved(&first, i * spacing));
         let shared = shared.first().copied().unwrap_or(Expert::NONE);
         let spacing = if alike { spacing } else { 0 };
-        Ok(MoeLayer { shape, table, routed: first, spacing, shared, gate_up, down, item_rows })
+        let one = self.one_row(&shape, experts).filter(|_| spacing > 0);
+        Ok(MoeLayer { shape, table, routed: first, spacing, shared, one, gate_up, down, item_rows })
+    }
+
+    /// The kernels for a single row, where the matrices of each half have one format.
+    fn one_row(&self, shape: &MoeShape, experts: &[Expert]) -> Option<(usize, usize)> {
+        let usual = shape.experts <= ONE_ROW_EXPERTS && shape.top_k >= 1 && shape.chosen() <= ONE_ROW_WARPS;
+        if self.exact || !usual {
+            return None;
+        }
+        let first = experts.first()?;
+        let (gate_up, down) = (first.gate.int8_format()?, first.down.int8_format()?);
+        let is = |matrix: &Matrix, format| matrix.int8_format() == Some(format);
+        let alike = |e: &Expert| is(&e.gate, gate_up) && is(&e.up, gate_up) && is(&e.down, down);
+        experts.iter().all(alike).then_some((gate_up, down))
     }
 
     /// `x += sum of share * expert(norm(x))` for `count` rows. A single row is normed here; several are in `normed`.
@@ -215,8 +248,14 @@ impl Moe {
             // SAFETY: the kernel's argument, of sizes that were checked.
             unsafe { launch.shared(number(shared)).arg(args).queue(stream) }
         };
-        queue(&self.route, [count, 1], 256, 4 * shape.experts)?;
         let (gate_up_strips, down_strips) = (widest.div_ceil(16), shape.hidden.div_ceil(16));
+        if let Some((gate_up, down)) = layer.one.filter(|_| one) {
+            let (first, second) = (layer.gate_up.bytes(1, shape.hidden), layer.down.bytes(1, widest));
+            queue(&self.one_gate_up[gate_up], [gate_up_strips, shape.chosen()], 256, first)?;
+            let bytes = second.next_multiple_of(16) * shape.chosen();
+            return queue(&self.one_down[down], [down_strips, 1], 32 * shape.chosen(), bytes);
+        }
+        queue(&self.route, [count, 1], 256, 4 * shape.experts)?;
         if one {
             queue(&self.gate_up[0], [gate_up_strips, items], 256, layer.gate_up.bytes(1, shape.hidden))?;
             let (warps, bytes) = one_row(shape, layer.down);

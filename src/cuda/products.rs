@@ -6,6 +6,7 @@ use super::args::{Forms, Product, ProductsArgs, number};
 use super::device::DeviceInfo;
 use super::memory::{DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
+use super::one_row::OneRow;
 use super::stream::Stream;
 use super::tiles::{self, Tiles};
 use super::weights::Weight;
@@ -17,6 +18,7 @@ const ROWS: [usize; 4] = [1, 2, 4, 8];
 pub struct Products {
     /// One for each of [`ROWS`].
     kernels: [Kernel; 4],
+    one_row: OneRow,
     /// For many rows.
     tiles: Option<Arc<Tiles>>,
     multiprocessors: usize,
@@ -56,6 +58,7 @@ impl Products {
         let kernel = |name| modules.kernel(name);
         Ok(Self {
             kernels: [kernel("products_1")?, kernel("products_2")?, kernel("products_4")?, kernel("products_8")?],
+            one_row: OneRow::new(modules, device)?,
             tiles,
             multiprocessors: device.multiprocessors as usize,
             exact,
@@ -116,35 +119,27 @@ impl Products {
         self.few(stream, inputs, &float, add, exact)
     }
 
-    /// A launch in which each block keeps its rows of the input by itself.
+    /// Launches in which each block keeps its rows of the input by itself.
     fn few(&self, stream: &Stream, inputs: Inputs, products: &[Product], add: bool, exact: bool) -> Result<()> {
-        let count = inputs.count;
-        let Some(cols) = products.first().map(|product| product.matrix.cols as usize) else { return Ok(()) };
-        let mut all = [Product::NONE; 4];
-        all.iter_mut().zip(products).for_each(|(to, product)| *to = *product);
+        if inputs.count > 1 {
+            return self.general(stream, inputs, products, add, exact);
+        }
+        let (groups, others) = self.one_row.groups(products, exact);
+        for group in groups {
+            let (args, forms) = args(inputs, &group.products, add, exact)?;
+            self.one_row.run(stream, &group, args, forms.bytes(1, args.cols as usize))?;
+        }
+        self.general(stream, inputs, &others, add, exact)
+    }
+
+    /// The launch that takes every format.
+    fn general(&self, stream: &Stream, inputs: Inputs, products: &[Product], add: bool, exact: bool) -> Result<()> {
+        if products.is_empty() {
+            return Ok(());
+        }
+        let (args, forms) = args(inputs, products, add, exact)?;
+        let (count, cols) = (inputs.count, args.cols as usize);
         let strips: u32 = products.iter().map(|product| product.matrix.rows.div_ceil(16)).sum();
-        let forms = Forms::of(products.iter().map(|product| &product.matrix), exact);
-        let (norm, eps) = match inputs.norm {
-            Some((norm, eps)) => (norm.holding(cols, "the weights of a norm")?, eps),
-            None => (DevicePtr::NULL, 0.0),
-        };
-        let args = ProductsArgs {
-            products: all,
-            input: inputs.data.holding(if inputs.pick.is_some() { 0 } else { count * cols }, "inputs of a product")?,
-            norm,
-            pick: match inputs.pick {
-                Some(pick) => pick.holding(count, "picked rows")?,
-                None => DevicePtr::NULL,
-            },
-            eps,
-            products_count: number(products.len()),
-            input_stride: number(cols),
-            cols: number(cols),
-            count: number(count),
-            add: add.into(),
-            forms: forms.bits(),
-            unused: 0,
-        };
         let which = self.rows_together(count, cols, forms)?;
         let rows = ROWS[which];
         let grid = [strips.min(2 * number(self.multiprocessors)), number(count.div_ceil(rows)), 1];
@@ -164,4 +159,34 @@ impl Products {
             ))
         })
     }
+}
+
+/// The argument of the kernels that keep the input in shared memory, and its forms there.
+fn args(inputs: Inputs, products: &[Product], add: bool, exact: bool) -> Result<(ProductsArgs, Forms)> {
+    let (count, cols) = (inputs.count, products.first().map_or(0, |product| product.matrix.cols as usize));
+    let mut all = [Product::NONE; 4];
+    all.iter_mut().zip(products).for_each(|(to, product)| *to = *product);
+    let forms = Forms::of(products.iter().map(|product| &product.matrix), exact);
+    let (norm, eps) = match inputs.norm {
+        Some((norm, eps)) => (norm.holding(cols, "the weights of a norm")?, eps),
+        None => (DevicePtr::NULL, 0.0),
+    };
+    let args = ProductsArgs {
+        products: all,
+        input: inputs.data.holding(if inputs.pick.is_some() { 0 } else { count * cols }, "inputs of a product")?,
+        norm,
+        pick: match inputs.pick {
+            Some(pick) => pick.holding(count, "picked rows")?,
+            None => DevicePtr::NULL,
+        },
+        eps,
+        products_count: number(products.len()),
+        input_stride: number(cols),
+        cols: number(cols),
+        count: number(count),
+        add: add.into(),
+        forms: forms.bits(),
+        unused: 0,
+    };
+    Ok((args, forms))
 }

@@ -11,17 +11,17 @@ const NONE: Product =
     Product { matrix: Matrix::NONE, bias: DevicePtr::NULL, out: DevicePtr::NULL, out_stride: 0, unused: 0 };
 
 /// Where the kernels' codebook of bytes stands for the codes, products are as far off as its rounding.
-fn tolerance(format: Format, exact: bool) -> f64 {
+pub(super) fn tolerance(format: Format, exact: bool) -> f64 {
     if format == Format::Bnb4 && !exact { 1e-2 } else { 2e-5 }
 }
 
-fn takes_int8(weight: &Weight) -> bool {
+pub(super) fn takes_int8(weight: &Weight) -> bool {
     let Weight::Packed(packed) = weight else { return false };
     packed.column_order().is_none() && !matches!(packed.format(), Format::F16 | Format::BF16)
 }
 
 /// What `weight` times each of `inputs` should be, `[inputs][rows]`.
-fn expected(weight: &Weight, inputs: &[Vec<f32>], exact: bool) -> Vec<f64> {
+pub(super) fn expected(weight: &Weight, inputs: &[Vec<f32>], exact: bool) -> Vec<f64> {
     let rows = decoded(weight);
     let product = |x: &Vec<f32>| {
         let x = if takes_int8(weight) && !exact { quantised(x) } else { x.clone() };

@@ -1,12 +1,15 @@
 //! The choice of experts, and the groups that many rows make.
 
-use super::super::args::{Item, MoeArgs};
+use super::super::args::{Expert, Item, MoeArgs};
 use super::super::memory::DevicePtr;
 use super::{Bench, values};
 
 /// Arguments of nothing.
 pub fn no_moe() -> MoeArgs {
     MoeArgs {
+        routed: Expert::NONE,
+        shared: Expert::NONE,
+        spacing: 0,
         table: DevicePtr::NULL,
         logits: DevicePtr::NULL,
         shared_gate: DevicePtr::NULL,
