@@ -134,14 +134,28 @@ fn name(source: &Path) -> String {
     relative.to_string_lossy().replace(['/', '\\'], "_")
 }
 
+fn read(file: &Path) -> Result<String> {
+    fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))
+}
+
+/// Adds the headers of this folder that `file` includes, and those that they include, to `files`.
+fn with_headers(file: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for line in read(file)?.lines() {
+        let Some(name) = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"')) else { continue };
+        let header = Path::new("kernels").join(name);
+        if !files.contains(&header) {
+            files.push(header.clone());
+            with_headers(&header, files)?;
+        }
+    }
+    Ok(())
+}
+
 /// Compiles what has changed, on as many threads as Cargo allows.
 fn compile_all(nvcc: &Nvcc, architectures: &[&str], sources_: &[PathBuf], folder: &Path) -> Result<()> {
     let targets = Nvcc::targets(architectures);
     let mut shared = DefaultHasher::new();
-    (nvcc.version, &targets).hash(&mut shared);
-    for header in sources(Path::new("kernels"), "cuh")?.iter().chain([&PathBuf::from("kernels/build.rs")]) {
-        fs::read(header).map_err(|e| format!("{}: {e}", header.display()))?.hash(&mut shared);
-    }
+    (nvcc.version, &targets, read(Path::new("kernels/build.rs"))?).hash(&mut shared);
     let queue = Mutex::new(sources_.iter());
     let work = || -> Result<()> {
         loop {
@@ -149,7 +163,9 @@ fn compile_all(nvcc: &Nvcc, architectures: &[&str], sources_: &[PathBuf], folder
                 return Ok(());
             };
             let mut key = shared.clone();
-            fs::read(source).map_err(|e| format!("{}: {e}", source.display()))?.hash(&mut key);
+            let mut files = vec![source.clone()];
+            with_headers(source, &mut files)?;
+            files.iter().try_for_each(|file| read(file).map(|text| text.hash(&mut key)))?;
             let key = key.finish().to_string();
             let (out, mark) = (folder.join(name(source) + ".fatbin"), folder.join(name(source) + ".key"));
             if out.is_file() && fs::read_to_string(&mark).is_ok_and(|known| known == key) {

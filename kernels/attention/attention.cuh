@@ -1,15 +1,14 @@
 // Softmax attention of one row over the pages of its sequence, for up to eight query heads that share a KV head.
 //
-// A block takes a part of the positions; its warps take four positions at a time, a lane C channels of every head, with an
-// online softmax (arXiv 1805.02867). Warps meet in shared memory; parts, where there are several, in `partials`, which the
-// last block to finish merges in their order. Bound by the bytes of keys and values. With STEP the block that has the row's
-// own position appends it first: no other block reads it.
+// A block takes a part of the positions, each of its warps a query head: eight positions at a time, a lane C channels, with an
+// online softmax (arXiv 1805.02867). What the warps of a block read in common comes from the first-level cache. Parts, where
+// there are several, leave what they have seen in `partials`, and the last block to finish merges them in their order. Bound by
+// the bytes of keys and values. With STEP the block that has the row's own position appends it first: no other block reads it.
 #pragma once
 #include "attention/head.cuh"
 
 const int HEADS = 8;
-const int AT_ONCE = 4;
-const int ATTENTION_WARPS = 8;
+const int AT_ONCE = 8;
 
 // C consecutive channels as stored.
 template <int C, uint32_t FORMAT>
@@ -47,19 +46,20 @@ struct Channels {
     }
 };
 
-// Sums of 32 values over the lanes of a warp: lane l gets that of value l.
-DEVICE float sums_by_lane(float (&values)[32]) {
+// Sums of eight values over the lanes of a warp: lane l gets that of value l / 4.
+DEVICE float sums_by_lane(float (&values)[AT_ONCE]) {
     const uint32_t lane = threadIdx.x % WARP;
 #pragma unroll
-    for (int half = 16; half > 0; half /= 2) {
-        const bool upper = lane & half;
+    for (int half = 4; half > 0; half /= 2) {
+        const bool upper = lane & (4 * half);
 #pragma unroll
         for (int i = 0; i < half; ++i) {
             const float keep = upper ? values[i + half] : values[i], give = upper ? values[i] : values[i + half];
-            values[i] = keep + __shfl_xor_sync(ALL_LANES, give, half);
+            values[i] = keep + __shfl_xor_sync(ALL_LANES, give, 4 * half);
         }
     }
-    return values[0];
+    float sum = values[0] + __shfl_xor_sync(ALL_LANES, values[0], 2);
+    return sum + __shfl_xor_sync(ALL_LANES, sum, 1);
 }
 
 // What a block or a part has seen of a head: its maximum, the sum of weights, then the weighted sum of values.
@@ -67,124 +67,103 @@ DEVICE float* partial_of(const AttentionArgs& args, uint64_t row, uint32_t head,
     return args.partials + ((row * args.heads + head) * args.splits + split) * (args.head_dim + 2);
 }
 
-DEVICE void write_result(const AttentionArgs& args, uint64_t row, uint32_t head, uint32_t channel, float value) {
+template <int C>
+DEVICE void write_result(const AttentionArgs& args, uint64_t row, uint32_t head, const float (&sums)[C], float total) {
     const uint64_t at = row * args.heads + head;
-    if (args.gated) value *= sigmoid(args.queries[at * args.query_stride + args.head_dim + channel]);
-    args.out[at * args.head_dim + channel] = value;
+    const uint32_t first = threadIdx.x % WARP * C;
+    if (first >= args.head_dim) return;
+    const float* gates = args.queries + at * args.query_stride + args.head_dim + first;
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+        const float value = sums[c] / total;
+        if (first + c < args.head_dim) {
+            args.out[at * args.head_dim + first + c] = args.gated ? value * sigmoid(gates[c]) : value;
+        }
+    }
 }
 
 template <bool STEP, int C, uint32_t FORMAT>
 __device__ __noinline__ void attend(const AttentionArgs& args, float* shared) {
     const uint32_t group = args.heads / args.kv_heads, chunks = (group + HEADS - 1) / HEADS;
     const uint32_t kv_head = blockIdx.x / chunks, first_head = kv_head * group + blockIdx.x % chunks * HEADS;
-    const int heads = min(HEADS, static_cast<int>((kv_head + 1) * group - first_head));
+    const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, head = first_head + warp;
+    const bool has_head = head < (kv_head + 1) * group;
     const uint32_t split = blockIdx.y, row = blockIdx.z, dim = args.head_dim;
-    const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const Row at = args.rows[row];
     const uint32_t* pages = args.pages + args.sequences[at.sequence].first_page;
-    const uint32_t seen = at.position + 1, per_split = (seen + args.splits - 1) / args.splits;
+    const uint32_t seen = at.position + 1;
+    const uint32_t per_split = ((seen + args.splits - 1) / args.splits + AT_ONCE - 1) / AT_ONCE * AT_ONCE;
     const uint32_t begin = min(seen, split * per_split), end = min(seen, begin + per_split);
+    const bool appends = STEP && end == seen && begin < end && warp == HEADS - 1;
+    const uint32_t own = appends ? place_of(args, pages, kv_head, at.position) : 0;
+    after_previous_kernel();
 
-    float* queries = shared;                                         // [HEADS][dim]
-    float* maxima = queries + HEADS * dim;                           // [ATTENTION_WARPS][HEADS]
-    float* totals = maxima + ATTENTION_WARPS * HEADS;                // [ATTENTION_WARPS][HEADS]
-    float* sums = totals + ATTENTION_WARPS * HEADS;                  // [ATTENTION_WARPS][HEADS][dim]
-    if (static_cast<int>(warp) < heads) {
-        const float* query = args.queries + (static_cast<uint64_t>(row) * args.heads + first_head + warp) * args.query_stride;
-        prepare_head(args, query, args.query_norm, row, queries + warp * dim);
+    // A warp for each query, and one for the new key and value.
+    float* query = shared + warp * dim;
+    if (appends) append<C>(args, row, kv_head, own, shared + HEADS * dim);
+    if (has_head) {
+        const float* from = args.queries + (static_cast<uint64_t>(row) * args.heads + head) * args.query_stride;
+        prepare_head<C>(args, from, args.query_norm, row, query);
     }
-    if (STEP && end == seen && begin < end && warp == ATTENTION_WARPS - 1) append(args, row, kv_head, sums);
     __syncthreads();
-
-    const bool has_channels = lane * C < dim;
-    const float scale = 1.0f / sqrtf(static_cast<float>(dim));
-    float q[HEADS][C], acc[HEADS][C];
+    const bool has_channels = lane * C < dim && has_head;
+    const float scale = rsqrtf(static_cast<float>(dim));
+    float q[C], sums[C];
 #pragma unroll
-    for (int h = 0; h < HEADS; ++h) {
-#pragma unroll
-        for (int c = 0; c < C; ++c) {
-            q[h][c] = has_channels && h < heads ? queries[h * dim + lane * C + c] * scale : 0.0f;
-            acc[h][c] = 0.0f;
-        }
-    }
-    // Lane l has head l % 8 of position l / 8.
+    for (int c = 0; c < C; ++c) q[c] = has_channels ? query[lane * C + c] * scale : 0.0f, sums[c] = 0.0f;
     float maximum = -INFINITY, total = 0.0f;
-    for (uint32_t first = begin + warp * AT_ONCE; first < end; first += ATTENTION_WARPS * AT_ONCE) {
+    // Lane l has position l / 4 of the eight.
+    for (uint32_t first = begin; first < end && has_head; first += AT_ONCE) {
+        const uint32_t mine = min(first + lane / 4, end - 1);
+        const uint32_t place = place_of(args, pages, kv_head, mine);
         Channels<C, FORMAT> keys[AT_ONCE], values[AT_ONCE];
 #pragma unroll
         for (int p = 0; p < AT_ONCE; ++p) {
+            const uint64_t channel = static_cast<uint64_t>(__shfl_sync(ALL_LANES, place, 4 * p)) * dim + lane * C;
             keys[p].clear(), values[p].clear();
-            if (first + p >= end || !has_channels) continue;
-            const uint64_t place = place_of(args, pages, kv_head, first + p) + lane * C;
-            keys[p].load(args.key_pages, args.key_scales, place);
-            values[p].load(args.value_pages, args.value_scales, place);
+            if (!has_channels) continue;
+            keys[p].load(args.key_pages, args.key_scales, channel);
+            values[p].load(args.value_pages, args.value_scales, channel);
         }
-        float dots[AT_ONCE * HEADS];
+        float dots[AT_ONCE];
 #pragma unroll
         for (int p = 0; p < AT_ONCE; ++p) {
+            dots[p] = 0.0f;
 #pragma unroll
-            for (int h = 0; h < HEADS; ++h) {
-                float dot = 0.0f;
-#pragma unroll
-                for (int c = 0; c < C; ++c) dot = fmaf(q[h][c], keys[p].get(c), dot);
-                dots[p * HEADS + h] = dot;
-            }
+            for (int c = 0; c < C; ++c) dots[p] = fmaf(q[c], keys[p].get(c), dots[p]);
         }
         float score = sums_by_lane(dots);
-        if (first + lane / HEADS >= end) score = -INFINITY;
-        float largest = fmaxf(score, __shfl_xor_sync(ALL_LANES, score, 8));
-        largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 16));
-        largest = fmaxf(largest, maximum);
+        if (first + lane / 4 >= end) score = -INFINITY;
+        float largest = fmaxf(score, maximum);
+#pragma unroll
+        for (int d = 4; d < 32; d *= 2) largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, d));
         const float weight = expf(score - largest), correction = expf(maximum - largest);
         maximum = largest;
-        float added = weight + __shfl_xor_sync(ALL_LANES, weight, 8);
-        added += __shfl_xor_sync(ALL_LANES, added, 16);
+        float added = weight;
+#pragma unroll
+        for (int d = 4; d < 32; d *= 2) added += __shfl_xor_sync(ALL_LANES, added, d);
         total = fmaf(total, correction, added);
 #pragma unroll
-        for (int h = 0; h < HEADS; ++h) {
-            const float factor = __shfl_sync(ALL_LANES, correction, h);
-#pragma unroll
-            for (int c = 0; c < C; ++c) acc[h][c] *= factor;
-        }
+        for (int c = 0; c < C; ++c) sums[c] *= correction;
 #pragma unroll
         for (int p = 0; p < AT_ONCE; ++p) {
+            const float share = __shfl_sync(ALL_LANES, weight, 4 * p);
 #pragma unroll
-            for (int h = 0; h < HEADS; ++h) {
-                const float share = __shfl_sync(ALL_LANES, weight, p * HEADS + h);
-#pragma unroll
-                for (int c = 0; c < C; ++c) acc[h][c] = fmaf(share, values[p].get(c), acc[h][c]);
-            }
+            for (int c = 0; c < C; ++c) sums[c] = fmaf(share, values[p].get(c), sums[c]);
         }
     }
-    if (lane < HEADS) maxima[warp * HEADS + lane] = maximum, totals[warp * HEADS + lane] = total;
-#pragma unroll
-    for (int h = 0; h < HEADS; ++h) {
+    if (args.splits == 1) {
+        if (has_head) write_result<C>(args, row, head, sums, total);
+        return;
+    }
+    if (has_head) {
+        float* partial = partial_of(args, row, head, split);
+        if (lane == 0) partial[0] = maximum, partial[1] = total;
 #pragma unroll
         for (int c = 0; c < C; ++c) {
-            if (has_channels) sums[(warp * HEADS + h) * dim + lane * C + c] = acc[h][c];
+            if (lane * C + c < dim) partial[2 + lane * C + c] = sums[c];
         }
     }
-    __syncthreads();
-
-    for (uint32_t i = threadIdx.x; i < heads * dim; i += blockDim.x) {
-        const uint32_t h = i / dim, channel = i % dim;
-        float largest = -INFINITY, weights = 0.0f, sum = 0.0f;
-        for (int w = 0; w < ATTENTION_WARPS; ++w) largest = fmaxf(largest, maxima[w * HEADS + h]);
-        for (int w = 0; w < ATTENTION_WARPS && begin < end; ++w) {
-            const float factor = expf(maxima[w * HEADS + h] - largest);
-            weights = fmaf(factor, totals[w * HEADS + h], weights);
-            sum = fmaf(factor, sums[(w * HEADS + h) * dim + channel], sum);
-        }
-        if (args.splits == 1) {
-            write_result(args, row, first_head + h, channel, sum / weights);
-            continue;
-        }
-        float* partial = partial_of(args, row, first_head + h, split);
-        if (channel == 0) partial[0] = largest, partial[1] = weights;
-        partial[2 + channel] = sum;
-    }
-    if (args.splits == 1) return;
-
     __shared__ bool last;
     __threadfence();
     __syncthreads();
@@ -194,20 +173,25 @@ __device__ __noinline__ void attend(const AttentionArgs& args, float* shared) {
     if (!last) return;
     __threadfence();
     if (threadIdx.x == 0) *counter = 0;
-    for (uint32_t i = threadIdx.x; i < heads * dim; i += blockDim.x) {
-        const uint32_t h = i / dim, channel = i % dim;
-        float largest = -INFINITY, weights = 0.0f, sum = 0.0f;
-        for (uint32_t s = 0; s < args.splits; ++s) {
-            largest = fmaxf(largest, __ldcg(partial_of(args, row, first_head + h, s)));
+    if (!has_head) return;
+    // Merges all parts of this warp's head, in their order.
+    float largest = -INFINITY;
+    for (uint32_t s = lane; s < args.splits; s += WARP) largest = fmaxf(largest, __ldcg(partial_of(args, row, head, s)));
+    largest = max_lanes<32>(largest);
+    total = 0.0f;
+#pragma unroll
+    for (int c = 0; c < C; ++c) sums[c] = 0.0f;
+#pragma unroll 4
+    for (uint32_t s = 0; s < args.splits; ++s) {
+        const float* partial = partial_of(args, row, head, s);
+        const float factor = expf(__ldcg(partial) - largest);
+        total = fmaf(factor, __ldcg(partial + 1), total);
+#pragma unroll
+        for (int c = 0; c < C; ++c) {
+            if (has_channels && lane * C + c < dim) sums[c] = fmaf(factor, __ldcg(partial + 2 + lane * C + c), sums[c]);
         }
-        for (uint32_t s = 0; s < args.splits; ++s) {
-            const float* partial = partial_of(args, row, first_head + h, s);
-            const float factor = expf(__ldcg(partial) - largest);
-            weights = fmaf(factor, __ldcg(partial + 1), weights);
-            sum = fmaf(factor, __ldcg(partial + 2 + channel), sum);
-        }
-        write_result(args, row, first_head + h, channel, sum / weights);
     }
+    write_result<C>(args, row, head, sums, total);
 }
 
 template <bool STEP, int C>
@@ -219,12 +203,7 @@ DEVICE void attend_in(const AttentionArgs& args, float* shared) {
     }
 }
 
-// Channels a lane takes: the fewest that cover a head.
 template <bool STEP>
 DEVICE void attention(const AttentionArgs& args, float* shared) {
-    after_previous_kernel();
-    if (args.head_dim <= 32) return attend_in<STEP, 1>(args, shared);
-    if (args.head_dim <= 64) return attend_in<STEP, 2>(args, shared);
-    if (args.head_dim <= 128) return attend_in<STEP, 4>(args, shared);
-    return attend_in<STEP, 8>(args, shared);
+    with_channels(args.head_dim, [&](auto channels) { attend_in<STEP, decltype(channels)::value>(args, shared); });
 }

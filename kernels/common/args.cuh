@@ -199,6 +199,9 @@ struct Item {
 // expert (or the dense SwiGLU) where `shared_width` is not 0. Entries are the (row, choice) pairs grouped by expert,
 // `count * top_k` of them, then one for each row with the shared expert.
 struct MoeArgs {
+    Expert routed;             // the first routed expert; the others' data, codebooks and scales lie `spacing` bytes apart
+    Expert shared;             // only with `shared_width`
+    uint64_t spacing;          // 0: the routed experts are not alike, and only the table tells of them
     const Expert* table;       // [experts + 1]
     const float* logits;       // [count, experts] of the router
     const float* shared_gate;  // [count], before the sigmoid; null: 1
@@ -230,4 +233,4 @@ struct MoeArgs {
 static_assert(sizeof(Matrix) == 56 && sizeof(Product) == 80 && sizeof(Expert) == 168 && sizeof(Item) == 16);
 static_assert(sizeof(Row) == 16 && sizeof(Sequence) == 32 && sizeof(EmbedArgs) == 104 && sizeof(NormArgs) == 48);
 static_assert(sizeof(ProductsArgs) == 376 && sizeof(AttentionArgs) == 176 && sizeof(DeltaArgs) == 240);
-static_assert(sizeof(MoeArgs) == 160);
+static_assert(sizeof(MoeArgs) == 504);

@@ -127,6 +127,24 @@ struct PackingHalves {
         }
     }
     __device__ __forceinline__ void dot(const Codebook&, const uint32_t (&)[8], int (&)[QUAD]) const {}
+    // Adds the products with the 32 columns at `x`.
+    __device__ __forceinline__ void multiply(const float* x, float (&sums)[QUAD]) const {
+#pragma unroll
+        for (int four = 0; four < 8; ++four) {
+            const float4 v = reinterpret_cast<const float4*>(x)[four];
+            const float columns[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+            for (int pair = 0; pair < 2; ++pair) {
+#pragma unroll
+                for (int slot = 0; slot < QUAD; ++slot) {
+                    const uint32_t word = words[2 * four + pair][slot];
+                    const float low = BRAIN ? bf16_bits(word & 0xffff) : half_bits(word & 0xffff);
+                    const float high = BRAIN ? __uint_as_float(word & 0xffff0000) : half_bits(word >> 16);
+                    sums[slot] = fmaf(low, columns[2 * pair], fmaf(high, columns[2 * pair + 1], sums[slot]));
+                }
+            }
+        }
+    }
 };
 
 template <>
@@ -198,14 +216,14 @@ struct Packing<Q4_0> : Nibbles {
 // Scales and minima of Q4_K and Q5_K: a record of a lane has four 6-bit scales, four 6-bit minima, and 16 bits of what all
 // tiles share: `d` of slot i in tile 2 i, `dmin` in tile 2 i + 1. Every lane of the warp takes part.
 DEVICE void k_scales(uint2 record, int lane, float (&scale)[QUAD], float (&min)[QUAD]) {
-    const uint64_t fields = record.x | static_cast<uint64_t>(record.y) << 32;
+    const uint32_t minima = __funnelshift_r(record.x, record.y, 24);
     const float own = half_bits(record.y >> 16);
 #pragma unroll
     for (int slot = 0; slot < QUAD; ++slot) {
         const float d = __shfl_sync(ALL_LANES, own, 8 * slot + lane % 4);
         const float dmin = __shfl_sync(ALL_LANES, own, 8 * slot + 4 + lane % 4);
-        scale[slot] = d * static_cast<float>(static_cast<uint32_t>(fields >> (6 * slot)) & 63);
-        min[slot] = dmin * static_cast<float>(static_cast<uint32_t>(fields >> (24 + 6 * slot)) & 63);
+        scale[slot] = d * static_cast<float>(record.x >> (6 * slot) & 63);
+        min[slot] = dmin * static_cast<float>(minima >> (6 * slot) & 63);
     }
 }
 

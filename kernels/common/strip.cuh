@@ -6,32 +6,33 @@
 template <int R>
 using Sums = float[R][QUAD];
 
-// Adds the products of one block; `tile` is this lane's, counted from the input's first column.
+// Adds the products of one block with quantised rows; `tile` is this lane's, counted from the input's first column.
 template <class P, int R>
-DEVICE void multiply(const P& block, const Codebook& book, const Matrix& m, const Input& input, int tile, bool int8,
-                     Sums<R>& sums) {
-    const int lane = threadIdx.x % WARP;
+DEVICE void multiply_int8(const P& block, const Codebook& book, const Input& input, int tile, Sums<R>& sums) {
     float scale[QUAD], min[QUAD];
-    if constexpr (P::INT8) {
-        if (int8) {
-            block.scales(book, 2, lane, scale, min);
+    block.scales(book, 2, threadIdx.x % WARP, scale, min);
 #pragma unroll
-            for (int row = 0; row < R; ++row) {
-                const uint4* codes = reinterpret_cast<const uint4*>(input.codes + 8 * (row * input.tiles + tile));
-                const uint4 first = codes[0], second = codes[1];
-                const uint32_t x[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
-                const float2 factors = input.factors[row * input.tiles + tile];
-                int dots[QUAD];
-                block.dot(book, x, dots);
+    for (int row = 0; row < R; ++row) {
+        const uint4* codes = reinterpret_cast<const uint4*>(input.codes + 8 * (row * input.tiles + tile));
+        const uint4 first = codes[0], second = codes[1];
+        const uint32_t x[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
+        const float2 factors = input.factors[row * input.tiles + tile];
+        int dots[QUAD];
+        block.dot(book, x, dots);
 #pragma unroll
-                for (int slot = 0; slot < QUAD; ++slot) {
-                    if constexpr (P::MIN) sums[row][slot] = fmaf(-min[slot], factors.y, sums[row][slot]);
-                    sums[row][slot] = fmaf(static_cast<float>(dots[slot]) * factors.x, scale[slot], sums[row][slot]);
-                }
-            }
-            return;
+        for (int slot = 0; slot < QUAD; ++slot) {
+            if constexpr (P::MIN) sums[row][slot] = fmaf(-min[slot], factors.y, sums[row][slot]);
+            sums[row][slot] = fmaf(static_cast<float>(dots[slot]) * factors.x, scale[slot], sums[row][slot]);
         }
     }
+}
+
+// The same with rows in float32.
+template <class P, int R>
+DEVICE void multiply_floats(const P& block, const Codebook& book, const Matrix& m, const Input& input, int tile,
+                            Sums<R>& sums) {
+    const int lane = threadIdx.x % WARP;
+    float scale[QUAD], min[QUAD];
 #pragma unroll
     for (int eight = 0; eight < 4; ++eight) {
         if (eight == 0 || (P::HALVES && eight == 2)) block.scales(book, eight / 2, lane, scale, min);
@@ -62,6 +63,15 @@ DEVICE void multiply(const P& block, const Codebook& book, const Matrix& m, cons
             }
         }
     }
+}
+
+template <class P, int R>
+DEVICE void multiply(const P& block, const Codebook& book, const Matrix& m, const Input& input, int tile, bool int8,
+                     Sums<R>& sums) {
+    if constexpr (P::INT8) {
+        if (int8) return multiply_int8<P, R>(block, book, input, tile, sums);
+    }
+    multiply_floats<P, R>(block, book, m, input, tile, sums);
 }
 
 // Sums over the tiles of a warp, halving what a lane still has to add: `out` is `[R][16]` by slot.
@@ -102,7 +112,17 @@ struct Walk {
           cols(m.cols) {
         if (first < blocks) load(first);
     }
-    // Adds the products of all the walk's blocks.
+    // Adds the products of all the walk's blocks with a quantised row.
+    __device__ __forceinline__ void multiply_int8_all(int first, int step, const Codebook& book, const Input& input,
+                                                      Sums<1>& sums) {
+        for (int index = first; index < blocks; index += step) {
+            const P now = block;
+            if (index + step < blocks) load(index + step);
+            const int tile = index * (BLOCK / TILE) + threadIdx.x % WARP / 4;
+            if (tile < cols / TILE) multiply_int8<P, 1>(now, book, input, tile, sums);
+        }
+    }
+    // The same with `R` rows in whichever form.
     template <int R>
     __device__ __forceinline__ void multiply_all(int first, int step, const Codebook& book, const Matrix& m,
                                                  const Input& input, bool int8, Sums<R>& sums) {

@@ -4,18 +4,9 @@
 // old one, so that both products with it share a pass.
 //
 // Four blocks share a value head, 32 of its columns each; a thread keeps 16 rows of one column in registers through all rows
-// of a sequence. One row is bound by the bytes of the state, read once and written once; many rows by the latency of two
-// barriers a row. `delta_step` has one row a sequence: it convolves by itself and ends with the gated norm, for which the four
-// blocks, a cluster, exchange their sums of squares. `delta_rows` reads what `delta_conv` wrote; `delta_gate` follows it.
-#include <cooperative_groups.h>
-
-#include "delta_net/conv.cuh"
-
-const uint32_t DIM = 128;
-const uint32_t PARTS = 4;
-const uint32_t COLUMNS = DIM / PARTS;  // of a block: one for each lane
-const uint32_t GROUPS = 8;             // of state rows: one for each warp
-const uint32_t OWN = DIM / GROUPS;
+// of a sequence. Bound by the latency of two barriers a row. `delta_rows` reads what `delta_conv` wrote; `delta_gate` follows
+// it. `step.cu` does all of it for one row.
+#include "delta_net/head.cuh"
 
 struct Staged {
     float q[DIM];
@@ -23,8 +14,7 @@ struct Staged {
     float v[COLUMNS];
 };
 
-template <bool STEP>
-DEVICE void delta(const DeltaArgs& args) {
+extern "C" __global__ void __launch_bounds__(256) delta_rows(const __grid_constant__ DeltaArgs args) {
     __shared__ Staged staged[2];
     __shared__ float squares[2][GROUPS];
     __shared__ float2 recalled[GROUPS][COLUMNS];
@@ -32,10 +22,6 @@ DEVICE void delta(const DeltaArgs& args) {
     const uint32_t part = blockIdx.x, key_head = blockIdx.y / args.ratio, index = blockIdx.y % args.ratio;
     const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, head = at(args.head, key_head, index);
     const uint32_t keys = args.key_heads * DIM;
-#if __CUDA_ARCH__ >= 900
-    // Whoever writes to another block's shared memory waits until that block has begun.
-    if (STEP) asm volatile("barrier.cluster.arrive.relaxed.aligned;");
-#endif
     after_previous_kernel();
     const Sequence sequence = args.sequences[blockIdx.z];
 
@@ -51,20 +37,8 @@ DEVICE void delta(const DeltaArgs& args) {
     float own, value = 0.0f, decay, beta;
     const auto load = [&](uint32_t row) {
         const uint64_t r = sequence.first_row + row;
-        if (STEP) {
-            const uint32_t place = at(threadIdx.x < DIM ? args.q : args.k, key_head, 0) + threadIdx.x % DIM;
-            const float x = args.qkv[r * args.qkv_stride + place];
-            own = convolve(args, sequence.slot, sequence.position, channel, x);
-            if (index == 0 && part == 0) *history(args, sequence.slot, sequence.position, channel) = x;
-            if (warp == 0) {
-                const float v = args.qkv[r * args.qkv_stride + at(args.v, key_head, index) + part * COLUMNS + lane];
-                value = convolve(args, sequence.slot, sequence.position, value_channel, v);
-                *history(args, sequence.slot, sequence.position, value_channel) = v;
-            }
-        } else {
-            own = args.convolved[r * args.channels + channel];
-            if (warp == 0) value = args.convolved[r * args.channels + value_channel];
-        }
+        own = args.convolved[r * args.channels + channel];
+        if (warp == 0) value = args.convolved[r * args.channels + value_channel];
         const float a = args.a[r * args.a_stride + at(args.a_place, key_head, index)];
         decay = expf(args.decay[head] * softplus(a + args.dt_bias[head]));
         beta = sigmoid(args.b[r * args.b_stride + at(args.b_place, key_head, index)]);
@@ -74,13 +48,12 @@ DEVICE void delta(const DeltaArgs& args) {
 
     load(0);
     __syncthreads();
-    float result = 0.0f;
     for (uint32_t row = 0; row < sequence.rows; ++row) {
         Staged& now = staged[row % 2];
         const float* sums = squares[row % 2] + (threadIdx.x < DIM ? 0 : GROUPS / 2);
         const float length = sqrtf(sums[0] + sums[1] + sums[2] + sums[3] + L2_EPS);
         (threadIdx.x < DIM ? now.q : now.k)[threadIdx.x % DIM] =
-            own * ((threadIdx.x < DIM ? 0.08838834764831845f : 1.0f) / length);
+            own * ((threadIdx.x < DIM ? QUERY_SCALE : 1.0f) / length);
         if (warp == 0) now.v[lane] = value;
         const float row_decay = decay, row_beta = beta;
         __syncthreads();
@@ -108,47 +81,16 @@ DEVICE void delta(const DeltaArgs& args) {
             overlaps += along[group];
         }
         const float update = row_beta * (now.v[lane] - row_decay * total.x);
-        result = fmaf(update, overlaps, row_decay * total.y);
+        const float result = fmaf(update, overlaps, row_decay * total.y);
 #pragma unroll
         for (uint32_t i = 0; i < OWN; ++i) state[i] = fmaf(now.k[warp * OWN + i], update, row_decay * state[i]);
-        if (!STEP && warp == 0) {
+        if (warp == 0) {
             const uint64_t r = sequence.first_row + row;
             args.out[(r * args.key_heads * args.ratio + head) * DIM + part * COLUMNS + lane] = result;
         }
     }
 #pragma unroll
     for (uint32_t i = 0; i < OWN; ++i) states[i * DIM] = state[i];
-    if (!STEP) return;
-
-#if __CUDA_ARCH__ >= 900
-    namespace cg = cooperative_groups;
-    __shared__ float parts[PARTS];
-    const auto cluster = cg::this_cluster();
-    asm volatile("barrier.cluster.wait.aligned;");
-    if (warp == 0) {
-        const float sum = sum_lanes<32>(result * result);
-        if (lane < PARTS) *cluster.map_shared_rank(parts + part, lane) = sum;
-    }
-    cluster.sync();
-    if (warp != 0) return;
-    const float mean = (parts[0] + parts[1] + parts[2] + parts[3]) / static_cast<float>(DIM);
-    const float normed = result * (1.0f / sqrtf(mean + args.eps)) * args.norm[part * COLUMNS + lane];
-    const uint64_t r = sequence.first_row;
-    const float z = args.z[r * args.z_stride + at(args.z_place, key_head, index) + part * COLUMNS + lane];
-    args.out[(r * args.key_heads * args.ratio + head) * DIM + part * COLUMNS + lane] = silu(z) * normed;
-#endif
-}
-
-extern "C" __global__ void __launch_bounds__(256)
-#if __CUDA_ARCH__ >= 900
-    __cluster_dims__(4, 1, 1)
-#endif
-        delta_step(const __grid_constant__ DeltaArgs args) {
-    delta<true>(args);
-}
-
-extern "C" __global__ void __launch_bounds__(256) delta_rows(const __grid_constant__ DeltaArgs args) {
-    delta<false>(args);
 }
 
 // `out = rms_norm(out) * silu(z)` for every value head of a row: a block takes a row, a warp a head.

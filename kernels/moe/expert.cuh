@@ -1,21 +1,10 @@
-// What the experts' kernels share: where the activations of an entry are, and products of one strip by all warps of a block.
+// Products of one strip of an expert of any format, by all warps of a block or by one.
 #pragma once
+#include "moe/activations.cuh"
 #include "common/row.cuh"
 #include "common/strip.cuh"
 
 const int WARPS = 8;
-
-DEVICE float* activations_of(const MoeArgs& args, uint32_t entry) {
-    const uint32_t routed = args.count * args.top_k;
-    if (entry < routed) return args.activations + static_cast<uint64_t>(entry) * args.width;
-    return args.activations + static_cast<uint64_t>(routed) * args.width +
-           static_cast<uint64_t>(entry - routed) * args.shared_width;
-}
-
-// What an entry's output is multiplied with.
-DEVICE float share_of_shared_expert(const MoeArgs& args, uint32_t row) {
-    return args.shared_gate == nullptr ? 1.0f : sigmoid(args.shared_gate[row]);
-}
 
 // `out[warp][i][slot]`: this warp's share of strip `strip` times `R` rows of the input. `prepare` puts the input into shared
 // memory once the first weights are asked for; every thread of the block comes here and calls it.
@@ -60,4 +49,30 @@ DEVICE void strip_products(const Matrix& m, int strip, const Input& input, uint3
     } else {
         stored_strip<R>(m, strip, input, out, prepare);
     }
+}
+
+// One warp's products of a whole strip with one row: `out[slot]`.
+template <class P>
+__device__ __noinline__ void packed_by_warp(const Matrix& m, int strip, const Input& input, bool int8, float* out) {
+    Codebook book;
+    if constexpr (P::CODEBOOK) book.load(m);
+    Walk<P> walk(m, strip, 0);
+    Sums<1> sums = {};
+    walk.template multiply_all<1>(0, 1, book, m, input, int8, sums);
+    reduce<1>(sums, out);
+}
+
+static __device__ __noinline__ void stored_by_warp(const Matrix& m, int strip, const Input& input, float* out) {
+    for (int row_in = 0; row_in < SLOTS; ++row_in) {
+        const uint32_t row = strip * SLOTS + row_in;
+        float sums[1] = {};
+        if (row < m.rows) StoredRow(m, row).multiply<1>(input, sums);
+        if (threadIdx.x % WARP == 0) out[slot_of_row(row_in)] = sums[0];
+    }
+}
+
+DEVICE void strip_by_warp(const Matrix& m, int strip, const Input& input, uint32_t forms, float* out) {
+    if (!m.packed) return stored_by_warp(m, strip, input, out);
+    const bool int8 = forms & INPUT_INT8 && takes_int8(m);
+    with_packing(m.format, [&](auto tag) { packed_by_warp<decltype(tag)>(m, strip, input, int8, out); });
 }

@@ -153,7 +153,7 @@ fn step(bench: &mut Bench, shape: &Shape, cache: &Cache, streams: &mut [Stream],
         unused: 0,
     };
     let blocks = kv_heads * (heads / kv_heads).div_ceil(8);
-    let shared = 4 * (8 * 8 * (head_dim + 2) + 8 * head_dim);
+    let shared = 4 * 9 * head_dim;
     let single = rows.iter().all(|rows| *rows == 1);
     if !single {
         bench.run(&bench.gpu.modules.kernel("kv_append").unwrap(), [kv_heads, count, 1], 32, 0, args);

@@ -1,7 +1,7 @@
 //! Feed-forward halves: experts of every format, with one row and with many.
 
-use super::super::args::{Expert, Forms, Item, MoeArgs};
-use super::super::memory::DevicePtr;
+use super::super::args::{Expert, Forms, Item, Matrix, MoeArgs};
+use super::super::memory::{DevicePtr, DeviceSlice};
 use super::routing::{no_moe, route};
 use super::{Bench, assert_close, decoded, dot, rms_norm, sigmoid, silu, values, weight};
 use crate::quant::{Format, Group, Weight};
@@ -20,7 +20,67 @@ fn swiglu(weights: &[Weight; 3], x: &[f32]) -> Vec<f64> {
     down.iter().map(|row| dot(row, &hidden)).collect()
 }
 
-fn check(bench: &mut Bench, shape: &Shape, formats: [Format; 3], shared_format: Format, count: usize, exact: bool) {
+/// The kernels of one row for experts of one format.
+fn decode_kernels(format: Format) -> (&'static str, &'static str) {
+    match format {
+        Format::Q8_0 => ("moe_gate_up_1_q8_0", "moe_down_1_q8_0"),
+        Format::Q4_0 => ("moe_gate_up_1_q4_0", "moe_down_1_q4_0"),
+        Format::Q4K => ("moe_gate_up_1_q4_k", "moe_down_1_q4_k"),
+        Format::Q5K => ("moe_gate_up_1_q5_k", "moe_down_1_q5_k"),
+        Format::Q6K => ("moe_gate_up_1_q6_k", "moe_down_1_q6_k"),
+        Format::Bnb4 => ("moe_gate_up_1_bnb4", "moe_down_1_bnb4"),
+        Format::Int4(Group::Of32) => ("moe_gate_up_1_int4_32", "moe_down_1_int4_32"),
+        Format::Int4(Group::Of64) => ("moe_gate_up_1_int4_64", "moe_down_1_int4_64"),
+        Format::Int4(Group::Of128) => ("moe_gate_up_1_int4_128", "moe_down_1_int4_128"),
+        _ => ("moe_gate_up_1_int4_256", "moe_down_1_int4_256"),
+    }
+}
+
+/// The three matrices of an expert, each behind its codebook, as an image has them.
+fn expert_bytes(weights: &[Weight; 3]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for weight in weights {
+        let Weight::Packed(packed) = weight else { unreachable!("experts of the kernels for one format are packed") };
+        out.extend(packed.codebook().iter().flat_map(|value| value.to_ne_bytes()));
+        out.extend(packed.data());
+        out.resize(out.len().next_multiple_of(128), 0);
+    }
+    out
+}
+
+/// `expert` where its bytes begin at `start`.
+fn spaced(expert: &Expert, weights: &[Weight; 3], start: DeviceSlice<u8>) -> Expert {
+    let mut at = 0;
+    let mut next = |matrix: Matrix, weight: &Weight| {
+        let Weight::Packed(packed) = weight else { unreachable!("experts of the kernels for one format are packed") };
+        let placed = Matrix {
+            data: start.at(at + 64).unwrap(),
+            codebook: if matrix.codebook.is_null() {
+                DevicePtr::NULL
+            } else {
+                start.part(at, 64).unwrap().cast().start()
+            },
+            ..matrix
+        };
+        at = (at + 64 + packed.data().len()).next_multiple_of(128);
+        placed
+    };
+    Expert {
+        gate: next(expert.gate, &weights[0]),
+        up: next(expert.up, &weights[1]),
+        down: next(expert.down, &weights[2]),
+    }
+}
+
+/// `alike`: through the kernels of one row for experts of this format.
+fn check(
+    bench: &mut Bench,
+    shape: &Shape,
+    formats: [Format; 3],
+    shared_format: Format,
+    (count, exact): (usize, bool),
+    alike: Option<Format>,
+) {
     let Shape { hidden, experts, top_k, width, shared_width } = *shape;
     let small = |format: Format| if format == Format::F32 { 1.0 } else { 0.2 };
     let expert = |formats: [Format; 3], width: usize, seed: u32| {
@@ -86,10 +146,29 @@ fn check(bench: &mut Bench, shape: &Shape, formats: [Format; 3], shared_format: 
         item_rows,
         ..no_moe()
     };
-    bench.run(&bench.kernel("moe_route"), [count, 1, 1], 256, 4 * experts, args);
     let widest = if top_k > 0 { width } else { 0 }.max(shared_width);
     let strips = [widest.div_ceil(16), hidden.div_ceil(16)];
-    if one {
+    if let Some(format) = alike {
+        // The experts' matrices, equally spaced in one piece.
+        let block = expert_bytes(&all[0]);
+        let together: Vec<u8> = all[..experts].iter().flat_map(expert_bytes).collect();
+        let routed = bench.gpu.upload(&together);
+        let args = MoeArgs {
+            routed: spaced(&table[0], &all[0], routed.slice),
+            shared: table.get(experts).copied().unwrap_or(args.shared),
+            spacing: block.len() as u64,
+            ..args
+        };
+        let (gate_up, down) = decode_kernels(format);
+        let active = top_k + usize::from(shared_width > 0);
+        let tiles = hidden.div_ceil(32) * 40;
+        bench.run(&bench.kernel(gate_up), [9, 1, 1], 288, tiles, args);
+        let each = (widest.div_ceil(32) * 40).next_multiple_of(16);
+        bench.run(&bench.kernel(down), [strips[1], 1, 1], 32 * active, each * active, args);
+        let chosen: Vec<u32> = route(&logits[..experts], top_k, true).iter().map(|(expert, _)| *expert).collect();
+        assert_eq!(bench.gpu.download(choices.slice), chosen);
+    } else if one {
+        bench.run(&bench.kernel("moe_route"), [count, 1, 1], 256, 4 * experts, args);
         bench.run(&bench.kernel("moe_gate_up_1"), [strips[0], max_items, 1], 256, gate_up.bytes(1, hidden), args);
         let warps = (top_k + 1).min(16);
         let shared = warps * down.bytes(1, widest).next_multiple_of(16);
@@ -101,6 +180,7 @@ fn check(bench: &mut Bench, shape: &Shape, formats: [Format; 3], shared_format: 
             4 => ["moe_gate_up_4", "moe_down_4"],
             _ => ["moe_gate_up_8", "moe_down_8"],
         };
+        bench.run(&bench.kernel("moe_route"), [count, 1, 1], 256, 4 * experts, args);
         bench.run(&bench.kernel("moe_group"), [1, 1, 1], 1024, 8 * (experts + 1), args);
         bench.run(&bench.kernel(names[0]), [strips[0], max_items, 1], 256, gate_up.bytes(together, hidden), args);
         bench.run(&bench.kernel(names[1]), [strips[1], max_items, 1], 256, down.bytes(together, widest), args);
@@ -143,7 +223,7 @@ fn experts_of_every_format_add_their_weighted_sum() {
     for (formats, shared) in kinds {
         for count in [1, 2, 5, 11] {
             for exact in [true, false] {
-                check(&mut bench, &shape, formats, shared, count, exact);
+                check(&mut bench, &shape, formats, shared, (count, exact), None);
             }
         }
     }
@@ -160,7 +240,22 @@ fn odd_sizes_missing_shared_experts_and_dense_layers() {
     ];
     for shape in &shapes {
         for (format, count) in [(Format::F32, 1), (Format::F32, 9), (Format::F16, 1), (Format::F16, 3)] {
-            check(&mut bench, shape, [format; 3], format, count, true);
+            check(&mut bench, shape, [format; 3], format, (count, true), None);
+        }
+    }
+}
+
+#[test]
+fn one_row_through_the_kernels_of_experts_of_one_format() {
+    let Some(mut bench) = Bench::open() else { return };
+    let shapes = [
+        Shape { hidden: 512, experts: 40, top_k: 10, width: 512, shared_width: 512 },
+        Shape { hidden: 2048, experts: 6, top_k: 3, width: 256, shared_width: 0 },
+        Shape { hidden: 256, experts: 300, top_k: 1, width: 768, shared_width: 256 },
+    ];
+    for format in Format::ALL.into_iter().filter(|f| ![Format::F32, Format::F16, Format::BF16].contains(f)) {
+        for shape in &shapes {
+            check(&mut bench, shape, [format; 3], format, (1, false), Some(format));
         }
     }
 }

@@ -7,6 +7,20 @@ use crate::quant::{Format, Group, Weight};
 
 const KERNELS: [(&str, usize); 4] = [("products_1", 1), ("products_2", 2), ("products_4", 4), ("products_8", 8)];
 
+/// The kernels of one row, by format.
+const DECODE: [(Format, &str); 10] = [
+    (Format::Q8_0, "products_1_q8_0"),
+    (Format::Q4_0, "products_1_q4_0"),
+    (Format::Q4K, "products_1_q4_k"),
+    (Format::Q5K, "products_1_q5_k"),
+    (Format::Q6K, "products_1_q6_k"),
+    (Format::Bnb4, "products_1_bnb4"),
+    (Format::Int4(Group::Of32), "products_1_int4_32"),
+    (Format::Int4(Group::Of64), "products_1_int4_64"),
+    (Format::Int4(Group::Of128), "products_1_int4_128"),
+    (Format::Int4(Group::Of256), "products_1_int4_256"),
+];
+
 const NONE: Product =
     Product { matrix: Matrix::NONE, bias: DevicePtr::NULL, out: DevicePtr::NULL, out_stride: 0, unused: 0 };
 
@@ -145,6 +159,68 @@ fn matrices_of_different_formats_share_a_normed_input_that_is_picked_biased_and_
             }
             // Quantising is sensitive to the last bit of what is quantised.
             assert_close(&bench.gpu.download(outs[i].slice), &expected, 2e-3, &format!("{name}, matrix {i}"));
+        }
+    }
+}
+
+/// One row through the kernel of `format`: two matrices of it, and others in float32 between and behind them.
+fn decode(bench: &mut Bench, format: Option<Format>, name: &'static str, cols: usize, others: [Format; 2]) {
+    let weights: Vec<Weight> = [(format, 272), (Some(others[0]), 37), (format, 33), (Some(others[1]), 5)]
+        .into_iter()
+        .filter_map(|(format, rows)| Some(weight(format?, rows, cols, rows as u32)))
+        .collect();
+    let eps = 1e-6;
+    let (x, norm) = (values(50, cols), values(77, cols));
+    for normed in [true, false] {
+        let matrices: Vec<Matrix> = weights.iter().map(|w| bench.matrix(w)).collect();
+        let before: Vec<Vec<f32>> = weights.iter().map(|w| values(31, w.rows())).collect();
+        let outs: Vec<_> = before.iter().map(|before| bench.gpu.upload(before)).collect();
+        let forms = Forms::of(&matrices, false);
+        let bias = values(30, 272);
+        let mut products = [NONE; 4];
+        for (i, product) in products.iter_mut().enumerate().take(weights.len()) {
+            let bias = bench.put(&bias);
+            let rows = matrices[i].rows;
+            *product = Product { matrix: matrices[i], bias, out: outs[i].slice.start(), out_stride: rows, unused: 0 };
+        }
+        let args = ProductsArgs {
+            products,
+            input: bench.put(&[values(1, cols), x.clone()].concat()),
+            norm: if normed { bench.put(&norm) } else { DevicePtr::NULL },
+            pick: bench.put(&[1u32]),
+            eps: eps as f32,
+            products_count: weights.len() as u32,
+            input_stride: cols as u32,
+            cols: cols as u32,
+            count: 1,
+            add: 1,
+            forms: forms.bits(),
+            unused: 0,
+        };
+        bench.run(&bench.kernel(name), [7, 1, 1], 256, forms.bytes(1, cols), args);
+        let input = if normed { rms_norm(&x, &norm, eps) } else { x.clone() };
+        for (i, weight) in weights.iter().enumerate() {
+            let mut expected = expected(weight, std::slice::from_ref(&input), false);
+            for (row, value) in expected.iter_mut().enumerate() {
+                *value += f64::from(bias[row]) + f64::from(before[i][row]);
+            }
+            let tolerance = if format == Some(Format::Bnb4) { 1e-2 } else { 2e-3 };
+            let what = format!("{name} [{}, {cols}], matrix {i}", weight.rows());
+            assert_close(&bench.gpu.download(outs[i].slice), &expected, tolerance, &what);
+        }
+        bench.kept.clear();
+    }
+}
+
+#[test]
+fn one_row_through_the_kernels_of_each_format() {
+    let Some(mut bench) = Bench::open() else { return };
+    for cols in [256usize, 512, 768, 2048, 2304, 4096, 6144] {
+        for others in [[Format::BF16, Format::F32], [Format::F16, Format::BF16], [Format::F32, Format::F16]] {
+            for (format, name) in DECODE {
+                decode(&mut bench, Some(format), name, cols, others);
+            }
+            decode(&mut bench, None, "products_1_floats", cols, others);
         }
     }
 }
