@@ -15,7 +15,9 @@ use crate::state::{KvFormat, StateLayout};
 /// Rows of one step whose contexts may be cut into parts.
 const FEW_ROWS: usize = 16;
 /// Positions of a part at least.
-const PART: usize = 64;
+const PART: usize = 16;
+/// Parts of a context at most.
+const MOST_PARTS: usize = 64;
 
 pub struct Attention {
     /// Rows of sequences that have one each: appends their keys and values by itself.
@@ -121,7 +123,7 @@ impl Attention {
             return 1;
         }
         let blocks = self.spec.kv_heads * self.head_blocks * step.count();
-        let most = (self.multiprocessors / blocks.max(1)).max(1);
+        let most = (self.multiprocessors / blocks.max(1)).clamp(1, MOST_PARTS);
         let wanted = step.longest.div_ceil(PART).clamp(1, most).next_power_of_two();
         if wanted > most { wanted / 2 } else { wanted }
     }
@@ -194,7 +196,7 @@ impl Attention {
     }
 }
 
-/// Shared memory of a block: eight queries, and the sums of eight warps for each.
+/// Shared memory of a block: eight queries, and a key.
 fn shared_bytes(head_dim: usize) -> usize {
-    (4 * (8 * 8 * (head_dim + 2) + 8 * head_dim)).next_multiple_of(16)
+    4 * 9 * head_dim
 }

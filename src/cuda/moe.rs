@@ -17,6 +17,8 @@ const MOST_ROWS: usize = 8;
 /// Routed experts, and experts that a row visits, that the kernels for a single row take at most.
 const ONE_ROW_EXPERTS: usize = 512;
 const ONE_ROW_WARPS: usize = 16;
+/// What every width must be a multiple of there.
+const ONE_ROW_COLUMNS: usize = 256;
 
 pub struct Moe {
     route: Kernel,
@@ -172,7 +174,11 @@ impl Moe {
 
     /// The kernels for a single row, where the matrices of each half have one format.
     fn one_row(&self, shape: &MoeShape, experts: &[Expert]) -> Option<(usize, usize)> {
-        let usual = shape.experts <= ONE_ROW_EXPERTS && shape.top_k >= 1 && shape.chosen() <= ONE_ROW_WARPS;
+        let widths = [shape.hidden, shape.width, shape.shared_width];
+        let usual = shape.experts <= ONE_ROW_EXPERTS
+            && shape.top_k >= 1
+            && shape.chosen() <= ONE_ROW_WARPS
+            && widths.iter().all(|width| width.is_multiple_of(ONE_ROW_COLUMNS));
         if self.exact || !usual {
             return None;
         }
@@ -251,7 +257,9 @@ impl Moe {
         let (gate_up_strips, down_strips) = (widest.div_ceil(16), shape.hidden.div_ceil(16));
         if let Some((gate_up, down)) = layer.one.filter(|_| one) {
             let (first, second) = (layer.gate_up.bytes(1, shape.hidden), layer.down.bytes(1, widest));
-            queue(&self.one_gate_up[gate_up], [gate_up_strips, shape.chosen()], 256, first)?;
+            let strips = shape.top_k * shape.width.div_ceil(16) + shape.shared_width.div_ceil(16);
+            let grid = strips.min(self.device.multiprocessors as usize);
+            queue(&self.one_gate_up[gate_up], [grid, 1], 288, first)?;
             let bytes = second.next_multiple_of(16) * shape.chosen();
             return queue(&self.one_down[down], [down_strips, 1], 32 * shape.chosen(), bytes);
         }

@@ -7,8 +7,8 @@ use super::module::{Kernel, Modules};
 use super::stream::Stream;
 use crate::error::Result;
 
-/// Columns above which a block is twice as large.
-const WIDE: u32 = 2048;
+/// Columns that rows must be a multiple of.
+const COLUMNS: u32 = 256;
 
 pub struct OneRow {
     /// One for each of [`INT8_FORMATS`], then that for floating-point matrices alone.
@@ -33,8 +33,8 @@ impl OneRow {
     pub fn groups(&self, products: &[Product], exact: bool) -> (Vec<Group>, Vec<Product>) {
         let (mut groups, mut floats, mut others) = (Vec::<Group>::new(), Vec::new(), Vec::new());
         for product in products {
-            let whole = product.matrix.cols.is_multiple_of(32);
-            match product.matrix.int8_format().filter(|_| !exact) {
+            let whole = product.matrix.cols.is_multiple_of(COLUMNS);
+            match product.matrix.int8_format().filter(|_| !exact && whole) {
                 Some(kernel) => match groups.iter_mut().find(|group| group.kernel == kernel) {
                     Some(group) => group.products.push(*product),
                     None => groups.push(Group { kernel, products: vec![*product] }),
@@ -60,9 +60,9 @@ impl OneRow {
             0 => product.matrix.rows.div_ceil(4),
             _ => product.matrix.rows.div_ceil(16),
         });
-        let grid = units.sum::<u32>().min(2 * self.multiprocessors);
-        let block = if group.kernel < INT8_FORMATS.len() && args.cols > WIDE { 512 } else { 256 };
-        let launch = self.kernels[group.kernel].launch([grid, 1, 1], [block, 1, 1]).shared(number(shared));
+        // A block a multiprocessor, so that those of the next kernel find room beside them.
+        let grid = units.sum::<u32>().min(self.multiprocessors);
+        let launch = self.kernels[group.kernel].launch([grid, 1, 1], [256, 1, 1]).shared(number(shared));
         // SAFETY: the kernel's argument, of sizes that the caller checked.
         unsafe { launch.arg(args).queue(stream) }
     }
