@@ -114,9 +114,9 @@ impl Stream {
         // SAFETY: the executable graph does not need it.
         let _ = unsafe { sys::cuGraphDestroy(graph) };
         check_for_memory("the recorded step", 0, made)?;
+        let graph = Graph { context: self.context.clone(), raw };
         // The device's side of it is set up now and not in the first step.
         // SAFETY: a graph and a stream of the current context.
-        let graph = Graph { context: self.context.clone(), raw };
         check("the recorded step", unsafe { sys::cuGraphUpload(graph.raw, self.raw) })?;
         Ok(graph)
     }
