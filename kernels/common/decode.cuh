@@ -87,12 +87,12 @@ DEVICE float norm_factor(const float* norm, int cols, float eps, const float* sq
 // `DEPTH` blocks ahead. `strip_of(i)` is where the `i`-th of `strips` strips begins.
 template <class P, class StripOf>
 struct Stream {
-    // Blocks in registers; a third one of a large format does not fit.
+    // Blocks in registers; two of a large format do not fit.
     static constexpr int DEPTH = sizeof(P) > 96 ? 1 : 2;
     P ahead[DEPTH];
     StripOf strip_of;
     const uint8_t* strip;
-    int strips, blocks, number = 0, index;
+    int strips, blocks, number = 0, turn = 0, index;
 
     __device__ __forceinline__ Stream(int strips, int blocks, StripOf strip_of)
         : strip_of(strip_of), strips(strips), blocks(blocks), index(threadIdx.x / WARP) {
@@ -114,10 +114,16 @@ struct Stream {
     // Adds the products of the next strip.
     __device__ __forceinline__ void multiply(const Codebook& book, const Input& input, Sums<1>& sums) {
         for (int block = threadIdx.x / WARP; block < blocks; block += WARPS) {
-            const P now = ahead[0];
-            if constexpr (DEPTH > 1) ahead[0] = ahead[1];
-            fetch(ahead[DEPTH - 1]);
-            multiply_int8<P, 1>(now, book, input, block * (BLOCK / TILE) + threadIdx.x % WARP / 4, sums);
+            const int tile = block * (BLOCK / TILE) + threadIdx.x % WARP / 4;
+            // Written twice, so that no register has to move.
+            if (DEPTH == 1 || turn == 0) {
+                multiply_int8<P, 1>(ahead[0], book, input, tile, sums);
+                fetch(ahead[0]);
+            } else {
+                multiply_int8<P, 1>(ahead[DEPTH - 1], book, input, tile, sums);
+                fetch(ahead[DEPTH - 1]);
+            }
+            turn = (turn + 1) % DEPTH;
         }
     }
 };

@@ -51,12 +51,16 @@ struct Choices {
                 for (int i = 0; i < half; ++i) best[i] = max(best[i], best[i + half]);
             }
             const uint32_t most = __reduce_max_sync(ALL_LANES, best[0]);
-            uint32_t expert = 0xffffffff;
+            // The lowest of those that are as large; trees, because each step waits for the one before.
+            uint32_t lowest[LOGITS_OF_LANE];
 #pragma unroll
-            for (int i = LOGITS_OF_LANE - 1; i >= 0; --i) {
-                if (ranks[i] == most) expert = i * WARP + lane;
+            for (int i = 0; i < LOGITS_OF_LANE; ++i) lowest[i] = ranks[i] == most ? i * WARP + lane : 0xffffffff;
+#pragma unroll
+            for (int half = LOGITS_OF_LANE / 2; half > 0; half /= 2) {
+#pragma unroll
+                for (int i = 0; i < half; ++i) lowest[i] = min(lowest[i], lowest[i + half]);
             }
-            const uint32_t chosen = __reduce_min_sync(ALL_LANES, expert);
+            const uint32_t chosen = __reduce_min_sync(ALL_LANES, lowest[0]);
 #pragma unroll
             for (int i = 0; i < LOGITS_OF_LANE; ++i) {
                 if (i * WARP + lane == chosen) ranks[i] = 0;

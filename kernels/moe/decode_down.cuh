@@ -1,7 +1,7 @@
 // `x += Σ share * down · activations` over the experts of one row, which have one format that takes int8: a block takes 16
 // rows of every expert's matrix, a warp an expert, and their sums meet in shared memory in the order of the choices. Bound by
 // the bytes of the weights, which are asked for before the kernel waits for the activations: the router's logits, and so the
-// choices, were there before those.
+// choices, were there before those. Few enough registers that its blocks fit beside those of the kernel before it.
 #pragma once
 #include "common/decode.cuh"
 #include "moe/choose.cuh"
@@ -48,9 +48,9 @@ DEVICE void decode_down(const MoeArgs& args) {
     const auto load = [&](P& block, int index) {
         if (index < blocks) block.load(strip + index * P::block_bytes(BLOCK / TILE), BLOCK / TILE, lane / 4, lane % 4);
     };
-    P next, then;
-    load(next, 0);
-    load(then, 1);
+    P even, odd;
+    load(even, 0);
+    load(odd, 1);
     after_previous_kernel();
     const float* x = activations_of(args, warp);
     for (int start = 4 * lane; start < cols; start += BLOCK) {
@@ -61,11 +61,13 @@ DEVICE void decode_down(const MoeArgs& args) {
     }
     __syncwarp();
     Sums<1> sums = {};
-    for (int index = 0; index < blocks; ++index) {
-        const P now = next;
-        next = then;
-        load(then, index + 2);
-        multiply_int8<P, 1>(now, book, input, index * (BLOCK / TILE) + lane / 4, sums);
+    for (int index = 0; index < blocks; index += 2) {
+        const int tile = index * (BLOCK / TILE) + lane / 4;
+        multiply_int8<P, 1>(even, book, input, tile, sums);
+        load(even, index + 2);
+        if (index + 1 == blocks) break;
+        multiply_int8<P, 1>(odd, book, input, tile + BLOCK / TILE, sums);
+        load(odd, index + 3);
     }
     reduce<1>(sums, outputs[warp]);
     __syncthreads();
