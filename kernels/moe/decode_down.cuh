@@ -22,7 +22,7 @@ DEVICE void decode_down(const MoeArgs& args) {
     if (warp == 0) {
         Choices choices(args.logits, args.experts);
         const float total = choices.choose(args, [&](int k, uint32_t expert, float share) {
-            if (lane == k) chosen[k] = expert, shares[k] = share;
+            chosen[k] = expert, shares[k] = share;
         });
         __syncwarp();
         if (lane < top_k) shares[lane] /= total;

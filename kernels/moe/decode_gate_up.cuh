@@ -13,13 +13,12 @@ DEVICE void decode_gate_up(const MoeArgs& args) {
     __shared__ float partial[2][2][WARPS][SLOTS];
     __shared__ float squares[WARPS];
     __shared__ uint32_t chosen[WARP];
-    const int threads = WARPS * WARP, top_k = args.top_k, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int threads = WARPS * WARP, top_k = args.top_k, warp = threadIdx.x / WARP;
     const Input input(shared, 1, args.hidden, INPUT_INT8);
     if (warp == WARPS) {
         after_previous_kernel();
         Choices choices(args.logits, args.experts);
         choices.choose(args, [&](int k, uint32_t expert, float) {
-            if (lane != 0) return;
             chosen[k] = expert;
             if (blockIdx.x == 0) args.choices[k] = expert;
         });

@@ -20,6 +20,15 @@ struct TileProductsArgs {
     uint32_t add;    // 1: add to what `out` holds
 };
 
+struct TileFloatsArgs {
+    Product products[PRODUCTS];  // of any matrices
+    const float* input;          // [count, cols]
+    uint32_t products_count;
+    uint32_t cols;   // of every matrix
+    uint32_t count;  // rows of the input
+    uint32_t add;    // 1: add to what `out` holds
+};
+
 // A feed-forward half whose matrices take int8, behind `moe_group`.
 struct TileMoeArgs {
     MoeArgs moe;
@@ -27,4 +36,4 @@ struct TileMoeArgs {
     const float2* factors;
 };
 
-static_assert(sizeof(QuantiseArgs) == 32 && sizeof(TileProductsArgs) == 352 && sizeof(TileMoeArgs) == sizeof(MoeArgs) + 16);
+static_assert(sizeof(QuantiseArgs) == 32 && sizeof(TileProductsArgs) == 352 && sizeof(TileFloatsArgs) == 344 && sizeof(TileMoeArgs) == sizeof(MoeArgs) + 16);

@@ -1,10 +1,42 @@
-//! Products of many rows on tensor cores.
+//! Products of many rows, on tensor cores and in float32.
 
-use super::super::args::{Product, QuantiseArgs, TileProductsArgs};
+use super::super::args::{Product, QuantiseArgs, TileFloatsArgs, TileProductsArgs};
 use super::super::memory::DevicePtr;
 use super::products::{expected, takes_int8, tolerance};
-use super::{Bench, assert_close, values, weight};
-use crate::quant::Format;
+use super::{Bench, assert_close, in_other_order, values, weight};
+use crate::quant::{Format, Weight};
+
+#[test]
+fn products_in_float32_of_every_format_match_the_reference_decoder() {
+    let Some(mut bench) = Bench::open() else { return };
+    let mut check = |weight: &Weight, count: usize, what: &str| {
+        let (rows, cols) = (weight.rows(), weight.cols());
+        let inputs: Vec<Vec<f32>> = (0..count).map(|i| values(91 + i as u32, cols)).collect();
+        let out = bench.room::<f32>(count * rows);
+        let product =
+            Product { matrix: bench.matrix(weight), out: out.slice.start(), out_stride: rows as u32, ..Product::NONE };
+        let args = TileFloatsArgs {
+            products: [product, Product::NONE, Product::NONE, Product::NONE],
+            input: bench.put(&inputs.concat()),
+            products_count: 1,
+            cols: cols as u32,
+            count: count as u32,
+            add: 0,
+        };
+        let grid = [rows.div_ceil(32), count.div_ceil(ROWS), 1];
+        bench.run(&bench.kernel("tile_floats"), grid, 256, 0, args);
+        assert_close(&bench.gpu.download(out.slice), &expected(weight, &inputs, true), 2e-5, what);
+        bench.kept.clear();
+    };
+    for format in Format::ALL {
+        for (rows, cols, count) in [(16, 256, 1), (37, 512, 70), (5, 256, 9), (19, 100, 17), (3, 7, 2), (40, 320, 64)] {
+            if cols % format.block_elements() == 0 {
+                check(&weight(format, rows, cols, 5), count, &format!("{format} {count} x [{rows}, {cols}]"));
+            }
+        }
+    }
+    check(&in_other_order(48, 576, 3), 20, "columns in another order");
+}
 
 /// Shared memory of a block, and the rows of weights and activations that it takes.
 const SHARED: usize = 114_688;
