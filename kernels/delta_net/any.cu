@@ -72,6 +72,15 @@ DEVICE void delta_any(const DeltaArgs& args) {
         }
         __syncthreads();
     }
+    if constexpr (!STEP) {
+        for (uint32_t i = threadIdx.x; i < key_dim && index == 0; i += blockDim.x) {
+            remember(args, sequence, key_head * key_dim + i);
+            remember(args, sequence, keys + key_head * key_dim + i);
+        }
+        for (uint32_t i = threadIdx.x; i < value_dim; i += blockDim.x) {
+            remember(args, sequence, 2 * keys + head * value_dim + i);
+        }
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(256) delta_any(const __grid_constant__ DeltaArgs args) {

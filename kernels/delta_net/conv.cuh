@@ -29,3 +29,28 @@ DEVICE float convolve(const DeltaArgs& args, uint32_t slot, uint32_t position, u
     }
     return silu(fmaf(args.conv[(args.taps - 1) * args.channels + channel], x, sum));
 }
+
+// Where channel `channel` of the convolution is in a row of the projections.
+DEVICE uint32_t place_of_channel(const DeltaArgs& args, uint32_t channel) {
+    const uint32_t keys = args.key_heads * args.key_dim;
+    if (channel < 2 * keys) {
+        const uint32_t within = channel % keys;
+        return at(channel < keys ? args.q : args.k, within / args.key_dim, 0) + within % args.key_dim;
+    }
+    const uint32_t within = channel - 2 * keys, head = within / args.value_dim;
+    // Value heads of a key head are neighbours, or key heads apart.
+    const bool neighbours = args.head.index_step == 1;
+    const uint32_t key_head = neighbours ? head / args.ratio : head % args.key_heads;
+    const uint32_t index = neighbours ? head % args.ratio : head / args.key_heads;
+    return at(args.v, key_head, index) + within % args.value_dim;
+}
+
+// Puts the last inputs of one channel of a sequence's rows into the history.
+DEVICE void remember(const DeltaArgs& args, const Sequence& sequence, uint32_t channel) {
+    const uint32_t place = place_of_channel(args, channel);
+    for (uint32_t back = 1; back <= min(args.taps, sequence.rows); ++back) {
+        const uint64_t row = sequence.first_row + sequence.rows - back;
+        *history(args, sequence.slot, sequence.position + sequence.rows - back, channel) =
+            args.qkv[row * args.qkv_stride + place];
+    }
+}

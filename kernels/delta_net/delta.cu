@@ -35,15 +35,29 @@ extern "C" __global__ void __launch_bounds__(256) delta_rows(const __grid_consta
     const uint32_t channel = (threadIdx.x < DIM ? 0 : keys) + key_head * DIM + threadIdx.x % DIM;
     const uint32_t value_channel = 2 * keys + head * DIM + part * COLUMNS + lane;
     float own, value = 0.0f, decay, beta;
+    const float rate = args.decay[head], bias = args.dt_bias[head];
+    // What comes from memory, two rows ahead of its use.
+    struct Raw {
+        float own, value, a, b;
+    };
+    const auto fetch = [&](uint32_t row) {
+        const uint64_t r = sequence.first_row + min(row, sequence.rows - 1);
+        Raw raw;
+        raw.own = args.convolved[r * args.channels + channel];
+        raw.value = warp == 0 ? args.convolved[r * args.channels + value_channel] : 0.0f;
+        raw.a = args.a[r * args.a_stride + at(args.a_place, key_head, index)];
+        raw.b = args.b[r * args.b_stride + at(args.b_place, key_head, index)];
+        return raw;
+    };
+    Raw next = fetch(0), later = fetch(1);
     const auto load = [&](uint32_t row) {
-        const uint64_t r = sequence.first_row + row;
-        own = args.convolved[r * args.channels + channel];
-        if (warp == 0) value = args.convolved[r * args.channels + value_channel];
-        const float a = args.a[r * args.a_stride + at(args.a_place, key_head, index)];
-        decay = expf(args.decay[head] * softplus(a + args.dt_bias[head]));
-        beta = sigmoid(args.b[r * args.b_stride + at(args.b_place, key_head, index)]);
+        own = next.own, value = next.value;
+        decay = expf(rate * softplus(next.a + bias));
+        beta = sigmoid(next.b);
         const float sum = sum_lanes<32>(own * own);
         if (lane == 0) squares[row % 2][warp] = sum;
+        next = later;
+        later = fetch(row + 2);
     };
 
     load(0);
@@ -91,6 +105,8 @@ extern "C" __global__ void __launch_bounds__(256) delta_rows(const __grid_consta
     }
 #pragma unroll
     for (uint32_t i = 0; i < OWN; ++i) states[i * DIM] = state[i];
+    if (index == 0 && part == 0) remember(args, sequence, channel);
+    if (warp == 0) remember(args, sequence, value_channel);
 }
 
 // `out = rms_norm(out) * silu(z)` for every value head of a row: a block takes a row, a warp a head.

@@ -1,8 +1,8 @@
 // Starts a step: the embedding of each row's token, and the rotary angles of each row's position for all attention layers.
-// A block takes a row. Bound by latency: a row of the embedding is a few kilobytes.
+// A block takes a row, a thread as few columns as it can. Bound by latency: a row of the embedding is a few kilobytes.
 #include "common/element.cuh"
 
-extern "C" __global__ void __launch_bounds__(256) embed(const __grid_constant__ EmbedArgs args) {
+extern "C" __global__ void __launch_bounds__(1024) embed(const __grid_constant__ EmbedArgs args) {
     after_previous_kernel();
     const uint32_t i = blockIdx.x;
     const Row row = args.rows[i];

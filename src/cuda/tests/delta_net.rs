@@ -206,7 +206,7 @@ fn step(bench: &mut Bench, shape: &Shape, weights: &Weights, device: &Device, me
     let usual = shape.key_dim == 128 && vd == 128;
     let single = rows.iter().all(|rows| *rows == 1);
     if !single {
-        bench.run(&bench.kernel("delta_conv"), [channels.div_ceil(256), rows.len(), 1], 256, 0, args);
+        bench.run(&bench.kernel("delta_conv"), [channels.div_ceil(256), rows.len(), 2], 256, 0, args);
     }
     let name = match (usual, single) {
         (true, true) => "delta_step",
@@ -253,7 +253,7 @@ fn delta_net_matches_the_recurrence_in_float64() {
             states: bench.room(3 * heads * shape.key_dim * shape.value_dim),
         };
         let mut memory = vec![Memory::default(); 2];
-        for rows in [[1, 1], [1, 1], [1, 5], [7, 1], [1, 1], [2, 2], [1, 1], [1, 33], [1, 1]] {
+        for rows in [[1, 1], [1, 1], [1, 5], [7, 1], [1, 1], [2, 2], [1, 1], [1, 33], [1, 1], [2, 150], [1, 1]] {
             step(&mut bench, shape, &weights, &device, &mut memory, &rows);
         }
         bench.kept.clear();

@@ -35,7 +35,7 @@ fn embeddings_of_every_format_are_the_reference_decoders_rows() {
             count: count as u32,
             unused: 0,
         };
-        bench.run(&kernel, [count, 1, 1], 256, 0, args);
+        bench.run(&kernel, [count, 1, 1], 1024, 0, args);
         let decoded = decoded(&weight);
         let expected: Vec<f64> =
             rows.iter().flat_map(|row| decoded[row.token as usize].iter().map(|v| f64::from(*v))).collect();

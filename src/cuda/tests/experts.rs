@@ -253,13 +253,14 @@ fn odd_sizes_missing_shared_experts_and_dense_layers() {
 fn one_row_through_the_kernels_of_experts_of_one_format() {
     let Some(mut bench) = Bench::open() else { return };
     let shapes = [
-        Shape { hidden: 512, experts: 40, top_k: 10, width: 512, shared_width: 512 },
-        Shape { hidden: 2048, experts: 6, top_k: 3, width: 256, shared_width: 0 },
-        Shape { hidden: 256, experts: 300, top_k: 1, width: 768, shared_width: 256 },
+        Shape { hidden: 512, experts: 20, top_k: 10, width: 256, shared_width: 512 },
+        Shape { hidden: 2048, experts: 4, top_k: 3, width: 256, shared_width: 0 },
     ];
     for format in Format::ALL.into_iter().filter(|f| ![Format::F32, Format::F16, Format::BF16].contains(f)) {
         for shape in &shapes {
             check(&mut bench, shape, [format; 3], format, (1, false), Some(format));
         }
     }
+    let many = Shape { hidden: 256, experts: 200, top_k: 4, width: 256, shared_width: 256 };
+    check(&mut bench, &many, [Format::Q4K; 3], Format::Q4K, (1, false), Some(Format::Q4K));
 }
