@@ -195,6 +195,16 @@ structs! {
         add: u32,
     }
 
+    /// Products with one input in float32.
+    TileFloatsArgs, 344 {
+        products: [Product; 4],
+        input: DevicePtr<f32>,
+        products_count: u32,
+        cols: u32,
+        count: u32,
+        add: u32,
+    }
+
     /// A feed-forward half with quantised inputs.
     TileMoeArgs, 520 { moe: MoeArgs, codes: DevicePtr<u32>, factors: DevicePtr<f32> }
 

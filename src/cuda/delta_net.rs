@@ -14,6 +14,9 @@ use crate::model::{DeltaSpec, HeadOrder};
 /// Channels of keys and values for which there are kernels that keep the state in registers.
 const USUAL: usize = 128;
 
+/// Rows of a sequence that a block of the convolution takes.
+const CONV_ROWS: usize = 64;
+
 pub struct DeltaNet {
     /// Rows of sequences that have one each: convolves by itself.
     step: Kernel,
@@ -106,7 +109,8 @@ impl DeltaNet {
         if step.single_rows {
             return launch(&self.step, self.clusters);
         }
-        let conv = self.conv.launch([number(self.spec.conv_channels().div_ceil(256)), sequences, 1], [256, 1, 1]);
+        let grid = [self.spec.conv_channels().div_ceil(256), step.sequences.len(), step.most_rows.div_ceil(CONV_ROWS)];
+        let conv = self.conv.launch(grid.map(number), [256, 1, 1]);
         // SAFETY: as above.
         unsafe { conv.arg(args).queue(stream)? };
         launch(&self.rows, self.gate.is_some())?;

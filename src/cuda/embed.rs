@@ -53,6 +53,6 @@ impl Embed {
             unused: 0,
         };
         // SAFETY: the kernel's argument; the memory holds `count` rows, and a step's tokens are below the vocabulary's size.
-        unsafe { self.kernel.launch([number(count), 1, 1], [256, 1, 1]).arg(args).queue(stream) }
+        unsafe { self.kernel.launch([number(count), 1, 1], [1024, 1, 1]).arg(args).queue(stream) }
     }
 }

@@ -107,16 +107,20 @@ impl Products {
         };
         let all = products.iter().map(product).collect::<Result<Vec<_>>>()?;
         let add = output == Output::Add;
-        let many = count >= tiles::FEWEST && !exact && inputs.norm.is_none() && inputs.pick.is_none();
+        let many = count >= tiles::FEWEST && inputs.norm.is_none() && inputs.pick.is_none();
         let Some(tiles) = self.tiles.as_ref().filter(|_| many) else {
             return self.few(stream, inputs, &all, add, exact);
         };
-        let (int8, float): (Vec<Product>, Vec<Product>) = all.into_iter().partition(|p| p.matrix.takes_int8());
+        let (int8, float): (Vec<Product>, Vec<Product>) =
+            all.into_iter().partition(|p| p.matrix.takes_int8() && !exact);
         if !int8.is_empty() {
             tiles.quantise(stream, inputs.data, count * cols)?;
             tiles.products(stream, &int8, cols, count, add)?;
         }
-        self.few(stream, inputs, &float, add, exact)
+        if !float.is_empty() {
+            tiles.floats(stream, &float, inputs.data, (cols, count), add)?;
+        }
+        Ok(())
     }
 
     /// Launches in which each block keeps its rows of the input by itself.

@@ -20,6 +20,8 @@ pub struct Step {
     pub pages: DeviceSlice<u32>,
     /// Positions of the longest sequence, this step's included.
     pub longest: usize,
+    /// Rows of the sequence that has most.
+    pub most_rows: usize,
     /// Every sequence has one row.
     pub single_rows: bool,
     /// And each of them needs logits.
@@ -84,6 +86,7 @@ impl StepBuffer {
             return Err(Error::Internal("the rows of a step are not those of its sequences".into()));
         }
         stream.upload(&self.pinned, self.device.part(0, used)?)?;
+        let most_rows = batch.sequences.iter().map(|sequence| sequence.rows.len()).max().unwrap_or(0);
         let single_rows = batch.sequences.iter().all(|sequence| sequence.rows.len() == 1);
         Ok(Step {
             rows: self.device.part(0, first_sequence)?.cast(),
@@ -91,6 +94,7 @@ impl StepBuffer {
             picks: self.device.part(first_pick, picks.len())?,
             pages: self.device.part(first_page, pages)?,
             longest,
+            most_rows,
             single_rows,
             decode: single_rows && batch.sequences.iter().all(|sequence| sequence.logits != LogitRows::None),
         })

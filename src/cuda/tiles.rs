@@ -1,7 +1,7 @@
-//! Products of many rows on tensor cores, where inputs may be quantised: they are once, in a launch of their own, and then read
-//! by every block.
+//! Products of many rows. Where inputs may be quantised they are once, in a launch of their own, and then every block reads
+//! them for the tensor cores; all others are products of float32.
 
-use super::args::{MoeArgs, Product, QuantiseArgs, TileMoeArgs, TileProductsArgs, number};
+use super::args::{MoeArgs, Product, QuantiseArgs, TileFloatsArgs, TileMoeArgs, TileProductsArgs, number};
 use super::memory::{DeviceMemory, DeviceSlice};
 use super::module::{Kernel, Modules};
 use super::plan::WorkParts;
@@ -11,9 +11,11 @@ use crate::error::Result;
 /// Rows of activations that a block takes, at most.
 pub const ROWS: usize = 64;
 /// Rows of a step from which it pays.
-pub const FEWEST: usize = 16;
+pub const FEWEST: usize = 2;
 /// Rows of a weight that a block takes.
 const STRIPS: u32 = 128;
+/// The same of products in float32.
+const FLOAT_ROWS: u32 = 32;
 /// Shared memory of a block: activations and weights of 256 columns, twice.
 const SHARED: usize = 2 * (ROWS * (256 + 32) + 8 * ROWS * 8 + 8 * 4352);
 /// Columns that share a scale.
@@ -22,6 +24,7 @@ const TILE: usize = 32;
 pub struct Tiles {
     quantise: Kernel,
     products: Kernel,
+    floats: Kernel,
     gate_up: Kernel,
     down: Kernel,
     codes: DeviceSlice<u32>,
@@ -37,6 +40,7 @@ impl Tiles {
         let tiles = Self {
             quantise: modules.kernel("quantise")?,
             products: modules.kernel("tile_products")?,
+            floats: modules.kernel("tile_floats")?,
             gate_up: modules.kernel("tile_gate_up")?,
             down: modules.kernel("tile_down")?,
             codes: memory.part(parts.codes)?,
@@ -84,6 +88,34 @@ impl Tiles {
         let launch = self.products.launch([groups, number(count.div_ceil(ROWS)), 1], [256, 1, 1]);
         // SAFETY: the kernel's argument; the caller checked that the outputs have `count` rows.
         unsafe { launch.shared(number(SHARED)).arg(args).queue(stream) }
+    }
+
+    /// The products of up to four matrices of any format with `count` rows of `input`, in float32.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] for memory that is too small.
+    pub fn floats(
+        &self,
+        stream: &Stream,
+        products: &[Product],
+        input: DeviceSlice<f32>,
+        (cols, count): (usize, usize),
+        add: bool,
+    ) -> Result<()> {
+        let mut all = [Product::NONE; 4];
+        all.iter_mut().zip(products).for_each(|(to, product)| *to = *product);
+        let args = TileFloatsArgs {
+            products: all,
+            input: input.holding(count * cols, "inputs of a product")?,
+            products_count: number(products.len()),
+            cols: number(cols),
+            count: number(count),
+            add: add.into(),
+        };
+        let groups = products.iter().map(|product| product.matrix.rows.div_ceil(FLOAT_ROWS)).sum();
+        let launch = self.floats.launch([groups, number(count.div_ceil(ROWS)), 1], [256, 1, 1]);
+        // SAFETY: the kernel's argument; the caller checked that the outputs have `count` rows.
+        unsafe { launch.arg(args).queue(stream) }
     }
 
     /// The experts of a feed-forward half whose entries are grouped in items of [`ROWS`], behind its router: activations of
