@@ -67,6 +67,13 @@ DEVICE float* partial_of(const AttentionArgs& args, uint64_t row, uint32_t head,
     return args.partials + ((row * args.heads + head) * args.splits + split) * (args.head_dim + 2);
 }
 
+// Where a lane's channel `c` is in there: a warp reads and writes neighbours, where all its lanes have as many.
+template <int C>
+DEVICE uint32_t partial_channel(uint32_t dim, int c) {
+    const uint32_t lane = threadIdx.x % WARP;
+    return 2 + (dim == WARP * C ? c * WARP + lane : lane * C + c);
+}
+
 template <int C>
 DEVICE void write_result(const AttentionArgs& args, uint64_t row, uint32_t head, const float (&sums)[C], float total) {
     const uint64_t at = row * args.heads + head;
@@ -161,7 +168,7 @@ __device__ __noinline__ void attend(const AttentionArgs& args, float* shared) {
         if (lane == 0) partial[0] = maximum, partial[1] = total;
 #pragma unroll
         for (int c = 0; c < C; ++c) {
-            if (lane * C + c < dim) partial[2 + lane * C + c] = sums[c];
+            if (lane * C + c < dim) partial[partial_channel<C>(dim, c)] = sums[c];
         }
     }
     __shared__ bool last;
@@ -188,7 +195,8 @@ __device__ __noinline__ void attend(const AttentionArgs& args, float* shared) {
         total = fmaf(factor, __ldcg(partial + 1), total);
 #pragma unroll
         for (int c = 0; c < C; ++c) {
-            if (has_channels && lane * C + c < dim) sums[c] = fmaf(factor, __ldcg(partial + 2 + lane * C + c), sums[c]);
+            if (lane * C + c >= dim) continue;
+            sums[c] = fmaf(factor, __ldcg(partial + partial_channel<C>(dim, c)), sums[c]);
         }
     }
     write_result<C>(args, row, head, sums, total);
