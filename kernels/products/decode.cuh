@@ -57,6 +57,8 @@ struct DecodeBlock {
                 prepare();
                 block.multiply(input.floats + (index * (BLOCK / TILE) + lane / 4) * TILE_FLOATS, sums[0]);
             }
+            // For warps without a block of their own: all fill the row together.
+            prepare();
             reduce<1>(sums, partial[parity][warp]);
             publish_strip(p, unit);
         }
