@@ -51,14 +51,16 @@ struct DecodeBlock {
         for (; unit < end; unit += gridDim.x) {
             const uint8_t* data = m.data + static_cast<uint64_t>(unit) * m.strip_bytes;
             Sums<1> sums = {};
-            for (int index = warp; index < blocks; index += WARPS) {
-                P block;
-                block.load(data + index * P::block_bytes(BLOCK / TILE), 0, lane / 4, lane % 4);
-                prepare();
-                block.multiply(input.floats + (index * (BLOCK / TILE) + lane / 4) * TILE_FLOATS, sums[0]);
-            }
-            // For warps without a block of their own: all fill the row together.
+            P block;
+            const auto load = [&](int index) {
+                if (index < blocks) block.load(data + index * P::block_bytes(BLOCK / TILE), 0, lane / 4, lane % 4);
+            };
+            load(warp);
             prepare();
+            for (int index = warp; index < blocks; index += WARPS) {
+                block.multiply(input.floats + (index * (BLOCK / TILE) + lane / 4) * TILE_FLOATS, sums[0]);
+                load(index + WARPS);
+            }
             reduce<1>(sums, partial[parity][warp]);
             publish_strip(p, unit);
         }
