@@ -51,15 +51,14 @@ struct DecodeBlock {
         for (; unit < end; unit += gridDim.x) {
             const uint8_t* data = m.data + static_cast<uint64_t>(unit) * m.strip_bytes;
             Sums<1> sums = {};
-            P block;
-            const auto load = [&](int index) {
-                if (index < blocks) block.load(data + index * P::block_bytes(BLOCK / TILE), 0, lane / 4, lane % 4);
-            };
-            load(warp);
-            prepare();
-            for (int index = warp; index < blocks; index += WARPS) {
-                block.multiply(input.floats + (index * (BLOCK / TILE) + lane / 4) * TILE_FLOATS, sums[0]);
-                load(index + WARPS);
+            // At least once, because every warp has to come to the barrier.
+            for (int index = warp; index == warp || index < blocks; index += WARPS) {
+                const int at = min(index, blocks - 1);
+                P block;
+                block.load(data + at * P::block_bytes(BLOCK / TILE), 0, lane / 4, lane % 4);
+                prepare();
+                const float* x = input.floats + (at * (BLOCK / TILE) + lane / 4) * TILE_FLOATS;
+                if (index < blocks) block.multiply(x, sums[0]);
             }
             reduce<1>(sums, partial[parity][warp]);
             publish_strip(p, unit);
