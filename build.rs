@@ -1,4 +1,7 @@
-//! Names the shared library for the loader, and hands facts of the build to the code.
+//! Names the shared library for the loader, compiles the CUDA kernels, and hands facts of the build to the code.
+
+#[path = "kernels/build.rs"]
+mod kernels;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -11,5 +14,8 @@ fn main() {
         println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libqwen3moe.so.0");
         // A plugin that closes the library right after the last free must not unmap code that ending threads still run.
         println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    }
+    if let Err(error) = kernels::build() {
+        println!("cargo::error={error}");
     }
 }

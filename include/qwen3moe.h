@@ -51,7 +51,7 @@
  */
 #define QM_ABI_VERSION 0
 
-/** Device: the best that is there. */
+/** Device: the library's choice. For now that is the processor. */
 #define QM_DEVICE_AUTOMATIC (-2)
 
 /** Device: the processor. Numbers from 0 are CUDA devices. */
@@ -308,8 +308,9 @@ typedef struct qm_stream_stats_t {
 } qm_stream_stats_t;
 
 /**
- * Use of the routed experts since the load. Without a GPU every expert is in RAM for good, and the numbers say so: each
- * activation is a hit, nothing is missed, admitted or moved, and every expert is resident.
+ * Use of the routed experts since the load. Every expert is in RAM for good, or in the device's memory where the model runs
+ * there, and the numbers say so: each activation is a hit, nothing is missed, admitted or moved, and every expert is
+ * resident.
  */
 typedef struct qm_expert_stats_t {
     /** Bytes of this struct that the library filled in; what is behind them is zero. */
@@ -390,7 +391,7 @@ typedef struct qm_fit_t {
     uint32_t streams;
     /** Positions that all streams could hold together. */
     uint64_t kv_tokens;
-    /** Bytes of RAM that the load takes. */
+    /** Bytes of RAM that the load takes at most: weights for a device pass through it. */
     uint64_t ram_required;
     /** Bytes of RAM that it may take: the smaller of the budget and what is available. */
     uint64_t ram_limit;
@@ -520,8 +521,8 @@ uint32_t qm_abi_version(void);
  * How the library was built and what it found, as a JSON object:
  *
  * - "version" (text), "abi" (number), "target" (text), "profile" (text);
- * - "features": a list of the parts that were compiled in, such as "cpu";
- * - "cuda": the CUDA version that it was built with, or null;
+ * - "features": a list of the parts that were compiled in: "cpu", "cuda";
+ * - "cuda": the CUDA version that it was built with, such as "13.0", or null;
  * - "cuda_architectures": a list of the architectures that it has code for;
  * - "instruction_sets": a list of those extensions of this machine's processor that it knows;
  * - "cpu_isas": a list of the kernels' tiers that this processor can run, the best one last: "portable", "avx2",

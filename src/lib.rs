@@ -3,8 +3,8 @@
 //! The crate is one pipeline; each module is one part of it, and knows only the parts to its right:
 //!
 //! ```text
-//! capi, bin -> engine -> { cpu, model, text, state, experts }
-//! cpu                 -> { model, state, experts, quant }
+//! capi, bin -> engine -> { cpu, cuda, model, text, state, experts }
+//! cpu, cuda           -> { model, state, experts, quant }
 //! model               -> { checkpoint, quant, state }
 //! checkpoint          -> quant
 //! everybody           -> error
@@ -12,7 +12,7 @@
 //!
 //! * [`checkpoint`] turns files into named tensors, [`quant`] knows the number formats they are stored in.
 //! * [`model`] holds the sizes, the weights by role and the network itself, written once over a `Backend`.
-//! * `cpu` is the backend for processors; `state` and `experts` keep the books it computes with.
+//! * `cpu` is the backend for processors, `cuda` the one for NVIDIA's; `state` and `experts` keep their books.
 //! * `text` turns strings into token ids and back.
 //! * [`engine`] is the thread that owns a loaded model: requests in, tokens out.
 //! * [`capi`] is the C interface, and the only place that knows C.
@@ -22,6 +22,7 @@
 pub mod capi;
 pub mod checkpoint;
 pub mod cpu;
+pub mod cuda;
 pub mod engine;
 pub mod error;
 pub mod experts;
@@ -35,7 +36,7 @@ pub use checkpoint::{
 };
 pub use engine::{
     Device, Event, FinishReason, Fit, GenerateOptions, KvFormat, LoadOptions, LogLevel, MemoryUse, Model, PackReport,
-    Prompt, Stream, StreamStats, fit, pack, tokenize,
+    Prompt, Stream, StreamStats, doctor, fit, pack, tokenize,
 };
 pub use error::{Error, Result};
 pub use model::{

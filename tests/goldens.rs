@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use qwen3moe::cpu::{CpuBackend, CpuOptions, Isa};
 use qwen3moe::engine::{MemoryUse, fit};
-use qwen3moe::experts::ExpertCounters;
 use qwen3moe::model::{
-    Batch, Checkpoint, DeltaGates, DeltaInputs, FeedForward, FeedForwardWeights, LayerWeights, Linear, LoadProgress,
-    LogitRows, MixerWeights, ModelSpec, SwiGlu, WeightPlan, Weights, forward, read_spec,
+    Checkpoint, DeltaGates, DeltaInputs, FeedForwardWeights, LayerWeights, Linear, LoadProgress, MixerWeights,
+    ModelSpec, SwiGlu, WeightPlan, Weights, read_spec,
 };
 use qwen3moe::quant::Weight;
-use qwen3moe::state::{KvFormat, Pools, StateLayout};
+use qwen3moe::state::{KvFormat, StateLayout};
 use qwen3moe::{Event, GenerateOptions, LoadOptions, Model, Prompt};
+use support::batches::{self, counters};
 use support::goldens::{Case, cases, difference};
 
 /// Against the reference, at every position.
@@ -97,8 +97,6 @@ fn interleaved(case: &Case, sequences: [&[u32]; 3], rows: [usize; 3]) -> [Vec<f3
     let spec = Arc::new(read_spec(&checkpoint).unwrap());
     let weights = weights(&checkpoint, &spec, 2);
     let layout = StateLayout::new(3, 3 * 256);
-    let is_moe = spec.layers.iter().map(|layer| layer.feed_forward == FeedForward::Moe);
-    let counters = Arc::new(ExpertCounters::new(spec.moe.as_ref().map_or(0, |moe| moe.experts), is_moe));
     let options = CpuOptions {
         threads: 2,
         exact: true,
@@ -106,32 +104,9 @@ fn interleaved(case: &Case, sequences: [&[u32]; 3], rows: [usize; 3]) -> [Vec<f3
         max_rows: rows.iter().sum(),
         isa: Isa::choose().unwrap(),
     };
-    let mut backend =
-        CpuBackend::new(spec.clone(), weights, layout, counters, &options, &LoadProgress::default()).unwrap();
-    let mut pools = Pools::new(layout).unwrap();
-    let mut memory = [(); 3].map(|()| pools.open().unwrap());
-    let mut position = [0; 3];
-    let mut logits = [(); 3].map(|()| Vec::new());
-    while (0..3).any(|i| position[i] < sequences[i].len()) {
-        let ends: [usize; 3] = std::array::from_fn(|i| (position[i] + rows[i]).min(sequences[i].len()));
-        for i in 0..3 {
-            assert!(pools.reserve(&mut memory[i], ends[i]));
-        }
-        let mut batch = Batch::default();
-        for i in (0..3).filter(|&i| position[i] < ends[i]) {
-            batch.push(&memory[i], position[i], &sequences[i][position[i]..ends[i]], LogitRows::All);
-        }
-        let mut out = vec![0.0; batch.tokens.len() * case.vocab];
-        forward(&spec, &mut backend, &batch, &mut out).unwrap();
-        let mut out = out.as_slice();
-        for i in 0..3 {
-            let (own, rest) = out.split_at((ends[i] - position[i]) * case.vocab);
-            logits[i].extend_from_slice(own);
-            out = rest;
-        }
-        position = ends;
-    }
-    logits
+    let progress = LoadProgress::default();
+    let mut backend = CpuBackend::new(spec.clone(), weights, layout, counters(&spec), &options, &progress).unwrap();
+    batches::interleaved(&spec, &mut backend, layout, sequences, rows)
 }
 
 #[test]

@@ -130,6 +130,28 @@ fn fit_fails_with_the_numbers_when_the_budget_is_too_small() {
     assert!(one_line_error(&output).contains("does not fit"));
 }
 
+#[test]
+fn doctor_tells_the_build_and_the_machine_with_and_without_a_device() {
+    assert!(succeed(["doctor"]).contains("\nCUDA "));
+    let report: Value = serde_json::from_str(&succeed(["doctor", "--json"])).unwrap();
+    assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
+    assert!(report["cpu_isas"].as_array().unwrap().contains(&report["cpu_isa"]), "{report}");
+    // One of them, never both.
+    assert_eq!(report["driver"].is_null(), !report["driver_error"].is_null(), "{report}");
+    assert_eq!(report["cuda"].is_null(), report["cuda_architectures"].as_array().unwrap().is_empty(), "{report}");
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error_and_no_number_is_a_usage_error() {
+    let model = goldens().join("qwen3_moe_bf16");
+    let output = run([OsStr::new("fit"), model.as_os_str(), "--device".as_ref(), "63".as_ref()]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = one_line_error(&output);
+    assert!(error.contains("no such device") || error.contains("driver too old"), "{error}");
+    let wrong = run([OsStr::new("fit"), model.as_os_str(), "--device".as_ref(), "gpu".as_ref()]);
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
 /// A few megabytes of the shape that `preset` names.
 fn synth(out: &Path, preset: &str, kind: &str, seed: &str) -> Output {
     let shape = ["--layers", "4", "--experts", "4", "--vocab", "600"];

@@ -13,7 +13,7 @@ use super::status::{QM_OK, qm_status};
 use crate::engine::{Device, GenerateOptions, KvFormat, LoadOptions, LogLevel, LogSink};
 use crate::error::Result;
 
-/// Device: the best that is there.
+/// Device: the library's choice. For now that is the processor.
 pub const QM_DEVICE_AUTOMATIC: i32 = -2;
 /// Device: the processor. Numbers from 0 are CUDA devices.
 pub const QM_DEVICE_CPU: i32 = -1;

@@ -12,8 +12,9 @@ use super::options::{load_options, qm_load_options_t};
 use super::status::{QM_OK, qm_status};
 use crate::engine::{ExpertStats, Fit, MemoryStats, fit};
 
-/// Use of the routed experts since the load. Without a GPU every expert is in RAM for good, and the numbers say so: each
-/// activation is a hit, nothing is missed, admitted or moved, and every expert is resident.
+/// Use of the routed experts since the load. Every expert is in RAM for good, or in the device's memory where the model runs
+/// there, and the numbers say so: each activation is a hit, nothing is missed, admitted or moved, and every expert is
+/// resident.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct qm_expert_stats_t {
@@ -111,7 +112,7 @@ pub struct qm_fit_t {
     pub streams: u32,
     /// Positions that all streams could hold together.
     pub kv_tokens: u64,
-    /// Bytes of RAM that the load takes.
+    /// Bytes of RAM that the load takes at most: weights for a device pass through it.
     pub ram_required: u64,
     /// Bytes of RAM that it may take: the smaller of the budget and what is available.
     pub ram_limit: u64,

@@ -3,7 +3,7 @@
 use std::ffi::{CString, c_char};
 use std::sync::OnceLock;
 
-use crate::engine::Isa;
+use crate::engine::{Isa, built_with};
 
 /// The version of the binary interface. It changes only when programs must be compiled again; the library's file name
 /// (`libqwen3moe.so.0`) carries it.
@@ -43,8 +43,8 @@ pub extern "C" fn qm_abi_version() -> u32 {
 /// How the library was built and what it found, as a JSON object:
 ///
 /// - "version" (text), "abi" (number), "target" (text), "profile" (text);
-/// - "features": a list of the parts that were compiled in, such as "cpu";
-/// - "cuda": the CUDA version that it was built with, or null;
+/// - "features": a list of the parts that were compiled in: "cpu", "cuda";
+/// - "cuda": the CUDA version that it was built with, such as "13.0", or null;
 /// - "cuda_architectures": a list of the architectures that it has code for;
 /// - "instruction_sets": a list of those extensions of this machine's processor that it knows;
 /// - "cpu_isas": a list of the kernels' tiers that this processor can run, the best one last: "portable", "avx2",
@@ -60,14 +60,16 @@ pub extern "C" fn qm_build_info() -> *const c_char {
 }
 
 fn build_info() -> serde_json::Value {
+    let cuda = built_with();
+    let version = cuda.map(|((major, minor), _)| format!("{major}.{minor}"));
     serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "abi": QM_ABI_VERSION,
         "target": env!("QM_TARGET"),
         "profile": env!("QM_PROFILE"),
-        "features": ["cpu"],
-        "cuda": null,
-        "cuda_architectures": [],
+        "features": if cuda.is_some() { vec!["cpu", "cuda"] } else { vec!["cpu"] },
+        "cuda": version,
+        "cuda_architectures": cuda.map_or(&[][..], |(_, architectures)| architectures),
         "instruction_sets": instruction_sets(),
         "cpu_isas": Isa::available().into_iter().map(Isa::name).collect::<Vec<_>>(),
         "cpu_isa": Isa::choose().ok().map(Isa::name),

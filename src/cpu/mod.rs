@@ -136,24 +136,6 @@ impl CpuBackend {
     fn wrong_layer(&self, layer: usize, expected: &str) -> Error {
         Error::Internal(format!("layer {layer} of {} is no {expected} layer", self.spec.layers.len()))
     }
-
-    fn check(&self, batch: &Batch<'_>) -> Result<()> {
-        let rows = batch.tokens.len();
-        if rows > self.max_rows {
-            return Err(Error::Internal(format!("a step of {rows} rows, at most {} were planned", self.max_rows)));
-        }
-        if let Some(token) = batch.tokens.iter().find(|t| **t as usize >= self.spec.vocab) {
-            return Err(Error::InvalidArgument(format!("token id {token}, vocabulary of {}", self.spec.vocab)));
-        }
-        for s in &batch.sequences {
-            let pages = (s.position + s.rows.len()).div_ceil(self.layout.page_tokens);
-            let reachable = s.memory.pages.iter().all(|p| (*p as usize) < self.layout.pages);
-            if s.memory.slot >= self.layout.slots || s.memory.pages.len() < pages || !reachable {
-                return Err(Error::Internal(format!("a sequence of {} positions lacks memory", s.position)));
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Backend for CpuBackend {
@@ -162,7 +144,7 @@ impl Backend for CpuBackend {
     }
 
     fn embed(&mut self, batch: &Batch<'_>) -> Result<()> {
-        self.check(batch)?;
+        batch.check(self.spec.vocab, self.max_rows, &self.layout)?;
         let hidden = self.spec.hidden;
         self.work.rows = batch.tokens.len();
         let (x, embedding) = (&mut self.work.x[..self.work.rows * hidden], &self.weights.embedding);

@@ -3,7 +3,7 @@
 use super::memory::zeroed;
 use super::pool::Pool;
 use crate::error::Result;
-use crate::model::{Batch, RopeScaling, RopeSpec};
+use crate::model::{Batch, RopeSpec};
 
 /// Frequencies of one model, and the angles of the step in progress.
 pub struct Rope {
@@ -15,40 +15,14 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// Frequencies `theta^(-2i/dim)`, changed as `spec.scaling` says (transformers' modeling_rope_utils.py), and room for
-    /// steps of `max_rows`.
+    /// The frequencies of `spec`, and room for steps of `max_rows`.
     ///
     /// # Errors
     /// [`crate::Error::OutOfHostMemory`].
     pub fn new(spec: &RopeSpec, max_rows: usize) -> Result<Self> {
-        let base = |i: usize| spec.theta.powf(-2.0 * i as f64 / spec.dim as f64);
-        let pairs = spec.dim / 2;
-        let (frequencies, scale): (Vec<f64>, f64) = match &spec.scaling {
-            RopeScaling::None => ((0..pairs).map(base).collect(), 1.0),
-            RopeScaling::Linear { factor } => ((0..pairs).map(|i| base(i) / factor).collect(), 1.0),
-            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, attention_factor, truncate } => {
-                // The pair whose frequency makes `rotations` turns over the original context.
-                let pair_of = |rotations: f64| {
-                    let turns = *original_context as f64 / (rotations * std::f64::consts::TAU);
-                    spec.dim as f64 * turns.ln() / (2.0 * spec.theta.ln())
-                };
-                let (mut low, mut high) = (pair_of(*beta_fast), pair_of(*beta_slow));
-                if *truncate {
-                    (low, high) = (low.floor(), high.ceil());
-                }
-                let (low, mut high) = (low.max(0.0), high.min(spec.dim as f64 - 1.0));
-                if low == high {
-                    high += 0.001;
-                }
-                let mix = |i: usize| {
-                    let interpolated = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
-                    base(i) / factor * interpolated + base(i) * (1.0 - interpolated)
-                };
-                ((0..pairs).map(mix).collect(), *attention_factor)
-            }
-        };
-        let angles = zeroed(max_rows, 2 * pairs, "rotary angles")?;
-        Ok(Self { frequencies: frequencies.into_iter().map(|f| f as f32).collect(), scale: scale as f32, angles })
+        let (frequencies, scale) = spec.frequencies();
+        let angles = zeroed(max_rows, 2 * frequencies.len(), "rotary angles")?;
+        Ok(Self { frequencies, scale, angles })
     }
 
     /// Computes the angles of every row of `batch`, for all layers of the step.

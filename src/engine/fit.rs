@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use super::machine;
+use super::target::Target;
 use super::worker::logit_rows;
-use super::{Device, Fit, LoadOptions, MemoryStats, MemoryUse, Sampler};
+use super::{Fit, LoadOptions, MemoryStats, MemoryUse, Sampler};
 use crate::cpu;
+use crate::cuda::{self, DeviceInfo};
 use crate::error::{Error, Result};
 use crate::model::{Checkpoint, LayerTensor, ModelSpec, Role, Source, WeightPlan, check_shapes, read_config};
 use crate::state::{KvFormat, StateLayout};
@@ -24,7 +26,8 @@ pub fn fit(source: &Source, options: &LoadOptions) -> Result<Fit> {
     check_shapes(&checkpoint, &spec)?;
     let plan = Plan::new(&spec, options)?;
     let weights = WeightPlan::new(&checkpoint, &spec)?;
-    Ok(plan.fit(&weights, &spec, options, machine::available_memory()))
+    let target = Target::choose(options.device)?;
+    Ok(plan.fit(&weights, &spec, options, &target))
 }
 
 /// Sizes settled from options, model and machine.
@@ -39,11 +42,8 @@ impl Plan {
     /// Settles the sizes that the options leave open.
     ///
     /// # Errors
-    /// [`Error::NoDevice`]; [`Error::InvalidArgument`] for options that contradict the model or each other.
+    /// [`Error::InvalidArgument`] for options that contradict the model or each other.
     pub(super) fn new(spec: &ModelSpec, options: &LoadOptions) -> Result<Self> {
-        if let Device::Cuda(ordinal) = options.device {
-            return Err(Error::NoDevice(format!("CUDA device {ordinal}: this build has no CUDA support")));
-        }
         let invalid = |what: String| Err(Error::InvalidArgument(what));
         let context_length = match options.context_length {
             0 => spec.context_length.min(DEFAULT_CONTEXT),
@@ -88,53 +88,78 @@ impl Plan {
         self.layout.slots + options.prefill_chunk
     }
 
+    /// What a CUDA device's memory is sized for.
+    pub(super) fn cuda_sizes(&self, options: &LoadOptions, device: &DeviceInfo) -> cuda::Sizes {
+        cuda::Sizes {
+            layout: self.layout,
+            kv: options.kv_format(),
+            max_rows: self.max_rows(options),
+            max_logits: logit_rows(self.layout.slots, options.prefill_chunk),
+            multiprocessors: device.multiprocessors as usize,
+        }
+    }
+
     /// Holds the memory that the load takes against the memory it may take.
-    pub(super) fn fit(
-        &self,
-        weights: &WeightPlan,
-        spec: &ModelSpec,
-        options: &LoadOptions,
-        available: Option<u64>,
-    ) -> Fit {
-        let memory = MemoryStats { ram: self.memory(weights, spec, options), vram: MemoryUse::default() };
-        let one = |slots, tokens| cpu::plan(spec, &StateLayout::new(slots, tokens), options.kv_format(), 1);
-        let kv_per_1000_tokens = one(1, 1000 * StateLayout::PAGE_TOKENS).kv / StateLayout::PAGE_TOKENS as u64;
-        let budget = Some(options.ram_budget).filter(|&budget| budget > 0);
-        let ram_limit = budget.into_iter().chain(available).min().unwrap_or(u64::MAX);
-        let ram_required = memory.ram.total();
+    pub(super) fn fit(&self, weights: &WeightPlan, spec: &ModelSpec, options: &LoadOptions, target: &Target) -> Fit {
+        let memory = self.memory(weights, spec, options, target);
+        // What one stream takes, of any number of positions.
+        let one = |tokens| {
+            let plan = Plan { layout: StateLayout::new(1, tokens), ..self.clone() };
+            let memory = plan.memory(weights, spec, options, target);
+            (memory.ram.kv + memory.vram.kv, memory.ram.states + memory.vram.states)
+        };
+        let budget = |budget: u64| Some(budget).filter(|&budget| budget > 0);
+        let limit = |own: u64, free: Option<u64>| budget(own).into_iter().chain(free).min().unwrap_or(u64::MAX);
+        let (ram_free, vram_free) = (machine::available_memory(), target.free());
+        // Weights for a device pass through host memory, and are held there as a whole until all are packed.
+        let passing = if vram_free.is_some() { weights.bytes() as u64 } else { 0 };
+        let ram_required = memory.ram.total().saturating_add(passing);
+        let vram_required = memory.vram.total();
         let mut fit = Fit {
             memory,
-            state_per_stream: one(1, 0).states,
-            kv_per_1000_tokens,
+            state_per_stream: one(0).1,
+            kv_per_1000_tokens: one(1000 * StateLayout::PAGE_TOKENS).0 / StateLayout::PAGE_TOKENS as u64,
             ram_required,
-            ram_available: available.unwrap_or(0),
-            ram_limit,
-            vram_required: 0,
-            vram_limit: 0,
+            ram_available: ram_free.unwrap_or(0),
+            ram_limit: limit(options.ram_budget, ram_free),
+            vram_required,
+            vram_limit: vram_free.map_or(0, |free| limit(options.vram_budget, Some(free))),
             context_length: self.context_length,
             streams: self.layout.slots,
             kv_tokens: self.layout.pages * self.layout.page_tokens,
-            fits: ram_required <= ram_limit,
+            fits: false,
             advice: String::new(),
         };
-        fit.advice = advice(&fit);
+        fit.fits = fit.needs().iter().all(Need::fits);
+        fit.advice =
+            fit.needs().iter().find(|need| !need.fits()).map_or_else(|| fit.fitting(), |need| need.advice(&fit));
         fit
     }
 
-    /// Host memory of the loaded model.
-    pub(super) fn memory(&self, weights: &WeightPlan, spec: &ModelSpec, options: &LoadOptions) -> MemoryUse {
-        let mut memory = MemoryUse::default();
+    /// Memory of the loaded model.
+    fn memory(&self, weights: &WeightPlan, spec: &ModelSpec, options: &LoadOptions, target: &Target) -> MemoryStats {
+        let mut held = MemoryUse::default();
         for place in weights.places() {
-            let component = component(&mut memory, place.role);
+            let component = component(&mut held, place.role);
             *component = component.saturating_add(place.taken as u64);
         }
-        let plan = cpu::plan(spec, &self.layout, options.kv_format(), self.max_rows(options));
-        memory.kv = plan.kv;
-        memory.states = plan.states;
         let logits = 4 * logit_rows(self.layout.slots, options.prefill_chunk) as u64;
         let samplers = Sampler::BYTES_PER_TOKEN * self.layout.slots as u64;
-        memory.workspace = plan.workspace.saturating_add((logits + samplers).saturating_mul(spec.vocab as u64));
-        memory
+        let engine = (logits + samplers).saturating_mul(spec.vocab as u64);
+        match target {
+            Target::Cpu => {
+                let plan = cpu::plan(spec, &self.layout, options.kv_format(), self.max_rows(options));
+                let workspace = plan.workspace.saturating_add(engine);
+                let ram = MemoryUse { kv: plan.kv, states: plan.states, workspace, ..held };
+                MemoryStats { ram, vram: MemoryUse::default() }
+            }
+            Target::Cuda { context, .. } => {
+                let plan = cuda::plan(spec, weights, &self.cuda_sizes(options, context.device()));
+                let ram = MemoryUse { workspace: plan.pinned.saturating_add(engine), ..MemoryUse::default() };
+                let vram = MemoryUse { kv: plan.kv, states: plan.states, workspace: plan.workspace, ..held };
+                MemoryStats { ram, vram }
+            }
+        }
     }
 }
 
@@ -154,42 +179,60 @@ fn component(memory: &mut MemoryUse, role: Role) -> &mut u64 {
     }
 }
 
-fn advice(fit: &Fit) -> String {
-    let ram = &fit.memory.ram;
-    if fit.fits {
-        return format!("Fits: {} of {}.", bytes(fit.ram_required), limit_text(fit));
-    }
-    let fixed = ram.weights().saturating_add(ram.states).saturating_add(ram.workspace);
-    if ram.weights() >= fit.ram_limit {
-        return format!(
-            "The weights alone take {}, of {}: a file with fewer bits per weight, a larger ram_budget or more memory is \
-             needed.",
-            bytes(ram.weights()),
-            limit_text(fit)
-        );
-    }
-    if fixed >= fit.ram_limit {
-        return format!(
-            "Without KV the model takes {}, of {}: fewer streams ({} a stream) or a smaller prefill_chunk would help.",
-            bytes(fixed),
-            limit_text(fit),
-            bytes(fit.state_per_stream)
-        );
-    }
-    let tokens = (fit.ram_limit - fixed).saturating_mul(1000).checked_div(fit.kv_per_1000_tokens).unwrap_or(0);
-    format!(
-        "{} are needed, of {}: kv_tokens (or streams * context_length) of {} or less would fit.",
-        bytes(fit.ram_required),
-        limit_text(fit),
-        tokens / StateLayout::PAGE_TOKENS as u64 * StateLayout::PAGE_TOKENS as u64
-    )
+/// What a load needs of one kind of memory, and what it may take.
+struct Need {
+    /// What the memory is called.
+    kind: &'static str,
+    /// The option that limits it.
+    option: &'static str,
+    memory: MemoryUse,
+    required: u64,
+    limit: u64,
+    available: u64,
 }
 
-fn limit_text(fit: &Fit) -> String {
-    match fit.ram_limit {
-        u64::MAX => "an unknown amount of memory".into(),
-        limit if limit == fit.ram_available => format!("{} that are available", bytes(limit)),
-        limit => format!("the ram_budget of {}", bytes(limit)),
+impl Need {
+    fn fits(&self) -> bool {
+        self.required <= self.limit
+    }
+
+    /// What would make it fit.
+    fn advice(&self, fit: &Fit) -> String {
+        let (required, limit) = (self.required, self.limit);
+        // What does not get smaller with the states and the KV.
+        let weights = required - self.memory.total() + self.memory.weights();
+        let fixed = weights.saturating_add(self.memory.states).saturating_add(self.memory.workspace);
+        if weights >= limit {
+            return format!(
+                "The weights alone take {}, of {}: a file with fewer bits per weight, a larger {} or more memory is needed.",
+                bytes(weights),
+                self.limit_text(),
+                self.option
+            );
+        }
+        if fixed >= limit {
+            return format!(
+                "Without KV the model takes {}, of {}: fewer streams ({} a stream) or a smaller prefill_chunk would help.",
+                bytes(fixed),
+                self.limit_text(),
+                bytes(fit.state_per_stream)
+            );
+        }
+        let tokens = (limit - fixed).saturating_mul(1000).checked_div(fit.kv_per_1000_tokens).unwrap_or(0);
+        format!(
+            "{} are needed, of {}: kv_tokens (or streams * context_length) of {} or less would fit.",
+            bytes(required),
+            self.limit_text(),
+            tokens / StateLayout::PAGE_TOKENS as u64 * StateLayout::PAGE_TOKENS as u64
+        )
+    }
+
+    fn limit_text(&self) -> String {
+        match self.limit {
+            u64::MAX => "an unknown amount of memory".into(),
+            limit if limit == self.available => format!("{} that are available", bytes(limit)),
+            limit => format!("the {} of {}", self.option, bytes(limit)),
+        }
     }
 }
 
@@ -208,20 +251,49 @@ impl Fit {
     /// # Errors
     /// [`Error::OverBudget`] with the numbers.
     pub(super) fn check(&self, path: &Path) -> Result<()> {
-        if self.fits {
-            return Ok(());
-        }
-        let ram = &self.memory.ram;
+        let Some(need) = self.needs().into_iter().find(|need| !need.fits()) else { return Ok(()) };
+        let memory = &need.memory;
         Err(Error::OverBudget(format!(
-            "{}: {} bytes of host memory needed (weights {}, KV {}, states {}, workspace {}), {} allowed. {}",
+            "{}: {} bytes of {} needed (weights {}, KV {}, states {}, workspace {}), {} allowed. {}",
             path.display(),
-            self.ram_required,
-            ram.weights(),
-            ram.kv,
-            ram.states,
-            ram.workspace,
-            self.ram_limit,
+            need.required,
+            need.kind,
+            // Those that pass through count as well.
+            memory.weights() + (need.required - memory.total()),
+            memory.kv,
+            memory.states,
+            memory.workspace,
+            need.limit,
             self.advice
         )))
+    }
+
+    /// The kinds of memory that the load takes.
+    fn needs(&self) -> Vec<Need> {
+        let ram = Need {
+            kind: "host memory",
+            option: "ram_budget",
+            memory: self.memory.ram,
+            required: self.ram_required,
+            limit: self.ram_limit,
+            available: self.ram_available,
+        };
+        let vram = Need {
+            kind: "device memory",
+            option: "vram_budget",
+            memory: self.memory.vram,
+            required: self.vram_required,
+            limit: self.vram_limit,
+            available: self.vram_limit,
+        };
+        if self.vram_required > 0 { vec![vram, ram] } else { vec![ram] }
+    }
+
+    fn fitting(&self) -> String {
+        let parts = self.needs().into_iter().map(|need| match need.kind {
+            "host memory" => format!("{} of {}", bytes(need.required), need.limit_text()),
+            kind => format!("{} of {kind} of {}", bytes(need.required), need.limit_text()),
+        });
+        format!("Fits: {}.", parts.collect::<Vec<_>>().join(", "))
     }
 }

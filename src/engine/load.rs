@@ -6,12 +6,14 @@ use std::sync::Arc;
 use super::fit::Plan;
 use super::log::Log;
 use super::panics::silence;
-use super::{Device, Language, LoadOptions, LogLevel, Model, ModelParts, SamplingDefaults, cache, machine};
+use super::target::Target;
+use super::{Device, Language, LoadOptions, LogLevel, Model, ModelParts, SamplingDefaults, cache};
 use crate::cpu::{CpuBackend, CpuOptions, Isa};
+use crate::cuda::{CudaBackend, CudaOptions};
 use crate::error::Result;
 use crate::experts::ExpertCounters;
 use crate::model::{
-    Checkpoint, FeedForward, LoadProgress, ModelSpec, Source, WeightPlan, Weights, check_shapes, read_config,
+    Backend, Checkpoint, FeedForward, LoadProgress, ModelSpec, Source, WeightPlan, Weights, check_shapes, read_config,
 };
 
 impl Model {
@@ -30,11 +32,12 @@ impl Model {
         let spec = Arc::new(config.spec);
         check_shapes(&checkpoint, &spec)?;
         let plan = Plan::new(&spec, options)?;
-        report(&checkpoint, &spec, &config.unrecognised, options, &plan, &log);
-        log.line(LogLevel::Info, &format!("processor: {} kernels", isa.name()));
+        report(&checkpoint, &spec, &config.unrecognised, &plan, &log);
 
         let weight_plan = WeightPlan::new(&checkpoint, &spec)?;
-        let fit = plan.fit(&weight_plan, &spec, options, machine::available_memory());
+        let target = Target::choose(options.device)?;
+        let fit = plan.fit(&weight_plan, &spec, options, &target);
+        report_target(&target, isa, options, &log);
         fit.check(checkpoint.path())?;
         log.line(LogLevel::Info, &fit.advice);
         // Every stage may take long, and a wish to stop waits for one of them at most.
@@ -52,23 +55,36 @@ impl Model {
         let language = Language::read(checkpoint.path(), files, &log)?;
         stop_if_cancelled()?;
         let image = cache::image(&checkpoint, &spec, &weight_plan, options, plan.threads, progress, &log)?;
-        let weights = Weights::view(image, &weight_plan, &spec)?;
+        // For a device it is a check of what the image says of itself.
+        let weights = Weights::view(image.clone(), &weight_plan, &spec)?;
         stop_if_cancelled()?;
 
         let is_moe = spec.layers.iter().map(|layer| layer.feed_forward == FeedForward::Moe);
         let counters = Arc::new(ExpertCounters::new(spec.moe.as_ref().map_or(0, |moe| moe.experts), is_moe));
-        let cpu = CpuOptions {
-            threads: plan.threads,
-            exact: options.exact,
-            kv: options.kv_format(),
-            max_rows: plan.max_rows(options),
-            isa,
+        let backend: Box<dyn Backend> = match &target {
+            Target::Cpu => {
+                let cpu = CpuOptions {
+                    threads: plan.threads,
+                    exact: options.exact,
+                    kv: options.kv_format(),
+                    max_rows: plan.max_rows(options),
+                    isa,
+                };
+                drop(image);
+                Box::new(CpuBackend::new(spec.clone(), weights, plan.layout, counters.clone(), &cpu, progress)?)
+            }
+            Target::Cuda { context, .. } => {
+                drop(weights);
+                let sizes = plan.cuda_sizes(options, context.device());
+                let cuda = CudaOptions { sizes, exact: options.exact };
+                let (spec, counters) = (spec.clone(), counters.clone());
+                Box::new(CudaBackend::new(context, spec, image, &weight_plan, counters, &cuda, progress)?)
+            }
         };
-        let backend = CpuBackend::new(spec.clone(), weights, plan.layout, counters.clone(), &cpu, progress)?;
         stop_if_cancelled()?;
         let model = Model::start(ModelParts {
             spec,
-            backend: Box::new(backend),
+            backend,
             layout: plan.layout,
             context_length: plan.context_length,
             prefill_chunk: options.prefill_chunk,
@@ -95,15 +111,34 @@ pub fn tokenize(source: &Source, text: &str, special: bool) -> Result<Vec<u32>> 
     language.tokenize(text, special)
 }
 
-/// Tells the log what is loaded, and which wishes this version does not grant.
-fn report(
-    checkpoint: &Checkpoint,
-    spec: &ModelSpec,
-    unrecognised: &[String],
-    options: &LoadOptions,
-    plan: &Plan,
-    log: &Log,
-) {
+/// Tells the log what will compute.
+fn report_target(target: &Target, isa: Isa, options: &LoadOptions, log: &Log) {
+    match target {
+        Target::Cpu => {
+            log.line(LogLevel::Info, &format!("processor: {} kernels", isa.name()));
+            if options.device == Device::Automatic {
+                log.line(LogLevel::Info, "device: the processor; a CUDA device is used where its number is given");
+            }
+            if options.vram_budget > 0 {
+                log.line(LogLevel::Warning, "vram_budget has no effect: no CUDA device was asked for");
+            }
+        }
+        Target::Cuda { context, free } => {
+            let device = context.device();
+            let (major, minor) = device.capability;
+            log.line(
+                LogLevel::Info,
+                &format!(
+                    "device: CUDA device {}, {}, compute capability {major}.{minor}, {free} of {} bytes free",
+                    device.ordinal, device.name, device.memory
+                ),
+            );
+        }
+    }
+}
+
+/// Tells the log what is loaded.
+fn report(checkpoint: &Checkpoint, spec: &ModelSpec, unrecognised: &[String], plan: &Plan, log: &Log) {
     log.line(
         LogLevel::Info,
         &format!(
@@ -119,12 +154,6 @@ fn report(
             plan.context_length
         ),
     );
-    if options.device == Device::Automatic {
-        log.line(LogLevel::Info, "device: the processor, because this build has no CUDA support");
-    }
-    if options.vram_budget > 0 {
-        log.line(LogLevel::Warning, "vram_budget has no effect: this build has no CUDA support");
-    }
     for field in unrecognised {
         log.line(LogLevel::Warning, &format!("the config's field {field} is not known and has no effect"));
     }

@@ -6,6 +6,7 @@
 //! on a thread of its own: see `prompt`.
 
 mod cache;
+pub mod doctor;
 mod feed;
 mod fit;
 mod language;
@@ -23,9 +24,11 @@ mod sampling;
 mod schedule;
 mod stats;
 mod stream;
+mod target;
 mod worker;
 
 pub use crate::cpu::Isa;
+pub use crate::cuda::built_with;
 pub use crate::state::KvFormat;
 pub use cache::{PackReport, pack};
 pub use fit::fit;

@@ -10,7 +10,7 @@ use crate::state::KvFormat;
 /// Where to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Device {
-    /// The best that is there.
+    /// The library's choice: for now the processor.
     #[default]
     Automatic,
     /// The processor.
@@ -41,7 +41,7 @@ pub type LogSink = Arc<dyn Fn(LogLevel, &str) + Send + Sync>;
 pub struct LoadOptions {
     /// Where to run.
     pub device: Device,
-    /// Bytes of device memory the model may take; 0: what is free. Without a GPU it has no effect.
+    /// Bytes of device memory the model may take; 0: what is free. Without a device it has no effect.
     pub vram_budget: u64,
     /// Bytes of host memory the model may take; 0: what is available.
     pub ram_budget: u64,

@@ -51,8 +51,9 @@ pub struct StreamStats {
 
 /// Use of the routed experts since load.
 ///
-/// Without a GPU every expert is resident in host memory for good, and the fields say so: each activation is a hit, nothing
-/// is missed, admitted or moved, every expert is resident, and the hit rate is 1 as soon as there was an activation.
+/// Every expert is resident for good, in host memory or in that of the device that the model runs on, and the fields say so:
+/// each activation is a hit, nothing is missed, admitted or moved, every expert is resident, and the hit rate is 1 as soon as
+/// there was an activation.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct ExpertStats {
     /// Times a token visited an expert, over all layers.
@@ -129,7 +130,7 @@ pub struct Fit {
     pub state_per_stream: u64,
     /// Bytes that 1000 more KV positions take.
     pub kv_per_1000_tokens: u64,
-    /// Host memory that the load takes.
+    /// Host memory that the load takes at most: weights for a device pass through it.
     pub ram_required: u64,
     /// Host memory that the machine has available now, within the limits of its control group; 0: unknown.
     pub ram_available: u64,

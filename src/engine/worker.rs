@@ -15,7 +15,9 @@ use super::request::{Generate, Request, Work};
 use super::schedule;
 use super::{FinishReason, LogLevel};
 use crate::error::{Error, Result};
-use crate::model::{Backend, Batch, Costs, LogitRows, ModelSpec, Operation, Phase, ProfileCounters, Timed, forward};
+use crate::model::{
+    Backend, Batch, Costs, LogitRows, Logits, ModelSpec, Operation, Phase, ProfileCounters, Timed, forward,
+};
 use crate::state::{Pools, Sequence, StateLayout};
 
 /// What the thread is given.
@@ -39,7 +41,7 @@ pub(super) struct Worker {
     waiting: VecDeque<Request>,
     running: Vec<Running>,
     /// Logits of a step, `[logit_rows, vocab]`.
-    logits: Vec<f32>,
+    logits: Logits,
     steps: usize,
     /// Why the model is of no use any more.
     broken: Option<Error>,
@@ -79,20 +81,20 @@ impl Worker {
     ///
     /// # Errors
     /// [`Error::OutOfHostMemory`].
-    pub(super) fn new(parts: WorkerParts, requests: Receiver<Request>) -> Result<Self> {
-        let mut worker = Self {
+    pub(super) fn new(mut parts: WorkerParts, requests: Receiver<Request>) -> Result<Self> {
+        let rows = logit_rows(parts.layout.slots, parts.prefill_chunk);
+        let refused = || Error::OutOfHostMemory { what: format!("the logits of {rows} rows"), bytes: u64::MAX };
+        let logits = parts.backend.logits(rows.checked_mul(parts.spec.vocab).ok_or_else(refused)?)?;
+        Ok(Self {
             requests,
             pools: Pools::new(parts.layout)?,
             waiting: VecDeque::new(),
             running: Vec::with_capacity(parts.layout.slots),
-            logits: Vec::new(),
+            logits,
             steps: 0,
             broken: None,
             parts,
-        };
-        let rows = logit_rows(worker.parts.layout.slots, worker.parts.prefill_chunk);
-        hold(&mut worker.logits, rows, worker.parts.spec.vocab)?;
-        Ok(worker)
+        })
     }
 
     /// Serves requests until every handle of the model is gone.
@@ -258,8 +260,7 @@ impl Worker {
 
     /// Gives each sequence its logits, and ends those that are done.
     fn distribute(&mut self, rows: &[usize]) {
-        let mut logits = std::mem::take(&mut self.logits);
-        let mut unread = logits.as_mut_slice();
+        let mut unread = &mut self.logits[..];
         let mut ends = Vec::with_capacity(rows.len());
         for (running, &rows) in self.running.iter_mut().zip(rows) {
             let (own, rest) = unread.split_at_mut(running.logit_rows(rows) * self.parts.spec.vocab);
@@ -292,7 +293,6 @@ impl Worker {
                 Next::End(end) => Some(end),
             });
         }
-        self.logits = logits;
         self.end_where(|index, _| ends[index].take());
     }
 
@@ -375,16 +375,4 @@ fn eval_rows(prefill_chunk: usize) -> usize {
 /// Rows of logits that a step has at most.
 pub(super) fn logit_rows(slots: usize, prefill_chunk: usize) -> usize {
     slots.saturating_add(eval_rows(prefill_chunk))
-}
-
-/// Makes `logits` at least `rows` rows long.
-fn hold(logits: &mut Vec<f32>, rows: usize, vocab: usize) -> Result<()> {
-    let bytes = (rows as u64).saturating_mul(vocab as u64).saturating_mul(4);
-    let refused = || Error::OutOfHostMemory { what: format!("the logits of {rows} rows"), bytes };
-    let len = rows.checked_mul(vocab).ok_or_else(refused)?;
-    if len > logits.len() {
-        logits.try_reserve_exact(len - logits.len()).map_err(|_| refused())?;
-        logits.resize(len, 0.0);
-    }
-    Ok(())
 }

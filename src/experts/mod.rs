@@ -22,10 +22,15 @@ impl ExpertCounters {
 
     /// Counts one activation of `expert` in trunk layer `layer`.
     pub fn record(&self, layer: usize, expert: usize) {
+        self.add(layer, expert, 1);
+    }
+
+    /// Counts `activations` of `expert` in trunk layer `layer`.
+    pub fn add(&self, layer: usize, expert: usize, activations: u64) {
         if let Some(Some(row)) = self.layers.get(layer)
             && let Some(counter) = row.get(expert)
         {
-            counter.fetch_add(1, Ordering::Relaxed);
+            counter.fetch_add(activations, Ordering::Relaxed);
         }
     }
 

@@ -1,10 +1,10 @@
 //! What a processor must be able to do to run the network, and the batch it does it for.
 
-use std::ops::Range;
+use std::ops::{DerefMut, Range};
 
 use super::Costs;
 use crate::error::{Error, Result};
-use crate::state::Sequence;
+use crate::state::{Sequence, StateLayout};
 
 /// One step's work: rows `(sequence, position)` of any number of sequences.
 ///
@@ -61,6 +61,30 @@ impl<'a> Batch<'a> {
     }
 }
 
+impl Batch<'_> {
+    /// Refuses what a backend for `vocab` tokens, steps of `max_rows` rows and the memory of `layout` must not compute.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for rows or memory that were not planned, [`Error::InvalidArgument`] for a token id out of range.
+    pub fn check(&self, vocab: usize, max_rows: usize, layout: &StateLayout) -> Result<()> {
+        let rows = self.tokens.len();
+        if rows > max_rows {
+            return Err(Error::Internal(format!("a step of {rows} rows, at most {max_rows} were planned")));
+        }
+        if let Some(token) = self.tokens.iter().find(|t| **t as usize >= vocab) {
+            return Err(Error::InvalidArgument(format!("token id {token}, vocabulary of {vocab}")));
+        }
+        for s in &self.sequences {
+            let pages = (s.position + s.rows.len()).div_ceil(layout.page_tokens);
+            let reachable = s.memory.pages.iter().all(|p| (*p as usize) < layout.pages);
+            if s.memory.slot >= layout.slots || s.memory.pages.len() < pages || !reachable {
+                return Err(Error::Internal(format!("a sequence of {} positions lacks memory", s.position)));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What a backend tells about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackendInfo {
@@ -69,6 +93,9 @@ pub struct BackendInfo {
     /// The number format of keys and values.
     pub kv_type: &'static str,
 }
+
+/// Host memory for logits.
+pub type Logits = Box<dyn DerefMut<Target = [f32]> + Send>;
 
 /// A processor that runs the network. It owns the weights, the activations of the step in progress and the memory of all
 /// sequences. Each operation is coarse, so that a backend may fuse inside it as it likes.
@@ -93,6 +120,18 @@ pub trait Backend: Send {
 
     /// Logits of [`Batch::logit_rows`], `[rows, vocab]` row-major, into `logits`, which is exactly that long.
     fn head(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()>;
+
+    /// Host memory for `len` logits, of the kind that [`Backend::head`] fills fastest.
+    ///
+    /// # Errors
+    /// [`Error::OutOfHostMemory`].
+    fn logits(&mut self, len: usize) -> Result<Logits> {
+        let refused = |_| Error::OutOfHostMemory { what: "logits".into(), bytes: 4 * len as u64 };
+        let mut logits = Vec::new();
+        logits.try_reserve_exact(len).map_err(refused)?;
+        logits.resize(len, 0.0);
+        Ok(Box::new(logits))
+    }
 
     /// Fills the memory of a sequence with random values, as if `positions` tokens had been read: for measuring what a long
     /// context costs without reading one.

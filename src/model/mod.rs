@@ -12,11 +12,12 @@ mod forward;
 mod pack_cache;
 mod profile;
 mod progress;
+mod rope;
 mod shapes;
 mod spec;
 mod weights;
 
-pub use backend::{Backend, BackendInfo, Batch, BatchSequence, LogitRows};
+pub use backend::{Backend, BackendInfo, Batch, BatchSequence, LogitRows, Logits};
 pub use config::{ConfigReport, read_config, read_spec};
 pub use forward::forward;
 pub use pack_cache::{Found, PackCache};
@@ -25,7 +26,7 @@ pub use progress::LoadProgress;
 pub use shapes::check_shapes;
 
 pub use crate::checkpoint::{
-    Checkpoint, DeltaTensor, GgufSampling, GgufTokenizer, LayerTensor, Role, Source, TextFiles, Unused,
+    Checkpoint, DeltaTensor, ExpertPart, GgufSampling, GgufTokenizer, LayerTensor, Role, Source, TextFiles, Unused,
 };
 /// The memory or the mapped file that holds all weights.
 pub use crate::quant::Bytes as WeightBytes;
@@ -34,6 +35,6 @@ pub use spec::{
     RopeSpec,
 };
 pub use weights::{
-    AttentionWeights, DeltaGates, DeltaInputs, DeltaWeights, FeedForwardWeights, LayerWeights, Linear, MixerWeights,
-    MoeWeights, SwiGlu, WeightPlan, Weights, pack,
+    AttentionWeights, Content, DeltaGates, DeltaInputs, DeltaWeights, FeedForwardWeights, LayerWeights, Linear,
+    MatrixPlan, MixerWeights, MoeWeights, Place, SwiGlu, Tables, WeightPlan, Weights, pack,
 };

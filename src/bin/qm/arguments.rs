@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use qwen3moe::{GenerateOptions, KvFormat, LoadOptions};
+use qwen3moe::{Device, GenerateOptions, KvFormat, LoadOptions};
 
 /// Which model, and how to load it.
 #[derive(Debug, Args)]
@@ -13,6 +13,9 @@ pub struct ModelArguments {
     /// Hugging Face directory or GGUF file (the first one of a split file); without it the bundled model answers
     #[arg(short, long, value_name = "PATH")]
     pub model: Option<PathBuf>,
+    /// Where to run: cpu, or the number of a CUDA device (qm doctor lists them)
+    #[arg(long, value_parser = parse_device, default_value = "cpu")]
+    pub device: Device,
     /// Positions one conversation can hold [default: the smaller of the model's own and 4096]
     #[arg(long, value_name = "TOKENS", default_value_t = 0, hide_default_value = true)]
     pub context: usize,
@@ -22,6 +25,9 @@ pub struct ModelArguments {
     /// Memory the model may take, such as 12GiB [default: what is available]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "0", hide_default_value = true)]
     pub ram_budget: u64,
+    /// Device memory the model may take, such as 12GiB [default: what is free]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "0", hide_default_value = true)]
+    pub vram_budget: u64,
     /// Compute with float32 activations and KV, for comparisons with a reference
     #[arg(long)]
     pub exact: bool,
@@ -40,6 +46,8 @@ impl ModelArguments {
     /// Options for a program that runs one stream at a time.
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions {
+            device: self.device,
+            vram_budget: self.vram_budget,
             context_length: self.context,
             threads: self.threads,
             ram_budget: self.ram_budget,
@@ -126,6 +134,16 @@ fn fresh_seed() -> u64 {
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
+
+/// `cpu`, or the number of a CUDA device.
+pub fn parse_device(text: &str) -> Result<Device, String> {
+    match text {
+        "cpu" => Ok(Device::Cpu),
+        number => {
+            number.parse().map(Device::Cuda).map_err(|_| format!("{text:?} is neither cpu nor a device's number"))
+        }
+    }
 }
 
 /// A number of bytes, with a unit of 1000 (kB, MB, GB) or 1024 (KiB, MiB, GiB) where one is given.

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::HumanBytes;
-use qwen3moe::{Fit, KvFormat, LoadOptions, MemoryUse};
-use serde_json::{Value, json};
+use qwen3moe::{Device, Fit, KvFormat, LoadOptions, MemoryUse};
+use serde_json::{Map, Value, json};
 
-use crate::arguments::parse_bytes;
+use crate::arguments::{parse_bytes, parse_device};
 use crate::failure::{Failure, Outcome};
 use crate::load;
 
@@ -17,6 +17,12 @@ use crate::load;
 pub struct Arguments {
     /// Hugging Face directory or GGUF file; without it the bundled model
     model: Option<PathBuf>,
+    /// Where to run: cpu, or the number of a CUDA device (qm doctor lists them)
+    #[arg(long, value_parser = parse_device, default_value = "cpu")]
+    device: Device,
+    /// Device memory the model may take, such as 12GiB [default: what is free]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "0", hide_default_value = true)]
+    vram_budget: u64,
     /// Positions one stream can hold [default: the smaller of the model's own and 4096]
     #[arg(long, value_name = "TOKENS", default_value_t = 0, hide_default_value = true)]
     context: usize,
@@ -36,6 +42,8 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Outcome {
     let options = LoadOptions {
+        device: arguments.device,
+        vram_budget: arguments.vram_budget,
         context_length: arguments.context,
         streams: arguments.streams,
         ram_budget: arguments.ram_budget,
@@ -75,9 +83,15 @@ pub fn to_text(fit: &Fit) -> String {
     if fit.ram_available > 0 {
         text += &format!(", {} available", HumanBytes(fit.ram_available));
     }
+    if fit.vram_required > 0 {
+        text += &format!("; {} on the device, {} allowed", HumanBytes(fit.vram_required), HumanBytes(fit.vram_limit));
+    }
     text += if fit.fits { ": fits\n" } else { ": does not fit\n" };
     for (name, bytes) in components(&fit.memory.ram) {
         text += &format!("  {name:<12}{}\n", HumanBytes(bytes));
+    }
+    for (name, bytes) in components(&fit.memory.vram) {
+        text += &format!("  {name:<12}{} on the device\n", HumanBytes(bytes));
     }
     text += &format!(
         "room for      {} x {} tokens; 1000 more take {}, one more stream {}\n",
@@ -93,14 +107,18 @@ pub fn to_text(fit: &Fit) -> String {
 }
 
 pub fn to_json(fit: &Fit) -> Value {
-    let ram: serde_json::Map<String, Value> =
-        components(&fit.memory.ram).into_iter().map(|(name, bytes)| (name.to_owned(), json!(bytes))).collect();
+    let object = |memory: &MemoryUse| -> Map<String, Value> {
+        components(memory).into_iter().map(|(name, bytes)| (name.to_owned(), json!(bytes))).collect()
+    };
     json!({
         "fits": fit.fits,
         "ram_required": fit.ram_required,
         "ram_available": fit.ram_available,
         "ram_limit": fit.ram_limit,
-        "ram": ram,
+        "ram": object(&fit.memory.ram),
+        "vram_required": fit.vram_required,
+        "vram_limit": fit.vram_limit,
+        "vram": object(&fit.memory.vram),
         "context_length": fit.context_length,
         "streams": fit.streams,
         "kv_tokens": fit.kv_tokens,

@@ -5,6 +5,7 @@ mod arguments;
 mod bench;
 mod bundled;
 mod chat;
+mod doctor;
 mod eval;
 mod failure;
 mod fit;
@@ -42,6 +43,8 @@ enum Command {
     Chat(chat::Arguments),
     /// Write the logits of given tokens to a file
     Eval(eval::Arguments),
+    /// Tell what this program was built with, and what the machine offers
+    Doctor(doctor::Arguments),
     /// Tell what a model file is, and what of it will be used
     Inspect(inspect::Arguments),
     /// Tell what memory a model would take, without loading it
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => generate::run(arguments),
         Command::Chat(arguments) => chat::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
+        Command::Doctor(arguments) => doctor::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Fit(arguments) => fit::run(arguments),
         Command::Pack(arguments) => pack::run(arguments),

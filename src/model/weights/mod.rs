@@ -5,7 +5,7 @@ mod plan;
 mod views;
 
 pub(super) use load::on_threads;
-pub use plan::WeightPlan;
+pub use plan::{Content, MatrixPlan, Place, Tables, WeightPlan};
 
 use super::{LoadProgress, ModelSpec};
 use crate::checkpoint::Checkpoint;

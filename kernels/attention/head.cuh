@@ -1,0 +1,129 @@
+// Heads of queries, keys and values: norm and rotation, and where and how keys and values are stored.
+#pragma once
+#include "common/args.cuh"
+#include "common/device.cuh"
+
+template <int N>
+struct Constant {
+    static constexpr int value = N;
+};
+
+// Order of `KvFormat`.
+enum KvFormat : uint32_t { KV_F16 = 0, KV_Q8_0 = 1, KV_F32 = 2 };
+const uint32_t MAX_HEAD = 256;
+const uint32_t KV_BLOCK = 32;
+
+// Channels `first ..` of C, zeros beyond the last. Heads of which a lane takes four or eight channels are whole fours.
+template <int C>
+DEVICE void load_channels(const float* x, uint32_t first, uint32_t dim, float (&out)[C]) {
+    if constexpr (C % 4 == 0) {
+#pragma unroll
+        for (int c = 0; c < C; c += 4) {
+            const float4 zero = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            const float4 v = first + c < dim ? *reinterpret_cast<const float4*>(x + first + c) : zero;
+            out[c] = v.x, out[c + 1] = v.y, out[c + 2] = v.z, out[c + 3] = v.w;
+        }
+    } else {
+#pragma unroll
+        for (int c = 0; c < C; ++c) out[c] = first + c < dim ? x[first + c] : 0.0f;
+    }
+}
+
+// `out = rope(x / sqrt(mean(x²) + eps) * norm)` by one warp, of which a lane takes C channels; `out` is shared memory of
+// `head_dim` floats.
+template <int C>
+DEVICE void prepare_head(const AttentionArgs& args, const float* x, const float* norm, uint32_t row, float* out) {
+    const uint32_t first = threadIdx.x % WARP * C, dim = args.head_dim, pairs = args.pairs;
+    const float* angles = args.angles + static_cast<uint64_t>(row) * 2 * pairs;
+    float values[C], squares = 0.0f;
+    float weights[C];
+    load_channels<C>(x, first, dim, values);
+    load_channels<C>(norm, first, dim, weights);
+#pragma unroll
+    for (int c = 0; c < C; ++c) squares = fmaf(values[c], values[c], squares);
+    const float factor = rsqrtf(sum_lanes<32>(squares) / static_cast<float>(dim) + args.eps);
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+        if (first + c < dim) out[first + c] = values[c] = values[c] * factor * weights[c];
+    }
+    __syncwarp();
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+        const uint32_t i = first + c;
+        if (i >= 2 * pairs) continue;
+        const uint32_t pair = i < pairs ? i : i - pairs;
+        const float other = i < pairs ? -out[i + pairs] : out[pair];
+        values[c] = fmaf(values[c], angles[pair], other * angles[pairs + pair]);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+        if (first + c < 2 * pairs) out[first + c] = values[c];
+    }
+    __syncwarp();
+}
+
+// Number of the head at `position` of a sequence among all heads of this layer's keys or values.
+DEVICE uint32_t place_of(const AttentionArgs& args, const uint32_t* pages, uint32_t kv_head, uint32_t position) {
+    const uint32_t page = position / args.page_tokens;
+    return (pages[page] * args.kv_heads + kv_head) * args.page_tokens + position - page * args.page_tokens;
+}
+
+// Stores a head by one warp, of which a lane takes C channels.
+template <int C>
+DEVICE void store_head(const AttentionArgs& args, const float* x, void* store, void* scales, uint64_t place) {
+    const uint32_t lane = threadIdx.x % WARP, first = lane * C, dim = args.head_dim;
+    if (args.kv_format != KV_Q8_0) {
+        float values[C];
+        load_channels<C>(x, first, dim, values);
+        if (first >= dim) return;
+        if (args.kv_format == KV_F32) {
+            float* to = static_cast<float*>(store) + place + first;
+#pragma unroll
+            for (int c = 0; c < C; ++c) to[c] = values[c];
+            return;
+        }
+        __half halves[C];
+#pragma unroll
+        for (int c = 0; c < C; ++c) halves[c] = __float2half_rn(values[c]);
+        __half* to = static_cast<__half*>(store) + place + first;
+        if constexpr (C == 8) {
+            *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(halves);
+        } else if constexpr (C == 4) {
+            *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(halves);
+        } else {
+#pragma unroll
+            for (int c = 0; c < C; ++c) to[c] = halves[c];
+        }
+        return;
+    }
+    // Whole blocks of 32: every lane is here.
+    for (uint32_t i = lane; i < dim; i += WARP) {
+        const float largest = max_lanes<32>(fabsf(x[i])), total = sum_lanes<32>(fabsf(x[i]));
+        const __half scale = __float2half_rn(isnan(total) ? total : __fdiv_rn(largest, 127.0f));
+        const float stored = __half2float(scale);
+        const float inverse = stored > 0.0f && isfinite(stored) ? __fdiv_rn(1.0f, stored) : 0.0f;
+        const float code = fminf(fmaxf(rintf(__fmul_rn(x[i], inverse)), -127.0f), 127.0f);
+        static_cast<int8_t*>(store)[place + i] = static_cast<int8_t>(code);
+        if (lane == 0) static_cast<__half*>(scales)[(place + i) / KV_BLOCK] = scale;
+    }
+}
+
+// Norms, turns and stores the key and the value of a row as head `number` of all, by one warp, of which a lane takes C channels; `scratch` is shared memory of `head_dim` floats.
+template <int C>
+DEVICE void append(const AttentionArgs& args, uint32_t row, uint32_t kv_head, uint32_t number, float* scratch) {
+    const uint64_t place = static_cast<uint64_t>(number) * args.head_dim;
+    const uint64_t from = (static_cast<uint64_t>(row) * args.kv_heads + kv_head) * args.head_dim;
+    prepare_head<C>(args, args.keys + from, args.key_norm, row, scratch);
+    store_head<C>(args, scratch, args.key_pages, args.key_scales, place);
+    store_head<C>(args, args.values + from, args.value_pages, args.value_scales, place);
+}
+
+// Calls `work` with the channels that a lane takes of a head, as a constant: the fewest that cover it.
+template <class Work>
+DEVICE void with_channels(uint32_t head_dim, Work work) {
+    if (head_dim <= 32) return work(Constant<1>{});
+    if (head_dim <= 64) return work(Constant<2>{});
+    if (head_dim <= 128) return work(Constant<4>{});
+    work(Constant<8>{});
+}

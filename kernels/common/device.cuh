@@ -1,0 +1,93 @@
+// What every kernel uses: order between kernels, loads, reductions, the activations' functions.
+#pragma once
+#include <cstdint>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#define DEVICE static __device__ __forceinline__
+
+const uint32_t WARP = 32;
+const uint32_t ALL_LANES = 0xffffffff;
+
+// Waits for the kernels before this one, then lets the next one start. Before it a kernel may read weights, and what the
+// kernels before the last one wrote: the last one asked for this start only after its own wait.
+DEVICE void after_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Weights are read once a step: they pass the first-level cache. Volatile, so that they stay where they are written: ahead
+// of the work that hides them.
+DEVICE uint4 load_16(const uint8_t* p) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p));
+    return v;
+}
+
+DEVICE uint2 load_8(const uint8_t* p) {
+    uint2 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+    return v;
+}
+
+DEVICE uint32_t load_4(const uint8_t* p) {
+    uint32_t v;
+    asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(p));
+    return v;
+}
+
+DEVICE float half_bits(uint32_t bits) { return __half2float(__ushort_as_half(static_cast<unsigned short>(bits))); }
+
+DEVICE float bf16_bits(uint32_t bits) { return __uint_as_float(bits << 16); }
+
+// Half `i` of two words of four.
+DEVICE float half_of(uint2 four, int i) { return half_bits((i < 2 ? four.x : four.y) >> (16 * (i & 1)) & 0xffff); }
+
+// Sums and maxima over the lanes whose numbers differ in the bits of `mask`.
+template <int LANES>
+DEVICE float sum_lanes(float v) {
+#pragma unroll
+    for (int d = LANES / 2; d > 0; d /= 2) v += __shfl_xor_sync(ALL_LANES, v, d);
+    return v;
+}
+
+template <int LANES>
+DEVICE float max_lanes(float v) {
+#pragma unroll
+    for (int d = LANES / 2; d > 0; d /= 2) v = fmaxf(v, __shfl_xor_sync(ALL_LANES, v, d));
+    return v;
+}
+
+template <int LANES>
+DEVICE int sum_lanes(int v) {
+#pragma unroll
+    for (int d = LANES / 2; d > 0; d /= 2) v += __shfl_xor_sync(ALL_LANES, v, d);
+    return v;
+}
+
+// The sum over all threads of a block, in every thread. `shared` takes 32 floats; a barrier before its next use is the
+// caller's.
+DEVICE float sum_block(float v, float* shared) {
+    v = sum_lanes<32>(v);
+    if (threadIdx.x % WARP == 0) shared[threadIdx.x / WARP] = v;
+    __syncthreads();
+    const uint32_t warps = (blockDim.x + WARP - 1) / WARP, lane = threadIdx.x % WARP;
+    return sum_lanes<32>(lane < warps ? shared[lane] : 0.0f);
+}
+
+DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+DEVICE float silu(float x) { return x * sigmoid(x); }
+
+// Linear above 20, as torch.nn.functional.softplus.
+DEVICE float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
+
+DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// The row of a strip that stands at `slot` of a line, and the inverse (src/quant/packed/layout.rs).
+DEVICE int row_of_slot(int slot) { return slot / 2 + 8 * (slot % 2); }
+DEVICE int slot_of_row(int row) { return 2 * (row % 8) + row / 8; }

@@ -1,0 +1,16 @@
+// Where the activations of an entry are, and what its output is multiplied with.
+#pragma once
+#include "common/args.cuh"
+#include "common/device.cuh"
+
+DEVICE float* activations_of(const MoeArgs& args, uint32_t entry) {
+    const uint32_t routed = args.count * args.top_k;
+    if (entry < routed) return args.activations + static_cast<uint64_t>(entry) * args.width;
+    return args.activations + static_cast<uint64_t>(routed) * args.width +
+           static_cast<uint64_t>(entry - routed) * args.shared_width;
+}
+
+// What an entry's output is multiplied with.
+DEVICE float share_of_shared_expert(const MoeArgs& args, uint32_t row) {
+    return args.shared_gate == nullptr ? 1.0f : sigmoid(args.shared_gate[row]);
+}

@@ -1,0 +1,39 @@
+// What the host hands to the kernels for many rows: `src/cuda/args.rs` mirrors it. See common/args.cuh.
+#pragma once
+#include "common/args.cuh"
+
+struct QuantiseArgs {
+    const float* input;  // [tiles, 32]
+    uint32_t* codes;     // [tiles, 8]: four columns a word
+    float2* factors;     // [tiles]: scale, and scale times the sum of the codes
+    uint32_t tiles;
+    uint32_t unused;
+};
+
+struct TileProductsArgs {
+    Product products[PRODUCTS];  // of matrices that take int8
+    const uint32_t* codes;       // [count, cols / 32, 8]
+    const float2* factors;       // [count, cols / 32]
+    uint32_t products_count;
+    uint32_t cols;   // of every matrix
+    uint32_t count;  // rows of the input
+    uint32_t add;    // 1: add to what `out` holds
+};
+
+struct TileFloatsArgs {
+    Product products[PRODUCTS];  // of any matrices
+    const float* input;          // [count, cols]
+    uint32_t products_count;
+    uint32_t cols;   // of every matrix
+    uint32_t count;  // rows of the input
+    uint32_t add;    // 1: add to what `out` holds
+};
+
+// A feed-forward half whose matrices take int8, behind `moe_group`.
+struct TileMoeArgs {
+    MoeArgs moe;
+    const uint32_t* codes;  // of the rows of `input`, or of the activations, as those lie
+    const float2* factors;
+};
+
+static_assert(sizeof(QuantiseArgs) == 32 && sizeof(TileProductsArgs) == 352 && sizeof(TileFloatsArgs) == 344 && sizeof(TileMoeArgs) == sizeof(MoeArgs) + 16);

@@ -1,0 +1,231 @@
+// How a warp reads tiles of a packed matrix as the first operand of mma.m16n8k32: lane `4 g + t` has rows g and g + 8, columns
+// 8 t .. 8 t + 7, which are eight neighbouring bytes of line t (src/quant/packed/layout.rs). The products do not mind that the
+// columns are numbered otherwise than the instruction numbers them, as long as both operands do it alike.
+//
+// A fragment has: `block_bytes(tiles)`; `codes`: rows g and g + 8 of columns 8 t .. 8 t + 3, then of 8 t + 4 .. 8 t + 7;
+// `scales` of the two rows. SIGNED: codes are signed bytes. MIN: there are minima. HALVES: the halves of a tile have integer
+// weights of their own, see `weights`.
+#pragma once
+#include "common/packing.cuh"
+
+struct Lane {
+    int g, t;
+    __device__ __forceinline__ Lane() : g(threadIdx.x % WARP / 4), t(threadIdx.x % 4) {}
+};
+
+DEVICE uint2 word_pair(const uint8_t* p) { return *reinterpret_cast<const uint2*>(p); }
+
+// Two bytes-of-four of rows g and g + 8 in line `line` of a tile whose lines are rotated from `half` on.
+DEVICE uint2 line_words(const uint8_t* lines, int line, bool rotated, int g) {
+    return word_pair(lines + 64 * line + (8 * g + (rotated ? 32 : 0)) % 64);
+}
+
+// Halves of rows g and g + 8 of sixteen in slot order.
+DEVICE float2 two_halves(const uint8_t* sixteen, int g) {
+    return __half22float2(*reinterpret_cast<const __half2*>(sixteen + 4 * g));
+}
+
+DEVICE void split_nibbles(uint2 words, uint32_t (&a)[4]) {
+    a[0] = words.x & 0x0f0f0f0f, a[1] = words.y & 0x0f0f0f0f;
+    a[2] = words.x >> 4 & 0x0f0f0f0f, a[3] = words.y >> 4 & 0x0f0f0f0f;
+}
+
+struct NibbleFragment {
+    static constexpr bool SIGNED = false, MIN = true, HALVES = false;
+    __device__ __forceinline__ void codes(const uint8_t* block, int, int tile, Lane lane, uint32_t (&a)[4]) const {
+        split_nibbles(line_words(block + 256 * tile, lane.t, lane.t >= 2, lane.g), a);
+    }
+};
+
+template <uint32_t F>
+struct Fragment;
+
+template <>
+struct Fragment<Q4_0> : NibbleFragment {
+    __device__ __forceinline__ explicit Fragment(const Matrix&) {}
+    __device__ __forceinline__ void begin(const uint8_t*, int, Lane) {}
+    __device__ __forceinline__ void scales(const uint8_t* block, int tiles, int tile, Lane lane, float2& scale,
+                                           float2& min) const {
+        scale = two_halves(block + 256 * tiles + 32 * tile, lane.g);
+        min = make_float2(8.0f * scale.x, 8.0f * scale.y);
+    }
+};
+
+template <>
+struct Fragment<Q8_0> {
+    static constexpr bool SIGNED = true, MIN = false, HALVES = false;
+    __device__ __forceinline__ explicit Fragment(const Matrix&) {}
+    __device__ __forceinline__ void begin(const uint8_t*, int, Lane) {}
+    __device__ __forceinline__ void codes(const uint8_t* block, int, int tile, Lane lane, uint32_t (&a)[4]) const {
+        const bool rotated = lane.t >= 2;
+        const uint2 first = line_words(block + 512 * tile, 2 * lane.t, rotated, lane.g);
+        const uint2 second = line_words(block + 512 * tile, 2 * lane.t + 1, rotated, lane.g);
+        a[0] = first.x, a[1] = first.y, a[2] = second.x, a[3] = second.y;
+    }
+    __device__ __forceinline__ void scales(const uint8_t* block, int tiles, int tile, Lane lane, float2& scale,
+                                           float2&) const {
+        scale = two_halves(block + 512 * tiles + 32 * tile, lane.g);
+    }
+};
+
+// Scales and minima of Q4_K and Q5_K: see `k_scales` in common/packing.cuh. Slots 2 g and 2 g + 1 are two of quad g / 2.
+struct KScales {
+    float2 d, dmin;
+    __device__ __forceinline__ void begin(const uint8_t* records, Lane lane) {
+        const auto own = [&](int tile) {
+            return half_bits(*reinterpret_cast<const uint16_t*>(records + 32 * tile + 8 * (lane.g / 2) + 6));
+        };
+        const int slot = 2 * (lane.g % 2);
+        d = make_float2(own(2 * slot), own(2 * slot + 2));
+        dmin = make_float2(own(2 * slot + 1), own(2 * slot + 3));
+    }
+    __device__ __forceinline__ void at(const uint8_t* records, int tile, Lane lane, float2& scale, float2& min) const {
+        const uint2 record = word_pair(records + 32 * tile + 8 * (lane.g / 2));
+        const uint64_t fields = record.x | static_cast<uint64_t>(record.y) << 32;
+        const uint32_t scales = static_cast<uint32_t>(fields >> (12 * (lane.g % 2)));
+        const uint32_t mins = static_cast<uint32_t>(fields >> (24 + 12 * (lane.g % 2)));
+        scale = make_float2(d.x * (scales & 63), d.y * (scales >> 6 & 63));
+        min = make_float2(dmin.x * (mins & 63), dmin.y * (mins >> 6 & 63));
+    }
+};
+
+template <>
+struct Fragment<Q4_K> : NibbleFragment {
+    KScales k;
+    __device__ __forceinline__ explicit Fragment(const Matrix&) {}
+    __device__ __forceinline__ void begin(const uint8_t* block, int tiles, Lane lane) {
+        k.begin(block + 256 * tiles, lane);
+    }
+    __device__ __forceinline__ void scales(const uint8_t* block, int tiles, int tile, Lane lane, float2& scale,
+                                           float2& min) const {
+        k.at(block + 256 * tiles, tile, lane, scale, min);
+    }
+};
+
+template <>
+struct Fragment<Q5_K> {
+    static constexpr bool SIGNED = false, MIN = true, HALVES = false;
+    KScales k;
+    __device__ __forceinline__ explicit Fragment(const Matrix&) {}
+    __device__ __forceinline__ void begin(const uint8_t* block, int tiles, Lane lane) {
+        k.begin(block + 320 * tiles, lane);
+    }
+    __device__ __forceinline__ void codes(const uint8_t* block, int tiles, int tile, Lane lane, uint32_t (&a)[4]) const {
+        split_nibbles(line_words(block + 256 * tile, lane.t, lane.t >= 2, lane.g), a);
+        // The upper bits of columns 4 i .. are bit i of each byte.
+        const uint2 bits = word_pair(block + 256 * tiles + 64 * tile + 8 * lane.g);
+        const int first = 2 * lane.t;
+        a[0] |= (bits.x >> first & 0x01010101) << 4, a[1] |= (bits.y >> first & 0x01010101) << 4;
+        a[2] |= (bits.x >> (first + 1) & 0x01010101) << 4, a[3] |= (bits.y >> (first + 1) & 0x01010101) << 4;
+    }
+    __device__ __forceinline__ void scales(const uint8_t* block, int tiles, int tile, Lane lane, float2& scale,
+                                           float2& min) const {
+        k.at(block + 320 * tiles, tile, lane, scale, min);
+    }
+};
+
+template <>
+struct Fragment<Q6_K> {
+    static constexpr bool SIGNED = true, MIN = false, HALVES = true;
+    float2 d;
+    __device__ __forceinline__ explicit Fragment(const Matrix&) {}
+    __device__ __forceinline__ void begin(const uint8_t* block, int tiles, Lane lane) {
+        d = two_halves(block + 416 * tiles, lane.g);
+    }
+    // Codes less 32, from -32 to 31: the upper bits of columns 16 h + 4 i .. are pair i of each byte of line h.
+    __device__ __forceinline__ void codes(const uint8_t* block, int tiles, int tile, Lane lane, uint32_t (&a)[4]) const {
+        split_nibbles(line_words(block + 256 * tile, lane.t, lane.t >= 2, lane.g), a);
+        const uint2 crumbs = line_words(block + 256 * tiles + 128 * tile, lane.t / 2, lane.t >= 2, lane.g);
+        const int first = 4 * (lane.t % 2);
+        const auto join = [](uint32_t low, uint32_t pairs) {
+            // Six bits less 32, without a borrow into the next byte.
+            const uint32_t code = low | (pairs & 0x03030303) << 4;
+            return __vsub4(code, 0x20202020);
+        };
+        a[0] = join(a[0], crumbs.x >> first), a[1] = join(a[1], crumbs.y >> first);
+        a[2] = join(a[2], crumbs.x >> (first + 2)), a[3] = join(a[3], crumbs.y >> (first + 2));
+    }
+    __device__ __forceinline__ void scales(const uint8_t*, int, int, Lane, float2& scale, float2&) const { scale = d; }
+    // What the halves of the tile count, of rows g and g + 8.
+    __device__ __forceinline__ int2 weights(const uint8_t* block, int tiles, int tile, int half, Lane lane) const {
+        const uint8_t* p = block + 384 * tiles + 32 * tile + 16 * half + 2 * lane.g;
+        return make_int2(static_cast<int8_t>(p[0]), static_cast<int8_t>(p[1]));
+    }
+};
+
+template <>
+struct Fragment<BNB4> {
+    static constexpr bool SIGNED = false, MIN = true, HALVES = false;
+    Codebook book;
+    __device__ __forceinline__ explicit Fragment(const Matrix& m) { book.load(m); }
+    __device__ __forceinline__ void begin(const uint8_t*, int, Lane) {}
+    // See `Packing<BNB4>::dot`.
+    __device__ __forceinline__ void look_up(uint32_t codes, uint32_t& low, uint32_t& high) const {
+        const uint32_t choice = 0x32103210 | (codes & 0x88888888) >> 1;
+        uint32_t found[2];
+#pragma unroll
+        for (int part = 0; part < 2; ++part) {
+            const uint32_t index = codes >> (16 * part) & 0x7777;
+            const uint32_t lower = __byte_perm(book.entries[0], book.entries[1], index);
+            const uint32_t upper = __byte_perm(book.entries[2], book.entries[3], index);
+            found[part] = __byte_perm(lower, upper, choice >> (16 * part) & 0x7777);
+        }
+        low = __byte_perm(found[0], found[1], 0x6420), high = __byte_perm(found[0], found[1], 0x7531);
+    }
+    __device__ __forceinline__ void codes(const uint8_t* block, int, int tile, Lane lane, uint32_t (&a)[4]) const {
+        const uint2 words = line_words(block + 256 * tile, lane.t, lane.t >= 2, lane.g);
+        look_up(words.x, a[0], a[2]);
+        look_up(words.y, a[1], a[3]);
+    }
+    __device__ __forceinline__ void scales(const uint8_t* block, int tiles, int tile, Lane lane, float2& scale,
+                                           float2& min) const {
+        const float2 absmax = two_halves(block + 256 * tiles + 32 * (tile / 2), lane.g);
+        scale = make_float2(absmax.x * book.step, absmax.y * book.step);
+        min = make_float2(scale.x * Codebook::ZERO, scale.y * Codebook::ZERO);
+    }
+};
+
+template <int TILES>
+struct Int4Fragment : NibbleFragment {
+    __device__ __forceinline__ void begin(const uint8_t*, int, Lane) {}
+    __device__ __forceinline__ void scales(const uint8_t* block, int tiles, int tile, Lane lane, float2& scale,
+                                           float2& min) const {
+        const uint8_t* group = block + 256 * tiles + 48 * (tile / TILES);
+        scale = two_halves(group, lane.g);
+        min = make_float2(scale.x * group[32 + 2 * lane.g], scale.y * group[33 + 2 * lane.g]);
+    }
+};
+
+template <>
+struct Fragment<INT4_32> : Int4Fragment<1> {
+    __device__ __forceinline__ explicit Fragment(const Matrix&) {}
+};
+template <>
+struct Fragment<INT4_64> : Int4Fragment<2> {
+    __device__ __forceinline__ explicit Fragment(const Matrix&) {}
+};
+template <>
+struct Fragment<INT4_128> : Int4Fragment<4> {
+    __device__ __forceinline__ explicit Fragment(const Matrix&) {}
+};
+template <>
+struct Fragment<INT4_256> : Int4Fragment<8> {
+    __device__ __forceinline__ explicit Fragment(const Matrix&) {}
+};
+
+// Calls `work` with a format that takes int8.
+template <class Work>
+DEVICE void with_format(uint32_t format, Work&& work) {
+    switch (format) {
+        case Q8_0: return work(std::integral_constant<uint32_t, Q8_0>{});
+        case Q4_0: return work(std::integral_constant<uint32_t, Q4_0>{});
+        case Q4_K: return work(std::integral_constant<uint32_t, Q4_K>{});
+        case Q5_K: return work(std::integral_constant<uint32_t, Q5_K>{});
+        case Q6_K: return work(std::integral_constant<uint32_t, Q6_K>{});
+        case BNB4: return work(std::integral_constant<uint32_t, BNB4>{});
+        case INT4_32: return work(std::integral_constant<uint32_t, INT4_32>{});
+        case INT4_64: return work(std::integral_constant<uint32_t, INT4_64>{});
+        case INT4_128: return work(std::integral_constant<uint32_t, INT4_128>{});
+        case INT4_256: return work(std::integral_constant<uint32_t, INT4_256>{});
+    }
+}

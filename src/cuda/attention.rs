@@ -1,0 +1,202 @@
+//! Attention over the paged KV cache, between the projections.
+
+use super::args::{AttentionArgs, number};
+use super::device::DeviceInfo;
+use super::memory::{DeviceMemory, DevicePtr, DeviceSlice};
+use super::module::{Kernel, Modules};
+use super::plan::{KvParts, head_blocks};
+use super::step::Step;
+use super::stream::Stream;
+use super::weights::AttentionWeights;
+use crate::error::Result;
+use crate::model::{AttentionSpec, ModelSpec};
+use crate::state::{KvFormat, StateLayout};
+
+/// Rows of one step whose contexts may be cut into parts.
+const FEW_ROWS: usize = 16;
+/// Positions of a part at least.
+const PART: usize = 16;
+/// Parts of a context at most.
+const MOST_PARTS: usize = 64;
+
+pub struct Attention {
+    /// Rows of sequences that have one each: appends their keys and values by itself.
+    step: Kernel,
+    append: Kernel,
+    rows: Kernel,
+    multiprocessors: usize,
+    spec: AttentionSpec,
+    eps: f32,
+    head_blocks: usize,
+    kv: KvFormat,
+    page_tokens: usize,
+}
+
+/// Keys and values of one layer: `[pages, kv_heads, page_tokens, head_dim]`.
+#[derive(Clone, Copy)]
+pub struct KvLayer {
+    pub keys: DeviceSlice<u8>,
+    pub values: DeviceSlice<u8>,
+    pub key_scales: DeviceSlice<u16>,
+    pub value_scales: DeviceSlice<u16>,
+}
+
+impl KvLayer {
+    /// The layer whose memory is `parts`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] for another plan's parts.
+    pub(super) fn in_memory(memory: &DeviceMemory, parts: &KvParts) -> Result<Self> {
+        Ok(Self {
+            keys: memory.part(parts.keys)?,
+            values: memory.part(parts.values)?,
+            key_scales: memory.part(parts.key_scales)?,
+            value_scales: memory.part(parts.value_scales)?,
+        })
+    }
+
+    /// Bytes of keys and values of one position.
+    pub fn bytes_per_position(&self, layout: &StateLayout) -> u64 {
+        let all = self.keys.len() + self.values.len() + 2 * (self.key_scales.len() + self.value_scales.len());
+        (all / (layout.pages * layout.page_tokens).max(1)) as u64
+    }
+
+    /// Queues small numbers for page `page` of `pages`: something that attention can read.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] beyond the end.
+    pub fn invent(&self, stream: &Stream, page: usize, pages: usize) -> Result<()> {
+        // 0x2c2c is 0.065 as a half, 0x2c2c2c2c 2.4e-12 as a float, and 44 steps of such a scale otherwise.
+        for store in [self.keys, self.values] {
+            let len = store.len() / pages.max(1);
+            stream.fill(store.part(page * len, len)?, 0x2c)?;
+        }
+        for scales in [self.key_scales, self.value_scales] {
+            let len = scales.len() / pages.max(1);
+            stream.fill(scales.part(page * len, len)?, 0x2c)?;
+        }
+        Ok(())
+    }
+}
+
+/// Activations that a layer works with.
+#[derive(Clone, Copy)]
+pub struct AttentionWork {
+    /// `[rows, heads, head_dim or twice that]`.
+    pub queries: DeviceSlice<f32>,
+    /// `[rows, kv_heads, head_dim]`, as are the values.
+    pub keys: DeviceSlice<f32>,
+    pub values: DeviceSlice<f32>,
+    pub angles: DeviceSlice<f32>,
+    /// `[rows, heads, head_dim]`.
+    pub out: DeviceSlice<f32>,
+    pub partials: DeviceSlice<f32>,
+    pub counters: DeviceSlice<u32>,
+}
+
+impl Attention {
+    pub fn new(
+        modules: &Modules,
+        device: &DeviceInfo,
+        spec: &ModelSpec,
+        layout: &StateLayout,
+        kv: KvFormat,
+    ) -> Result<Self> {
+        let kernel = |name| modules.kernel(name);
+        Ok(Self {
+            step: kernel("attention_step")?,
+            append: modules.kernel("kv_append")?,
+            rows: kernel("attention_rows")?,
+            multiprocessors: device.multiprocessors as usize,
+            spec: spec.attention.clone(),
+            eps: spec.norm_eps,
+            head_blocks: head_blocks(spec),
+            kv,
+            page_tokens: layout.page_tokens,
+        })
+    }
+
+    /// Parts that the contexts of a step are cut into, so that every multiprocessor has work: a power of two, so that
+    /// recorded steps serve for long.
+    pub fn splits(&self, step: &Step) -> usize {
+        if step.count() > FEW_ROWS {
+            return 1;
+        }
+        let blocks = self.spec.kv_heads * self.head_blocks * step.count();
+        let most = (self.multiprocessors / blocks.max(1)).clamp(1, MOST_PARTS);
+        let wanted = step.longest.div_ceil(PART).clamp(1, most).next_power_of_two();
+        if wanted > most { wanted / 2 } else { wanted }
+    }
+
+    /// Appends a step's keys and values, and `out = softmax(q · keys / sqrt(head_dim)) values`, gated where the model is.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] for memory that is too small.
+    pub fn run(
+        &self,
+        stream: &Stream,
+        step: &Step,
+        weights: &AttentionWeights,
+        kv: &KvLayer,
+        work: &AttentionWork,
+    ) -> Result<()> {
+        let spec = &self.spec;
+        let (count, splits) = (step.count(), self.splits(step));
+        let query_stride = spec.head_dim * if spec.gated { 2 } else { 1 };
+        let (heads, kv_width) = (count * spec.heads, count * spec.kv_heads * spec.head_dim);
+        let pairs = spec.rope.dim / 2;
+        let args = AttentionArgs {
+            queries: work.queries.holding(heads * query_stride, "queries")?,
+            keys: work.keys.holding(kv_width, "keys")?,
+            values: work.values.holding(kv_width, "values")?,
+            query_norm: weights.query_norm.holding(spec.head_dim, "the norm of queries")?,
+            key_norm: weights.key_norm.holding(spec.head_dim, "the norm of keys")?,
+            angles: work.angles.holding(2 * count * pairs, "rotary angles")?,
+            key_pages: kv.keys.start(),
+            value_pages: kv.values.start(),
+            key_scales: kv.key_scales.start(),
+            value_scales: kv.value_scales.start(),
+            rows: step.rows.start(),
+            sequences: step.sequences.start(),
+            pages: step.pages.start(),
+            out: work.out.holding(heads * spec.head_dim, "the output of attention")?,
+            partials: match splits {
+                1 => DevicePtr::NULL,
+                _ => work.partials.holding(heads * splits * (spec.head_dim + 2), "the sums of parts")?,
+            },
+            counters: work.counters.holding(count * spec.kv_heads * self.head_blocks, "counters of parts")?,
+            eps: self.eps,
+            count: number(count),
+            heads: number(spec.heads),
+            kv_heads: number(spec.kv_heads),
+            head_dim: number(spec.head_dim),
+            query_stride: number(query_stride),
+            pairs: number(pairs),
+            page_tokens: number(self.page_tokens),
+            kv_format: match self.kv {
+                KvFormat::F16 => 0,
+                KvFormat::Q8_0 => 1,
+                KvFormat::F32 => 2,
+            },
+            splits: number(splits),
+            gated: spec.gated.into(),
+            unused: 0,
+        };
+        let grid = [number(spec.kv_heads * self.head_blocks), number(splits), number(count)];
+        let shared = number(shared_bytes(spec.head_dim));
+        if step.single_rows {
+            // SAFETY: the kernel's argument, of sizes that were checked; a step's pages are those of the cache.
+            return unsafe { self.step.launch(grid, [256, 1, 1]).shared(shared).arg(args).queue(stream) };
+        }
+        let append = self.append.launch([number(spec.kv_heads), number(count), 1], [32, 1, 1]);
+        // SAFETY: as above.
+        unsafe { append.arg(args).queue(stream)? };
+        // SAFETY: as above.
+        unsafe { self.rows.launch(grid, [256, 1, 1]).shared(shared).arg(args).queue(stream) }
+    }
+}
+
+/// Shared memory of a block: eight queries, and a key.
+fn shared_bytes(head_dim: usize) -> usize {
+    4 * 9 * head_dim
+}

@@ -1,0 +1,555 @@
+//! The backend: all weights, states and activations in one allocation of device memory.
+//!
+//! Operations queue work and do not wait for it; [`Backend::head`] does. A step in which every sequence writes its next
+//! token is recorded the first time that so many rows come, and from then on queued as one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::attention::{Attention, AttentionWork, KvLayer};
+use super::context::Context;
+use super::delta_net::{DeltaNet, DeltaStates, DeltaWork};
+use super::embed::{Angles, Embed};
+use super::memory::{DeviceMemory, DeviceSlice, Pinned};
+use super::module::Modules;
+use super::moe::{Moe, MoeLayer, MoeWork};
+use super::norm::Norm;
+use super::plan::{Layout, Sizes, moe_shape};
+use super::products::{Inputs, Output, Products};
+use super::step::{Step, StepBuffer};
+use super::stream::{Graph, Stream};
+use super::tiles::Tiles;
+use super::upload::{upload, upload_values};
+use super::weights::{DeviceWeights, Image, MixerWeights, Weight};
+use crate::error::{Error, Result};
+use crate::experts::ExpertCounters;
+use crate::model::{
+    Backend, BackendInfo, Batch, Costs, FeedForward, LoadProgress, Logits, ModelSpec, Operation, WeightBytes,
+    WeightPlan,
+};
+use crate::state::Sequence;
+
+/// Rows of a step that is recorded, at most, and recorded steps that are kept.
+const MOST_RECORDED_ROWS: usize = 64;
+const MOST_RECORDINGS: usize = 128;
+
+/// How the backend runs.
+#[derive(Debug, Clone)]
+pub struct CudaOptions {
+    /// What the memory is sized for.
+    pub sizes: Sizes,
+    /// Keep activations in float32 rather than int8.
+    pub exact: bool,
+}
+
+/// Runs the network on a CUDA device.
+pub struct CudaBackend {
+    // In the order in which they go: first what may still be under way.
+    stream: Stream,
+    recordings: HashMap<(usize, usize), Graph>,
+    kernels: Kernels,
+    step_buffer: StepBuffer,
+    choices: Pinned<u32>,
+    model: Model,
+    work: Work,
+    step: Option<Step>,
+    mode: Mode,
+    spec: Arc<ModelSpec>,
+    counters: Arc<ExpertCounters>,
+    sizes: Sizes,
+    costs: Costs,
+    /// Why the device is of no use any more.
+    lost: Option<Error>,
+    _memory: DeviceMemory,
+    context: Arc<Context>,
+}
+
+struct Kernels {
+    embed: Embed,
+    norm: Norm,
+    products: Products,
+    attention: Option<Attention>,
+    delta_net: Option<DeltaNet>,
+    moe: Moe,
+}
+
+/// Weights, and the memory of all sequences: one of each a trunk layer.
+struct Model {
+    weights: DeviceWeights,
+    feed_forward: Vec<MoeLayer>,
+    kv: Vec<Option<KvLayer>>,
+    states: Vec<Option<DeltaStates>>,
+    /// Number of each layer among those with experts.
+    moe_index: Vec<usize>,
+}
+
+/// Activations of the step in progress.
+struct Work {
+    rope: Angles,
+    x: DeviceSlice<f32>,
+    normed: DeviceSlice<f32>,
+    attention: AttentionWork,
+    delta_net: DeltaWork,
+    /// The choices of all layers, and the gates whether or not a layer has them.
+    moe: MoeWork,
+    logits: DeviceSlice<f32>,
+}
+
+/// What the operations of the step in progress do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Queue their work.
+    Run,
+    /// Add it to a recording that the end of the step will keep and queue.
+    Record((usize, usize)),
+    /// Nothing: the end of the step queues a recording.
+    Replay((usize, usize)),
+}
+
+impl CudaBackend {
+    /// Takes all device memory that any later step will need, and copies the weights there.
+    ///
+    /// # Errors
+    /// [`Error::OutOfDeviceMemory`], [`Error::OutOfHostMemory`], [`Error::NoDevice`] for a device that the kernels do not
+    /// run on, [`Error::Cancelled`] when `progress` asks for that.
+    pub fn new(
+        context: &Arc<Context>,
+        spec: Arc<ModelSpec>,
+        image: WeightBytes,
+        plan: &WeightPlan,
+        counters: Arc<ExpertCounters>,
+        options: &CudaOptions,
+        progress: &LoadProgress,
+    ) -> Result<Self> {
+        let _entered = context.enter()?;
+        let (device, sizes) = (context.device(), &options.sizes);
+        let modules = Modules::load(context)?;
+        let layout = Layout::new(&spec, plan.bytes(), sizes);
+        let memory =
+            DeviceMemory::take(context, layout.bytes, &format!("the model on CUDA device {}", device.ordinal))?;
+        let tiles = Tiles::new(&modules, &memory, &layout.work)?.map(Arc::new);
+        let kernels = Kernels::new(&modules, context, &spec, tiles, options)?;
+        let stream = Stream::new(context)?;
+
+        let weights = memory.part(layout.weights)?;
+        upload(context, &image, weights, progress)?;
+        let weights = Image { device: weights, plan, host: &image }.weights(&spec)?;
+        drop(image);
+        let mut feed_forward = Vec::with_capacity(spec.layers.len());
+        for ((layer, kind), planned) in weights.layers.iter().zip(&spec.layers).zip(&layout.experts) {
+            let (experts, table) = (&layer.feed_forward.experts, memory.part(*planned)?);
+            upload_values(context, &stream, experts, table)?;
+            feed_forward.push(kernels.moe.layer(moe_shape(&spec, kind.feed_forward), experts, table)?);
+        }
+        let kv = layout.kv.iter().map(|kv| kv.as_ref().map(|kv| KvLayer::in_memory(&memory, kv)).transpose());
+        let states = layout.states.iter().map(|s| s.as_ref().map(|s| DeltaStates::in_memory(&memory, s)).transpose());
+        let is_moe = |layer: &crate::model::LayerSpec| usize::from(layer.feed_forward == FeedForward::Moe);
+        let moe_index = spec.layers.iter().scan(0, |count, layer| {
+            let index = *count;
+            *count += is_moe(layer);
+            Some(index)
+        });
+        let model = Model {
+            weights,
+            feed_forward,
+            kv: kv.collect::<Result<_>>()?,
+            states: states.collect::<Result<_>>()?,
+            moe_index: moe_index.collect(),
+        };
+        let parts = &layout.work;
+        let choices = memory.part(parts.choices)?;
+        let backend = Self {
+            step_buffer: StepBuffer::new(context, memory.part(parts.step)?)?,
+            choices: Pinned::zeroed(context, choices.len(), "chosen experts")?,
+            work: Work::new(&memory, &layout, &spec)?,
+            stream,
+            recordings: HashMap::new(),
+            kernels,
+            model,
+            step: None,
+            mode: Mode::Run,
+            spec,
+            counters,
+            sizes: *sizes,
+            costs: Costs::default(),
+            lost: None,
+            _memory: memory,
+            context: context.clone(),
+        };
+        backend.prepare()?;
+        Ok(backend)
+    }
+
+    /// Fills what every step reads and none writes.
+    fn prepare(&self) -> Result<()> {
+        self.stream.clear(self.work.attention.counters)?;
+        if self.kernels.attention.is_some() {
+            let (frequencies, _) = self.spec.attention.rope.frequencies();
+            upload_values(&self.context, &self.stream, &frequencies, self.work.rope.frequencies)?;
+        }
+        self.stream.wait()
+    }
+
+    /// Remembers an error after which nothing works.
+    fn note<T>(&mut self, outcome: Result<T>) -> Result<T> {
+        if let Err(error @ Error::DeviceLost(_)) = &outcome {
+            self.lost = Some(error.clone());
+        }
+        outcome
+    }
+
+    fn step(&self) -> Result<Step> {
+        self.step.ok_or_else(|| Error::Internal("an operation outside of a step".into()))
+    }
+
+    fn wrong_layer(&self, layer: usize, expected: &str) -> Error {
+        Error::Internal(format!("layer {layer} of {} is no {expected} layer", self.spec.layers.len()))
+    }
+
+    /// Rows of activations before norm `norm`: the norm is the product's where there is one row, and done here otherwise.
+    fn normed(&self, step: &Step, norm: DeviceSlice<f32>) -> Result<Inputs> {
+        let (count, work, eps) = (step.count(), &self.work, self.spec.norm_eps);
+        if count == 1 {
+            return Ok(Inputs { norm: Some((norm, eps)), ..Inputs::rows(work.x, 1) });
+        }
+        self.kernels.norm.run(&self.stream, (work.x, None, count), (norm, eps), work.normed)?;
+        Ok(Inputs::rows(work.normed, count))
+    }
+
+    fn begin(&mut self, batch: &Batch<'_>) -> Result<()> {
+        if let Some(error) = &self.lost {
+            return Err(error.clone());
+        }
+        batch.check(self.spec.vocab, self.sizes.max_rows, &self.sizes.layout)?;
+        if let Mode::Record(_) = self.mode {
+            // A step failed half-way. What it recorded is of no use.
+            self.mode = Mode::Run;
+            drop(self.stream.end_recording());
+        }
+        let step = self.step_buffer.tell(batch, &self.stream)?;
+        self.step = Some(step);
+        self.mode = Mode::Run;
+        if step.decode && step.count() <= MOST_RECORDED_ROWS {
+            let splits = self.kernels.attention.as_ref().map_or(1, |attention| attention.splits(&step));
+            let key = (step.count(), splits);
+            if self.recordings.contains_key(&key) {
+                self.mode = Mode::Replay(key);
+                return Ok(());
+            }
+            self.stream.begin_recording()?;
+            self.mode = Mode::Record(key);
+        }
+        let (work, embedding) = (&self.work, &self.model.weights.embedding);
+        self.kernels.embed.run(&self.stream, &step, embedding, work.x, &work.rope)
+    }
+
+    fn run_attention(&mut self, layer: usize, batch: &Batch<'_>) -> Result<()> {
+        let step = self.step()?;
+        let (Some(weights), Some(Some(kv)), Some(kernel)) =
+            (self.model.weights.layers.get(layer), self.model.kv.get(layer), &self.kernels.attention)
+        else {
+            return Err(self.wrong_layer(layer, "attention"));
+        };
+        let MixerWeights::Attention(attention) = &weights.mixer else {
+            return Err(self.wrong_layer(layer, "attention"));
+        };
+        let bytes: u64 = attention.inputs.iter().chain([&attention.output]).map(|weight| weight.bytes).sum();
+        let positions: usize = batch.sequences.iter().map(|s| s.position + 2 * s.rows.len()).sum();
+        self.costs[Operation::Attention].bytes += bytes + positions as u64 * kv.bytes_per_position(&self.sizes.layout);
+        if let Mode::Replay(_) = self.mode {
+            return Ok(());
+        }
+        let (stream, products, work) = (&self.stream, &self.kernels.products, &self.work.attention);
+        let [query, key, value] = &attention.inputs;
+        let inputs = self.normed(&step, weights.input_norm)?;
+        let outputs = [(query, work.queries), (key, work.keys), (value, work.values)];
+        products.run(stream, inputs, &outputs, Output::Set)?;
+        kernel.run(stream, &step, attention, kv, work)?;
+        let mixed = Inputs::rows(work.out, step.count());
+        products.run(stream, mixed, &[(&attention.output, self.work.x)], Output::Add)
+    }
+
+    fn run_delta_net(&mut self, layer: usize) -> Result<()> {
+        let step = self.step()?;
+        let (Some(weights), Some(Some(states)), Some(kernel)) =
+            (self.model.weights.layers.get(layer), self.model.states.get(layer), &self.kernels.delta_net)
+        else {
+            return Err(self.wrong_layer(layer, "DeltaNet"));
+        };
+        let MixerWeights::DeltaNet(delta) = &weights.mixer else {
+            return Err(self.wrong_layer(layer, "DeltaNet"));
+        };
+        let matrices = [Some(&delta.qkv), delta.z.as_ref(), Some(&delta.b), delta.a.as_ref(), Some(&delta.output)];
+        let bytes: u64 = matrices.iter().flatten().map(|weight| weight.bytes).sum();
+        let state = 4 * (states.conv.len() + states.states.len()) / self.sizes.layout.slots.max(1);
+        self.costs[Operation::DeltaNet].bytes += bytes + (2 * step.sequences.len() * state) as u64;
+        if let Mode::Replay(_) = self.mode {
+            return Ok(());
+        }
+        let (stream, products, work) = (&self.stream, &self.kernels.products, &self.work.delta_net);
+        let inputs = self.normed(&step, weights.input_norm)?;
+        let all = [Some(&delta.qkv), delta.z.as_ref(), Some(&delta.b), delta.a.as_ref()].into_iter();
+        let outputs: Vec<(&Weight, _)> = all.zip(work.projections).filter_map(|(w, out)| Some((w?, out))).collect();
+        products.run(stream, inputs, &outputs, Output::Set)?;
+        kernel.run(stream, &step, delta, states, work)?;
+        let mixed = Inputs::rows(work.out, step.count());
+        products.run(stream, mixed, &[(&delta.output, self.work.x)], Output::Add)
+    }
+
+    /// A feed-forward half of either kind.
+    fn run_feed_forward(&mut self, layer: usize) -> Result<()> {
+        let step = self.step()?;
+        let (Some(weights), Some(moe)) = (self.model.weights.layers.get(layer), self.model.feed_forward.get(layer))
+        else {
+            return Err(self.wrong_layer(layer, "feed-forward"));
+        };
+        let half = &weights.feed_forward;
+        let gates = half.router.iter().chain(&half.shared_gate).map(|weight| weight.bytes).sum::<u64>();
+        let which = if half.router.is_some() { Operation::Experts } else { Operation::Dense };
+        self.costs[Operation::Router].bytes += gates;
+        self.costs[which].bytes += half.shared_bytes;
+        if let Mode::Replay(_) = self.mode {
+            return Ok(());
+        }
+        let (count, stream) = (step.count(), &self.stream);
+        let inputs = self.normed(&step, weights.feed_forward_norm)?;
+        let shared_gate = half.shared_gate.and(self.work.moe.shared_gate);
+        let gate = half.shared_gate.as_ref().zip(shared_gate);
+        let outputs: Vec<(&Weight, _)> =
+            half.router.iter().map(|router| (router, self.work.moe.logits)).chain(gate).collect();
+        if !outputs.is_empty() {
+            self.kernels.products.run_exact(stream, inputs, &outputs)?;
+        }
+        let work = MoeWork { choices: self.choices_of(layer, count)?, shared_gate, ..self.work.moe };
+        let norm = (weights.feed_forward_norm, self.spec.norm_eps);
+        self.kernels.moe.run(stream, count, moe, norm, &work)
+    }
+
+    /// Where layer `layer` leaves the choices of `count` rows: those of all layers lie one behind another.
+    fn choices_of(&self, layer: usize, count: usize) -> Result<DeviceSlice<u32>> {
+        let len = count * self.model.feed_forward.get(layer).map_or(0, |moe| moe.shape.top_k);
+        self.work.moe.choices.part(self.model.moe_index.get(layer).map_or(0, |index| index * len), len)
+    }
+
+    fn finish(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
+        let step = self.step()?;
+        let (wanted, vocab) = (step.picks.len(), self.spec.vocab);
+        if logits.len() != wanted * vocab || wanted > self.sizes.max_logits {
+            return Err(Error::Internal(format!("{} logits for {wanted} rows", logits.len())));
+        }
+        if wanted > 0 {
+            self.costs[Operation::Head].bytes += self.model.weights.head.bytes;
+        }
+        self.costs[Operation::Embed].bytes += (batch.tokens.len() * self.spec.hidden) as u64;
+        match self.mode {
+            Mode::Run => self.queue_head(&step)?,
+            Mode::Record(key) => {
+                let queued = self.queue_head(&step);
+                self.mode = Mode::Run;
+                let graph = self.stream.end_recording();
+                queued?;
+                if self.recordings.len() >= MOST_RECORDINGS {
+                    self.recordings.clear();
+                }
+                self.recordings.insert(key, graph?);
+                self.replay(key)?;
+            }
+            Mode::Replay(key) => self.replay(key)?,
+        }
+        self.step = None;
+        self.mode = Mode::Run;
+        self.download(&step, logits)
+    }
+
+    fn queue_head(&self, step: &Step) -> Result<()> {
+        let (weights, work, eps) = (&self.model.weights, &self.work, self.spec.norm_eps);
+        let count = step.picks.len();
+        let inputs = match count {
+            0 => return Ok(()),
+            1 => Inputs { data: work.x, count, pick: Some(step.picks), norm: Some((weights.final_norm, eps)) },
+            _ => {
+                let rows = (work.x, Some(step.picks), count);
+                self.kernels.norm.run(&self.stream, rows, (weights.final_norm, eps), work.normed)?;
+                Inputs::rows(work.normed, count)
+            }
+        };
+        self.kernels.products.run(&self.stream, inputs, &[(&weights.head, work.logits)], Output::Set)
+    }
+
+    fn replay(&self, key: (usize, usize)) -> Result<()> {
+        let graph = self.recordings.get(&key).ok_or_else(|| Error::Internal("a recorded step is gone".into()))?;
+        self.stream.launch(graph)
+    }
+
+    /// Waits for the step, and brings its logits and choices to the host.
+    fn download(&mut self, step: &Step, logits: &mut [f32]) -> Result<()> {
+        let per_layer = step.count() * self.spec.moe.as_ref().map_or(0, |moe| moe.top_k);
+        let choices = self.work.moe.choices.part(0, self.spec.moe_layers() * per_layer)?;
+        self.stream.fetch(choices, &mut self.choices)?;
+        self.stream.fetch(self.work.logits.part(0, logits.len())?, logits)?;
+        self.count_choices(per_layer);
+        Ok(())
+    }
+
+    /// Counts the experts that a step's rows chose, and the bytes of those that any chose.
+    fn count_choices(&mut self, per_layer: usize) {
+        let experts = self.spec.moe.as_ref().map_or(0, |moe| moe.experts);
+        let mut visits = vec![0u64; experts];
+        let moe = |(layer, index): (usize, &usize)| {
+            (self.spec.layers[layer].feed_forward == FeedForward::Moe).then_some((layer, *index))
+        };
+        for (layer, index) in self.model.moe_index.iter().enumerate().filter_map(moe) {
+            visits.fill(0);
+            for choice in self.choices.iter().skip(index * per_layer).take(per_layer) {
+                visits.get_mut(*choice as usize).into_iter().for_each(|visits| *visits += 1);
+            }
+            let bytes = self.model.weights.layers[layer].feed_forward.expert_bytes;
+            for (expert, visits) in visits.iter().enumerate().filter(|(_, visits)| **visits > 0) {
+                self.counters.add(layer, expert, *visits);
+                self.costs[Operation::Experts].bytes += bytes;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl CudaBackend {
+    /// Does what a defect of a kernel would do: reads where no memory is.
+    pub(super) fn break_device(&self) -> Result<()> {
+        let (rows, norm) = ((DeviceSlice::nowhere(64), None, 1), (DeviceSlice::nowhere(64), 0.0));
+        self.kernels.norm.run(&self.stream, rows, norm, DeviceSlice::nowhere(64))
+    }
+}
+
+impl Kernels {
+    fn new(
+        modules: &Modules,
+        context: &Context,
+        spec: &ModelSpec,
+        tiles: Option<Arc<Tiles>>,
+        options: &CudaOptions,
+    ) -> Result<Self> {
+        let (device, sizes) = (context.device(), &options.sizes);
+        let attention = || Attention::new(modules, device, spec, &sizes.layout, sizes.kv);
+        let delta = spec.delta.as_ref().map(|delta| DeltaNet::new(modules, device, delta, spec.norm_eps));
+        Ok(Self {
+            embed: Embed::new(modules)?,
+            norm: Norm::new(modules)?,
+            products: Products::new(modules, device, tiles.clone(), options.exact)?,
+            attention: (spec.attention_layers() > 0).then(attention).transpose()?,
+            delta_net: delta.transpose()?,
+            moe: Moe::new(modules, device, tiles, options.exact)?,
+        })
+    }
+}
+
+impl Work {
+    fn new(memory: &DeviceMemory, layout: &Layout, spec: &ModelSpec) -> Result<Self> {
+        let parts = &layout.work;
+        let [first, second, third, fourth] = parts.projections;
+        let projections = [memory.part(first)?, memory.part(second)?, memory.part(third)?, memory.part(fourth)?];
+        let (x, normed, mixed) = (memory.part(parts.x)?, memory.part(parts.normed)?, memory.part(parts.mixed)?);
+        let angles = memory.part(parts.angles)?;
+        let frequencies = memory.part(parts.frequencies)?;
+        let no_attention = spec.attention_layers() == 0;
+        Ok(Self {
+            rope: Angles {
+                frequencies: if no_attention { frequencies.part(0, 0)? } else { frequencies },
+                scale: spec.attention.rope.frequencies().1,
+                angles,
+            },
+            x,
+            normed,
+            attention: AttentionWork {
+                queries: projections[0],
+                keys: projections[1],
+                values: projections[2],
+                angles,
+                out: mixed,
+                partials: memory.part(parts.partials)?,
+                counters: memory.part(parts.counters)?,
+            },
+            delta_net: DeltaWork { projections, convolved: memory.part(parts.convolved)?, out: mixed },
+            moe: MoeWork {
+                x,
+                normed,
+                logits: memory.part(parts.router)?,
+                shared_gate: Some(memory.part(parts.shared_gate)?),
+                choices: memory.part(parts.choices)?,
+                shares: memory.part(parts.shares)?,
+                entry_rows: memory.part(parts.entry_rows)?,
+                entry_of: memory.part(parts.entry_of)?,
+                items: memory.part(parts.items)?,
+                item_count: memory.part(parts.item_count)?,
+                activations: memory.part(parts.activations)?,
+                outputs: memory.part(parts.outputs)?,
+            },
+            logits: memory.part(parts.logits)?,
+        })
+    }
+}
+
+impl Backend for CudaBackend {
+    fn attach(&mut self) {
+        let entered = self.context.enter_for_good();
+        if let Err(error) = entered {
+            self.lost = Some(error);
+        }
+    }
+
+    fn embed(&mut self, batch: &Batch<'_>) -> Result<()> {
+        let outcome = self.begin(batch);
+        self.note(outcome)
+    }
+
+    fn attention(&mut self, layer: usize, batch: &Batch<'_>) -> Result<()> {
+        let outcome = self.run_attention(layer, batch);
+        self.note(outcome)
+    }
+
+    fn delta_net(&mut self, layer: usize, _batch: &Batch<'_>) -> Result<()> {
+        let outcome = self.run_delta_net(layer);
+        self.note(outcome)
+    }
+
+    fn moe(&mut self, layer: usize) -> Result<()> {
+        let outcome = self.run_feed_forward(layer);
+        self.note(outcome)
+    }
+
+    fn dense(&mut self, layer: usize) -> Result<()> {
+        let outcome = self.run_feed_forward(layer);
+        self.note(outcome)
+    }
+
+    fn head(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
+        let outcome = self.finish(batch, logits);
+        self.note(outcome)
+    }
+
+    fn logits(&mut self, len: usize) -> Result<Logits> {
+        Ok(Box::new(Pinned::zeroed(&self.context, len, "logits")?))
+    }
+
+    fn invent(&mut self, memory: &Sequence, positions: usize) -> Result<()> {
+        let layout = &self.sizes.layout;
+        let pages = positions.div_ceil(layout.page_tokens).min(memory.pages.len());
+        for kv in self.model.kv.iter().flatten() {
+            for page in &memory.pages[..pages] {
+                kv.invent(&self.stream, *page as usize, layout.pages)?;
+            }
+        }
+        for states in self.model.states.iter().flatten() {
+            states.clear(&self.stream, memory.slot, layout.slots)?;
+        }
+        self.stream.wait()
+    }
+
+    fn take_costs(&mut self) -> Costs {
+        std::mem::take(&mut self.costs)
+    }
+
+    fn info(&self) -> BackendInfo {
+        BackendInfo { kernels: "cuda", kv_type: self.sizes.kv.name() }
+    }
+}

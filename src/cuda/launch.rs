@@ -1,0 +1,113 @@
+//! Launching a kernel with arguments.
+//!
+//! Where the device can, a kernel starts while the one in front of it still runs (programmatic dependent launch), reads
+//! what no kernel writes, and waits for the other's end by itself (`griddepcontrol.wait`) before it touches anything else.
+
+use std::ffi::c_void;
+
+use cudarc::driver::sys;
+
+use super::driver::check;
+use super::memory::Plain;
+use super::module::Kernel;
+use super::stream::Stream;
+use crate::error::{Error, Result};
+
+/// Arguments of a launch at most, and their bytes.
+const MOST_ARGUMENTS: usize = 40;
+const MOST_WORDS: usize = 128;
+
+/// A launch that is being put together.
+pub struct Launch<'a> {
+    kernel: &'a Kernel,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    /// The arguments, each from a whole word on.
+    words: [u64; MOST_WORDS],
+    starts: [usize; MOST_ARGUMENTS],
+    arguments: usize,
+    used: usize,
+}
+
+impl Kernel {
+    /// A launch of `grid` blocks of `block` threads.
+    pub fn launch(&self, grid: [u32; 3], block: [u32; 3]) -> Launch<'_> {
+        Launch {
+            kernel: self,
+            grid,
+            block,
+            shared: 0,
+            words: [0; MOST_WORDS],
+            starts: [0; MOST_ARGUMENTS],
+            arguments: 0,
+            used: 0,
+        }
+    }
+}
+
+impl Launch<'_> {
+    /// Bytes of dynamic shared memory of each block.
+    pub fn shared(mut self, bytes: u32) -> Self {
+        self.shared = bytes;
+        self
+    }
+
+    /// The next argument: exactly the type that the kernel declares.
+    pub fn arg<T: Plain>(mut self, value: T) -> Self {
+        let words = size_of::<T>().div_ceil(8);
+        const { assert!(align_of::<T>() <= align_of::<u64>()) };
+        if self.arguments < MOST_ARGUMENTS && self.used + words <= MOST_WORDS {
+            // SAFETY: there is room for so many bytes, and words are aligned well enough.
+            unsafe { self.words.as_mut_ptr().add(self.used).cast::<T>().write(value) };
+            self.starts[self.arguments] = self.used;
+        }
+        self.arguments += 1;
+        self.used += words;
+        self
+    }
+
+    /// Queues the launch.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for a launch that the device cannot do; errors of the kernel itself come later.
+    ///
+    /// # Safety
+    /// The arguments are those that the kernel declares, in number and type; what they point to is as large as the kernel
+    /// takes it to be for this grid, and lives until the stream is waited for or, in a recording, as long as the graph.
+    pub unsafe fn queue(mut self, stream: &Stream) -> Result<()> {
+        if self.arguments > MOST_ARGUMENTS || self.used > MOST_WORDS {
+            return Err(Error::Internal(format!("{}: too many arguments", self.kernel.name)));
+        }
+        if self.grid.contains(&0) {
+            return Ok(());
+        }
+        let mut pointers = [std::ptr::null_mut::<c_void>(); MOST_ARGUMENTS];
+        let words = self.words.as_mut_ptr();
+        for (pointer, start) in pointers.iter_mut().zip(&self.starts[..self.arguments]) {
+            // SAFETY: `arg` put the argument there.
+            *pointer = unsafe { words.add(*start) }.cast();
+        }
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: self.grid[0],
+            gridDimY: self.grid[1],
+            gridDimZ: self.grid[2],
+            blockDimX: self.block[0],
+            blockDimY: self.block[1],
+            blockDimZ: self.block[2],
+            sharedMemBytes: self.shared,
+            hStream: stream.raw,
+            attrs: &mut attribute,
+            numAttrs: u32::from(self.kernel.overlaps),
+        };
+        // SAFETY: the caller vouches for the arguments.
+        let code =
+            unsafe { sys::cuLaunchKernelEx(&config, self.kernel.raw, pointers.as_mut_ptr(), std::ptr::null_mut()) };
+        check(&self.kernel.name, code)
+    }
+}

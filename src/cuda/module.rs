@@ -1,0 +1,129 @@
+//! The compiled kernels on a device, by name.
+
+use std::ffi::CString;
+use std::sync::Arc;
+
+use cudarc::driver::sys;
+
+use super::context::Context;
+use super::driver::{check, check_for_memory};
+use super::images;
+use crate::error::{Error, Result};
+
+/// All fat binaries of this build, loaded into one context.
+pub struct Modules {
+    list: Vec<Arc<Module>>,
+}
+
+struct Module {
+    context: Arc<Context>,
+    raw: sys::CUmodule,
+}
+
+// SAFETY: the driver's modules may be used from any thread.
+unsafe impl Send for Module {}
+// SAFETY: see `Send`.
+unsafe impl Sync for Module {}
+
+/// A kernel, loaded and ready to be launched.
+pub struct Kernel {
+    pub(super) raw: sys::CUfunction,
+    pub(super) name: String,
+    /// Bytes of dynamic shared memory that a launch may ask for.
+    pub shared_memory: usize,
+    /// The device can start it before the kernel in front has ended: see [`super::launch`].
+    pub(super) overlaps: bool,
+    /// Keeps the code where it is.
+    _module: Arc<Module>,
+}
+
+// SAFETY: the driver's functions may be used from any thread.
+unsafe impl Send for Kernel {}
+// SAFETY: see `Send`.
+unsafe impl Sync for Kernel {}
+
+impl Modules {
+    /// Loads every fat binary of this build.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] where none has code for the device.
+    pub fn load(context: &Arc<Context>) -> Result<Self> {
+        let list = images::IMAGES.iter().map(|(name, image)| Module::load(context, name, image));
+        Ok(Self { list: list.collect::<Result<_>>()? })
+    }
+
+    /// Kernel `name`, which one of the fat binaries has.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where there is no such kernel.
+    pub fn kernel(&self, name: &str) -> Result<Kernel> {
+        for module in &self.list {
+            if let Some(kernel) = module.kernel(name)? {
+                return Ok(kernel);
+            }
+        }
+        Err(Error::Internal(format!("no kernel {name} in this build")))
+    }
+}
+
+impl Module {
+    fn load(context: &Arc<Context>, name: &str, image: &images::Image) -> Result<Arc<Self>> {
+        let _entered = context.enter()?;
+        let mut raw = std::ptr::null_mut();
+        let bytes = image.0.len() as u64;
+        // SAFETY: a whole fat binary, from where such may begin.
+        match unsafe { sys::cuModuleLoadData(&mut raw, image.0.as_ptr().cast()) } {
+            sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
+                let device = context.device();
+                let (major, minor) = device.capability;
+                return Err(Error::NoDevice(format!(
+                    "CUDA device {} ({}) has compute capability {major}.{minor}; this library has code for {}",
+                    device.ordinal,
+                    device.name,
+                    images::ARCHITECTURES.join(", ")
+                )));
+            }
+            code => check_for_memory(&format!("the CUDA kernels {name}"), bytes, code)?,
+        }
+        Ok(Arc::new(Self { context: context.clone(), raw }))
+    }
+
+    fn kernel(self: &Arc<Self>, name: &str) -> Result<Option<Kernel>> {
+        let symbol = CString::new(name).map_err(|_| Error::Internal(format!("{name:?} is no name of a kernel")))?;
+        let _entered = self.context.enter()?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: writes one handle, of a module that the kernel keeps.
+        match unsafe { sys::cuModuleGetFunction(&mut raw, self.raw, symbol.as_ptr()) } {
+            sys::CUresult::CUDA_ERROR_NOT_FOUND => return Ok(None),
+            code => check(name, code)?,
+        }
+        // Code that is loaded when it is first needed would take device memory in the middle of a step.
+        // SAFETY: the function was just found.
+        check("loading the CUDA kernels", unsafe { sys::cuFuncLoad(raw) })?;
+        let device = self.context.device();
+        let mut fixed = 0;
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+        // SAFETY: writes one number.
+        check(name, unsafe { sys::cuFuncGetAttribute(&mut fixed, attribute, raw) })?;
+        let shared_memory = device.shared_memory.saturating_sub(fixed.max(0) as u32);
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: sets one number of a loaded function.
+        check(name, unsafe { sys::cuFuncSetAttribute(raw, attribute, shared_memory as i32) })?;
+        let overlaps = device.capability >= (9, 0);
+        Ok(Some(Kernel {
+            raw,
+            name: name.into(),
+            shared_memory: shared_memory as usize,
+            overlaps,
+            _module: self.clone(),
+        }))
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        let Ok(_entered) = self.context.enter() else { return };
+        // SAFETY: `load` loaded it, and the kernels that keep it are gone.
+        let _ = unsafe { sys::cuModuleUnload(self.raw) };
+    }
+}

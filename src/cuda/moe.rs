@@ -1,0 +1,290 @@
+//! Feed-forward halves behind their router: choice of experts, SwiGLUs, weighted sum. A dense layer is a shared expert
+//! without a gate and without others.
+
+use std::sync::Arc;
+
+use super::args::{Expert, Forms, INT8_FORMATS, Item, Matrix, MoeArgs, number};
+use super::device::DeviceInfo;
+use super::memory::{DevicePtr, DeviceSlice};
+use super::module::{Kernel, Modules};
+use super::stream::Stream;
+use super::tiles::{self, Tiles};
+use crate::error::{Error, Result};
+
+/// Rows of an expert that a block takes together at most, where a step has several rows.
+const MOST_ROWS: usize = 8;
+
+/// Routed experts, and experts that a row visits, that the kernels for a single row take at most.
+const ONE_ROW_EXPERTS: usize = 512;
+const ONE_ROW_WARPS: usize = 16;
+/// What every width must be a multiple of there.
+const ONE_ROW_COLUMNS: usize = 256;
+
+pub struct Moe {
+    route: Kernel,
+    group: Kernel,
+    /// For one row, and for groups of two, four and eight.
+    gate_up: [Kernel; 4],
+    down: [Kernel; 4],
+    combine: Kernel,
+    /// For one row, and for each of [`INT8_FORMATS`]; they choose the experts by themselves.
+    one_gate_up: Vec<Kernel>,
+    one_down: Vec<Kernel>,
+    /// For many rows.
+    tiles: Option<Arc<Tiles>>,
+    device: DeviceInfo,
+    exact: bool,
+}
+
+/// What a layer's experts are.
+#[derive(Clone, Copy)]
+pub struct MoeLayer {
+    pub shape: MoeShape,
+    /// The routed experts, then the shared one or that of a dense layer.
+    table: DeviceSlice<Expert>,
+    /// The first routed expert, and how many bytes the next ones lie behind it; 0 where they are not alike.
+    routed: Expert,
+    spacing: u64,
+    shared: Expert,
+    /// Numbers of the kernels for one row, where there are such.
+    one: Option<(usize, usize)>,
+    /// Forms of the inputs of the first and the second half.
+    gate_up: Forms,
+    down: Forms,
+    /// Rows of a group.
+    item_rows: usize,
+}
+
+/// The sizes of a layer.
+#[derive(Clone, Copy)]
+pub struct MoeShape {
+    pub hidden: usize,
+    /// 0 in a dense layer, as are the next two.
+    pub experts: usize,
+    pub top_k: usize,
+    pub width: usize,
+    /// Of the shared expert or the dense layer; 0 where there is neither.
+    pub shared_width: usize,
+    pub normalise: bool,
+}
+
+impl MoeShape {
+    /// Groups that a step of `count` rows can have, at most: a group is up to `item_rows` rows of one expert.
+    pub fn items(&self, count: usize, item_rows: usize) -> usize {
+        let (entries, shared) = (count.saturating_mul(self.top_k), usize::from(self.shared_width > 0));
+        match count {
+            1 => self.top_k + shared,
+            _ => entries.min(self.experts + entries / item_rows) + count.div_ceil(item_rows) * shared,
+        }
+    }
+
+    /// The routed experts, and the shared one or that of a dense layer where there is one.
+    pub fn swiglus(&self) -> usize {
+        self.experts + usize::from(self.shared_width > 0)
+    }
+
+    /// Experts that a row visits.
+    fn chosen(&self) -> usize {
+        self.top_k + usize::from(self.shared_width > 0)
+    }
+
+    fn widest(&self) -> usize {
+        self.width.max(self.shared_width)
+    }
+}
+
+/// Activations that a layer works with.
+#[derive(Clone, Copy)]
+pub struct MoeWork {
+    /// Residual stream `[rows, hidden]`.
+    pub x: DeviceSlice<f32>,
+    /// The same, normed, for several rows.
+    pub normed: DeviceSlice<f32>,
+    /// `[rows, experts]`.
+    pub logits: DeviceSlice<f32>,
+    /// `[rows]`, before the sigmoid.
+    pub shared_gate: Option<DeviceSlice<f32>>,
+    /// `[rows, top_k]` of this layer.
+    pub choices: DeviceSlice<u32>,
+    pub shares: DeviceSlice<f32>,
+    pub entry_rows: DeviceSlice<u32>,
+    pub entry_of: DeviceSlice<u32>,
+    pub items: DeviceSlice<Item>,
+    pub item_count: DeviceSlice<u32>,
+    pub activations: DeviceSlice<f32>,
+    pub outputs: DeviceSlice<f32>,
+}
+
+impl Moe {
+    pub fn new(modules: &Modules, device: &DeviceInfo, tiles: Option<Arc<Tiles>>, exact: bool) -> Result<Self> {
+        let kernel = |name| modules.kernel(name);
+        let four = |names: [&'static str; 4]| -> Result<[Kernel; 4]> {
+            let [one, two, four, eight] = names;
+            Ok([kernel(one)?, kernel(two)?, kernel(four)?, kernel(eight)?])
+        };
+        let each_format = |name: &str| -> Result<Vec<Kernel>> {
+            INT8_FORMATS.iter().map(|(_, format)| modules.kernel(&format!("{name}_{format}"))).collect()
+        };
+        Ok(Self {
+            route: kernel("moe_route")?,
+            group: kernel("moe_group")?,
+            gate_up: four(["moe_gate_up_1", "moe_gate_up_2", "moe_gate_up_4", "moe_gate_up_8"])?,
+            down: four(["moe_down_1", "moe_down_2", "moe_down_4", "moe_down_8"])?,
+            combine: kernel("moe_combine")?,
+            one_gate_up: each_format("moe_gate_up_1")?,
+            one_down: each_format("moe_down_1")?,
+            tiles,
+            device: device.clone(),
+            exact,
+        })
+    }
+
+    /// A layer of `experts`, which are those of `table`.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] for a device with too little shared memory for rows of `shape`.
+    pub fn layer(&self, shape: MoeShape, experts: &[Expert], table: DeviceSlice<Expert>) -> Result<MoeLayer> {
+        let gate_up = Forms::of(experts.iter().flat_map(|e| [&e.gate, &e.up]), self.exact);
+        let down = Forms::of(experts.iter().map(|e| &e.down), self.exact);
+        let fits = |rows: usize| {
+            let which = rows.ilog2() as usize;
+            let bytes = if rows == 1 { one_row(&shape, down).1 } else { down.bytes(rows, shape.widest()) };
+            gate_up.bytes(rows, shape.hidden) <= self.gate_up[which].shared_memory
+                && bytes <= self.down[which].shared_memory
+        };
+        let item_rows = [MOST_ROWS, 4, 2].into_iter().find(|rows| fits(*rows) && fits(1));
+        let item_rows = item_rows.ok_or_else(|| {
+            let (ordinal, name, most) = (self.device.ordinal, &self.device.name, self.device.shared_memory);
+            Error::NoDevice(format!(
+                "CUDA device {ordinal} ({name}) has {most} bytes of shared memory a block, too few for rows of {} and {} \
+                 values",
+                shape.hidden,
+                shape.widest()
+            ))
+        })?;
+        let (routed, shared) = experts.split_at(shape.experts.min(experts.len()));
+        let first = routed.first().copied().unwrap_or(Expert::NONE);
+        let spacing = routed.get(1).map_or(0, |second| second.gate.data.address() - first.gate.data.address());
+        let alike = routed.iter().zip(0..).all(|(expert, i)| expert.is_moved(&first, i * spacing));
+        let shared = shared.first().copied().unwrap_or(Expert::NONE);
+        let spacing = if alike { spacing } else { 0 };
+        let one = self.one_row(&shape, experts).filter(|_| spacing > 0);
+        Ok(MoeLayer { shape, table, routed: first, spacing, shared, one, gate_up, down, item_rows })
+    }
+
+    /// The kernels for a single row, where the matrices of each half have one format.
+    fn one_row(&self, shape: &MoeShape, experts: &[Expert]) -> Option<(usize, usize)> {
+        let widths = [shape.hidden, shape.width, shape.shared_width];
+        let usual = shape.experts <= ONE_ROW_EXPERTS
+            && shape.top_k >= 1
+            && shape.chosen() <= ONE_ROW_WARPS
+            && widths.iter().all(|width| width.is_multiple_of(ONE_ROW_COLUMNS));
+        if self.exact || !usual {
+            return None;
+        }
+        let first = experts.first()?;
+        let (gate_up, down) = (first.gate.int8_format()?, first.down.int8_format()?);
+        let is = |matrix: &Matrix, format| matrix.int8_format() == Some(format);
+        let alike = |e: &Expert| is(&e.gate, gate_up) && is(&e.up, gate_up) && is(&e.down, down);
+        experts.iter().all(alike).then_some((gate_up, down))
+    }
+
+    /// `x += sum of share * expert(norm(x))` for `count` rows. A single row is normed here; several are in `normed`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for memory that is too small.
+    pub fn run(
+        &self,
+        stream: &Stream,
+        count: usize,
+        layer: &MoeLayer,
+        (norm, eps): (DeviceSlice<f32>, f32),
+        work: &MoeWork,
+    ) -> Result<()> {
+        let (one, shape) = (count == 1, &layer.shape);
+        let (entries, shared) = (count * shape.top_k, usize::from(shape.shared_width > 0));
+        let int8_only = layer.gate_up.int8_only() && layer.down.int8_only();
+        let tiles = self.tiles.as_ref().filter(|_| count >= tiles::FEWEST && int8_only);
+        let item_rows = match tiles {
+            Some(_) => tiles::ROWS,
+            None if one => 1,
+            None => layer.item_rows,
+        };
+        let (items, widest) = (shape.items(count, item_rows), shape.widest());
+        let values = entries * shape.width + count * shape.shared_width;
+        let args = MoeArgs {
+            routed: layer.routed,
+            shared: layer.shared,
+            spacing: layer.spacing,
+            table: layer.table.holding(shape.swiglus(), "experts")?,
+            logits: work.logits.holding(count * shape.experts, "logits of the router")?,
+            shared_gate: match work.shared_gate {
+                Some(gate) => gate.holding(count, "gates of the shared expert")?,
+                None => DevicePtr::NULL,
+            },
+            input: if one { work.x } else { work.normed }.holding(count * shape.hidden, "inputs of experts")?,
+            norm: if one { norm.holding(shape.hidden, "the weights of a norm")? } else { DevicePtr::NULL },
+            x: work.x.holding(count * shape.hidden, "the residual stream")?,
+            choices: work.choices.holding(entries, "chosen experts")?,
+            shares: work.shares.holding(entries, "shares of experts")?,
+            entry_rows: work.entry_rows.holding(entries + count * shared, "rows of entries")?,
+            entry_of: work.entry_of.holding(entries, "entries of rows")?,
+            items: work.items.holding(items, "groups of entries")?,
+            item_count: work.item_count.holding(1, "the number of groups")?,
+            activations: work.activations.holding(values, "activations of experts")?,
+            outputs: match one {
+                true => DevicePtr::NULL,
+                false => work.outputs.holding((entries + count * shared) * shape.hidden, "outputs of experts")?,
+            },
+            eps,
+            experts: number(shape.experts),
+            top_k: number(shape.top_k),
+            width: number(shape.width),
+            shared_width: number(shape.shared_width),
+            hidden: number(shape.hidden),
+            count: number(count),
+            normalise: shape.normalise.into(),
+            max_items: number(items),
+            gate_up_forms: layer.gate_up.bits(),
+            down_forms: layer.down.bits(),
+            item_rows: number(item_rows),
+        };
+        let queue = |kernel: &Kernel, grid: [usize; 2], block: usize, shared: usize| {
+            let launch = kernel.launch([number(grid[0]), number(grid[1]), 1], [number(block), 1, 1]);
+            // SAFETY: the kernel's argument, of sizes that were checked.
+            unsafe { launch.shared(number(shared)).arg(args).queue(stream) }
+        };
+        let (gate_up_strips, down_strips) = (widest.div_ceil(16), shape.hidden.div_ceil(16));
+        if let Some((gate_up, down)) = layer.one.filter(|_| one) {
+            let (first, second) = (layer.gate_up.bytes(1, shape.hidden), layer.down.bytes(1, widest));
+            let strips = shape.top_k * shape.width.div_ceil(16) + shape.shared_width.div_ceil(16);
+            let grid = strips.min(self.device.multiprocessors as usize);
+            queue(&self.one_gate_up[gate_up], [grid, 1], 288, first)?;
+            let bytes = second.next_multiple_of(16) * shape.chosen();
+            return queue(&self.one_down[down], [down_strips, 1], 32 * shape.chosen(), bytes);
+        }
+        queue(&self.route, [count, 1], 256, 4 * shape.experts)?;
+        if one {
+            queue(&self.gate_up[0], [gate_up_strips, items], 256, layer.gate_up.bytes(1, shape.hidden))?;
+            let (warps, bytes) = one_row(shape, layer.down);
+            return queue(&self.down[0], [down_strips, 1], 32 * warps, bytes);
+        }
+        queue(&self.group, [1, 1], 1024, 8 * (shape.experts + 1))?;
+        if let Some(tiles) = tiles {
+            tiles.experts(stream, args, work.normed, work.activations, values, (widest, shape.hidden))?;
+            return queue(&self.combine, [count, 1], 256, 0);
+        }
+        let which = layer.item_rows.ilog2() as usize;
+        let (first, second) =
+            (layer.gate_up.bytes(layer.item_rows, shape.hidden), layer.down.bytes(layer.item_rows, widest));
+        queue(&self.gate_up[which], [gate_up_strips, items], 256, first)?;
+        queue(&self.down[which], [down_strips, items], 256, second)?;
+        queue(&self.combine, [count, 1], 256, 0)
+    }
+}
+
+/// Warps of a block of the second half of a single row, and its shared memory: the activations of an expert for each.
+fn one_row(shape: &MoeShape, down: Forms) -> (usize, usize) {
+    let warps = (shape.top_k + 1).min(16);
+    (warps, warps * down.bytes(1, shape.widest()).next_multiple_of(16))
+}

@@ -1,0 +1,47 @@
+//! RMS norms of many rows. Single rows are normed by the products that read them.
+
+use super::args::{NormArgs, number};
+use super::memory::{DevicePtr, DeviceSlice};
+use super::module::{Kernel, Modules};
+use super::stream::Stream;
+use crate::error::Result;
+
+pub struct Norm {
+    kernel: Kernel,
+}
+
+impl Norm {
+    pub fn new(modules: &Modules) -> Result<Self> {
+        Ok(Self { kernel: modules.kernel("rms_norm")? })
+    }
+
+    /// `out[i] = x[i] / sqrt(mean(x[i]²) + eps) * weight` for `count` rows as wide as `weight`; of the rows `pick` of `x`,
+    /// where there are such.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] for memory that is too small.
+    pub fn run(
+        &self,
+        stream: &Stream,
+        (x, pick, count): (DeviceSlice<f32>, Option<DeviceSlice<u32>>, usize),
+        (weight, eps): (DeviceSlice<f32>, f32),
+        out: DeviceSlice<f32>,
+    ) -> Result<()> {
+        let width = weight.len();
+        let args = NormArgs {
+            x: x.holding(if pick.is_some() { 0 } else { count * width }, "rows to norm")?,
+            weight: weight.start(),
+            out: out.holding(count * width, "normed rows")?,
+            pick: match pick {
+                Some(pick) => pick.holding(count, "picked rows")?,
+                None => DevicePtr::NULL,
+            },
+            eps,
+            width: number(width),
+            count: number(count),
+            unused: 0,
+        };
+        // SAFETY: the kernel's argument; all memory holds `count` rows, and a step picks rows of its own.
+        unsafe { self.kernel.launch([number(count), 1, 1], [256, 1, 1]).arg(args).queue(stream) }
+    }
+}

@@ -1,0 +1,117 @@
+//! What the host tells the device about a step: its rows, its sequences, and where their memory lies. One copy a step.
+
+use std::sync::Arc;
+
+use super::args::{Row, Sequence, number};
+use super::context::Context;
+use super::memory::{DeviceSlice, Pinned};
+use super::stream::Stream;
+use crate::error::{Error, Result};
+use crate::model::{Batch, LogitRows};
+
+/// A step on the device.
+#[derive(Clone, Copy)]
+pub struct Step {
+    pub rows: DeviceSlice<Row>,
+    pub sequences: DeviceSlice<Sequence>,
+    /// The rows that need logits.
+    pub picks: DeviceSlice<u32>,
+    /// Pages of all sequences, one after another.
+    pub pages: DeviceSlice<u32>,
+    /// Positions of the longest sequence, this step's included.
+    pub longest: usize,
+    /// Rows of the sequence that has most.
+    pub most_rows: usize,
+    /// Every sequence has one row.
+    pub single_rows: bool,
+    /// And each of them needs logits.
+    pub decode: bool,
+}
+
+impl Step {
+    /// Number of rows.
+    pub fn count(&self) -> usize {
+        self.rows.len()
+    }
+}
+
+/// The memory that steps are told in, on both sides.
+pub struct StepBuffer {
+    pinned: Pinned<u32>,
+    device: DeviceSlice<u32>,
+}
+
+const ROW_WORDS: usize = size_of::<Row>() / 4;
+const SEQUENCE_WORDS: usize = size_of::<Sequence>() / 4;
+
+impl StepBuffer {
+    /// Tells steps in `device`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfHostMemory`].
+    pub fn new(context: &Arc<Context>, device: DeviceSlice<u32>) -> Result<Self> {
+        Ok(Self { pinned: Pinned::zeroed(context, device.len(), "a step's rows")?, device })
+    }
+
+    /// Queues the copy that tells the device of `batch`. Steps of as many rows, sequences and logits have everything but
+    /// the pages in the same places, whatever they contain. The step before must be done.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for a larger step than was planned.
+    pub fn tell(&mut self, batch: &Batch<'_>, stream: &Stream) -> Result<Step> {
+        let (rows, sequences, picks) = (batch.tokens.len(), batch.sequences.len(), batch.logit_rows());
+        let first_sequence = ROW_WORDS * rows;
+        let first_pick = first_sequence + SEQUENCE_WORDS * sequences;
+        let first_page = first_pick + picks.len();
+        let mut words = Words { all: &mut self.pinned, used: 0 };
+        for (index, sequence) in batch.sequences.iter().enumerate() {
+            for (i, row) in sequence.rows.clone().enumerate() {
+                let token = batch.tokens.get(row).copied().unwrap_or_default();
+                words.put([token, number(sequence.position + i), number(index), number(sequence.memory.slot)])?;
+            }
+        }
+        let mut pages = 0;
+        let mut longest = 0;
+        for sequence in &batch.sequences {
+            let (first, count) = (sequence.rows.start, sequence.rows.len());
+            words.put([first, count, sequence.position, sequence.memory.slot, pages, 0, 0, 0].map(number))?;
+            pages += sequence.memory.pages.len();
+            longest = longest.max(sequence.position + count);
+        }
+        picks.iter().try_for_each(|pick| words.put([number(*pick)]))?;
+        let mut all_pages = batch.sequences.iter().flat_map(|sequence| &sequence.memory.pages);
+        all_pages.try_for_each(|page| words.put([*page]))?;
+        let used = words.used;
+        if used != first_page + pages {
+            return Err(Error::Internal("the rows of a step are not those of its sequences".into()));
+        }
+        stream.upload(&self.pinned, self.device.part(0, used)?)?;
+        let most_rows = batch.sequences.iter().map(|sequence| sequence.rows.len()).max().unwrap_or(0);
+        let single_rows = batch.sequences.iter().all(|sequence| sequence.rows.len() == 1);
+        Ok(Step {
+            rows: self.device.part(0, first_sequence)?.cast(),
+            sequences: self.device.part(first_sequence, first_pick - first_sequence)?.cast(),
+            picks: self.device.part(first_pick, picks.len())?,
+            pages: self.device.part(first_page, pages)?,
+            longest,
+            most_rows,
+            single_rows,
+            decode: single_rows && batch.sequences.iter().all(|sequence| sequence.logits != LogitRows::None),
+        })
+    }
+}
+
+/// Words that are written one after another.
+struct Words<'a> {
+    all: &'a mut [u32],
+    used: usize,
+}
+
+impl Words<'_> {
+    fn put<const N: usize>(&mut self, words: [u32; N]) -> Result<()> {
+        let place = self.all.get_mut(self.used..self.used + N);
+        place.ok_or_else(|| Error::Internal("a larger step than was planned".into()))?.copy_from_slice(&words);
+        self.used += N;
+        Ok(())
+    }
+}

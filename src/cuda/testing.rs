@@ -1,0 +1,64 @@
+//! What tests of kernels share: a device where there is one, and memory that is filled, read back and poisoned.
+
+use std::sync::Arc;
+
+use super::context::Context;
+use super::memory::{DeviceMemory, DeviceSlice, Pinned, Plain, Planner};
+use super::module::Modules;
+use super::stream::Stream;
+
+/// The first device, with its context current on this thread, all kernels loaded, and a stream.
+pub struct Gpu {
+    pub modules: Modules,
+    pub stream: Stream,
+    pub context: Arc<Context>,
+}
+
+/// Device memory of a test.
+pub struct Buffer<T: Plain> {
+    pub slice: DeviceSlice<T>,
+    _memory: DeviceMemory,
+}
+
+impl Gpu {
+    /// `None` where there is no device, or no kernels were built; says so.
+    pub fn open() -> Option<Self> {
+        let context = match Context::hold(0) {
+            Ok(context) => context,
+            Err(error) => {
+                println!("skipped: no CUDA device: {error}");
+                return None;
+            }
+        };
+        context.enter_for_good().unwrap();
+        Some(Self { modules: Modules::load(&context).unwrap(), stream: Stream::new(&context).unwrap(), context })
+    }
+
+    /// `len` values, every byte of which is 0xff: not-a-number in every floating-point type.
+    pub fn poisoned<T: Plain>(&self, len: usize) -> Buffer<T> {
+        let mut planner = Planner::default();
+        let planned = planner.take::<T>(len);
+        let memory = DeviceMemory::take(&self.context, planner.bytes(), "a test").unwrap();
+        let slice = memory.part(planned).unwrap();
+        self.stream.fill(slice, 0xff).unwrap();
+        self.stream.wait().unwrap();
+        Buffer { slice, _memory: memory }
+    }
+
+    /// `values`, in device memory.
+    pub fn upload<T: Plain>(&self, values: &[T]) -> Buffer<T> {
+        let buffer = self.poisoned(values.len());
+        let mut pinned = Pinned::zeroed(&self.context, values.len(), "a test").unwrap();
+        pinned.copy_from_slice(values);
+        self.stream.upload(&pinned, buffer.slice).unwrap();
+        self.stream.wait().unwrap();
+        buffer
+    }
+
+    /// What `slice` holds once everything queued is done.
+    pub fn download<T: Plain>(&self, slice: DeviceSlice<T>) -> Vec<T> {
+        let mut pinned = Pinned::zeroed(&self.context, slice.len(), "a test").unwrap();
+        self.stream.fetch(slice, &mut pinned).unwrap();
+        pinned.to_vec()
+    }
+}

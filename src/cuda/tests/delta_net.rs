@@ -1,0 +1,261 @@
+//! The convolution, the delta rule and the gated norm, step by step and for many rows, against the recurrence in float64.
+
+use super::super::args::{DeltaArgs, Place, Sequence};
+use super::super::testing::Buffer;
+use super::{Bench, assert_close, sigmoid, silu, values};
+
+#[derive(Clone, Copy)]
+struct Shape {
+    key_heads: usize,
+    ratio: usize,
+    key_dim: usize,
+    value_dim: usize,
+    taps: usize,
+    interleaved: bool,
+    tiled: bool,
+}
+
+/// One sequence's memory in float64.
+#[derive(Clone, Default)]
+struct Memory {
+    /// Inputs of the convolution so far, `[positions][channels]`.
+    inputs: Vec<Vec<f64>>,
+    /// `[value_heads][key_dim][value_dim]`.
+    states: Vec<f64>,
+}
+
+struct Weights {
+    conv: Vec<f32>,
+    decay: Vec<f32>,
+    dt_bias: Vec<f32>,
+    norm: Vec<f32>,
+}
+
+impl Shape {
+    fn value_heads(&self) -> usize {
+        self.key_heads * self.ratio
+    }
+
+    fn channels(&self) -> usize {
+        2 * self.key_heads * self.key_dim + self.value_heads() * self.value_dim
+    }
+
+    fn head(&self, key_head: usize, index: usize) -> usize {
+        if self.tiled { key_head + index * self.key_heads } else { key_head * self.ratio + index }
+    }
+
+    /// Places of q, k, v, z, b, a and the head's number.
+    fn places(&self) -> [Place; 7] {
+        let place = |base: usize, step: usize, index_step: usize| Place {
+            base: base as u32,
+            step: step as u32,
+            index_step: index_step as u32,
+        };
+        let (hk, r, kd, vd) = (self.key_heads, self.ratio, self.key_dim, self.value_dim);
+        let head = if self.tiled { place(0, 1, hk) } else { place(0, r, 1) };
+        if self.interleaved {
+            let all = 2 * kd + 2 * r * vd;
+            let (q, k, v) = (place(0, all, 0), place(kd, all, 0), place(2 * kd, all, vd));
+            return [q, k, v, place(2 * kd + r * vd, all, vd), place(0, 2 * r, 1), place(r, 2 * r, 1), head];
+        }
+        let (q, k) = (place(0, kd, 0), place(hk * kd, kd, 0));
+        let flat = |base| if self.tiled { place(base, vd, hk * vd) } else { place(base, r * vd, vd) };
+        [q, k, flat(2 * hk * kd), flat(0), head, head, head]
+    }
+}
+
+fn at(place: &Place, key_head: usize, index: usize) -> usize {
+    place.base as usize + key_head * place.step as usize + index * place.index_step as usize
+}
+
+/// One row of one sequence: its output `[value_heads][value_dim]`.
+fn advance(shape: &Shape, weights: &Weights, memory: &mut Memory, row: [&[f32]; 4]) -> Vec<f64> {
+    let [qkv, z, b, a] = row;
+    let (kd, vd, heads, channels) = (shape.key_dim, shape.value_dim, shape.value_heads(), shape.channels());
+    let places = shape.places();
+    let mut input = vec![f64::NAN; channels];
+    for key_head in 0..shape.key_heads {
+        for i in 0..kd {
+            input[key_head * kd + i] = qkv[at(&places[0], key_head, 0) + i].into();
+            input[(shape.key_heads + key_head) * kd + i] = qkv[at(&places[1], key_head, 0) + i].into();
+        }
+        for index in 0..shape.ratio {
+            for i in 0..vd {
+                let to = 2 * shape.key_heads * kd + shape.head(key_head, index) * vd + i;
+                input[to] = qkv[at(&places[2], key_head, index) + i].into();
+            }
+        }
+    }
+    memory.inputs.push(input);
+    memory.states.resize(heads * kd * vd, 0.0);
+    let mixed: Vec<f64> = (0..channels)
+        .map(|c| {
+            let taps = memory.inputs.iter().rev().zip((0..shape.taps).rev());
+            silu(taps.map(|(x, t)| x[c] * f64::from(weights.conv[t * channels + c])).sum())
+        })
+        .collect();
+    let normalised = |x: &[f64], scale: f64| -> Vec<f64> {
+        let factor = scale / (x.iter().map(|x| x * x).sum::<f64>() + 1e-6).sqrt();
+        x.iter().map(|x| x * factor).collect()
+    };
+    let mut out = vec![f64::NAN; heads * vd];
+    for key_head in 0..shape.key_heads {
+        let q = normalised(&mixed[key_head * kd..][..kd], (kd as f64).powf(-0.5));
+        let k = normalised(&mixed[(shape.key_heads + key_head) * kd..][..kd], 1.0);
+        for index in 0..shape.ratio {
+            let head = shape.head(key_head, index);
+            let v = &mixed[2 * shape.key_heads * kd + head * vd..][..vd];
+            let state = &mut memory.states[head * kd * vd..][..kd * vd];
+            let input = f64::from(a[at(&places[5], key_head, index)]) + f64::from(weights.dt_bias[head]);
+            let decay = (f64::from(weights.decay[head]) * input.exp().ln_1p()).exp();
+            let beta = sigmoid(b[at(&places[4], key_head, index)].into());
+            let out = &mut out[head * vd..][..vd];
+            for column in 0..vd {
+                let recalled: f64 = (0..kd).map(|i| decay * state[i * vd + column] * k[i]).sum();
+                let update = beta * (v[column] - recalled);
+                for i in 0..kd {
+                    state[i * vd + column] = decay * state[i * vd + column] + k[i] * update;
+                }
+                out[column] = (0..kd).map(|i| state[i * vd + column] * q[i]).sum();
+            }
+            let scale = 1.0 / (out.iter().map(|x| x * x).sum::<f64>() / vd as f64 + 1e-6).sqrt();
+            let z = &z[at(&places[3], key_head, index)..];
+            for (i, out) in out.iter_mut().enumerate() {
+                *out *= scale * f64::from(weights.norm[i]) * silu(z[i].into());
+            }
+        }
+    }
+    out
+}
+
+struct Device {
+    conv: Buffer<f32>,
+    states: Buffer<f32>,
+}
+
+/// One step of `rows[s]` rows of sequence `s`, which has slot `2 - s`.
+fn step(bench: &mut Bench, shape: &Shape, weights: &Weights, device: &Device, memory: &mut [Memory], rows: &[usize]) {
+    let (heads, vd, channels) = (shape.value_heads(), shape.value_dim, shape.channels());
+    let count: usize = rows.iter().sum();
+    let z_width = heads * vd;
+    let (qkv_width, gate_width) = if shape.interleaved { (channels + z_width, 2 * heads) } else { (channels, heads) };
+    let seed = 1000 + memory.iter().map(|m| m.inputs.len() as u32).sum::<u32>();
+    let qkv = values(seed, count * qkv_width);
+    let z = if shape.interleaved { qkv.clone() } else { values(seed + 1, count * z_width) };
+    let z_stride = if shape.interleaved { qkv_width } else { z_width };
+    let b = values(seed + 2, count * gate_width);
+    let a = if shape.interleaved { b.clone() } else { values(seed + 3, count * gate_width) };
+    let (mut sequences, mut expected, mut row) = (Vec::new(), Vec::new(), 0);
+    for (s, memory) in memory.iter_mut().enumerate() {
+        sequences.push(Sequence {
+            first_row: row as u32,
+            rows: rows[s] as u32,
+            position: memory.inputs.len() as u32,
+            slot: 2 - s as u32,
+            first_page: 0,
+            unused: [0; 3],
+        });
+        for _ in 0..rows[s] {
+            let parts = [
+                &qkv[row * qkv_width..(row + 1) * qkv_width],
+                &z[row * z_stride..(row + 1) * z_stride],
+                &b[row * gate_width..(row + 1) * gate_width],
+                &a[row * gate_width..(row + 1) * gate_width],
+            ];
+            expected.extend(advance(shape, weights, memory, parts));
+            row += 1;
+        }
+    }
+    let (out, convolved) = (bench.room::<f32>(count * z_width), bench.room::<f32>(count * channels));
+    let [q, k, v, z_place, b_place, a_place, head] = shape.places();
+    let args = DeltaArgs {
+        qkv: bench.put(&qkv),
+        z: bench.put(&z),
+        b: bench.put(&b),
+        a: bench.put(&a),
+        conv: bench.put(&weights.conv),
+        decay: bench.put(&weights.decay),
+        dt_bias: bench.put(&weights.dt_bias),
+        norm: bench.put(&weights.norm),
+        conv_state: device.conv.slice.start(),
+        states: device.states.slice.start(),
+        convolved: convolved.slice.start(),
+        out: out.slice.start(),
+        sequences: bench.put(&sequences),
+        eps: 1e-6,
+        sequences_count: rows.len() as u32,
+        key_heads: shape.key_heads as u32,
+        ratio: shape.ratio as u32,
+        key_dim: shape.key_dim as u32,
+        value_dim: vd as u32,
+        taps: shape.taps as u32,
+        channels: channels as u32,
+        qkv_stride: qkv_width as u32,
+        z_stride: z_stride as u32,
+        b_stride: gate_width as u32,
+        a_stride: gate_width as u32,
+        q,
+        k,
+        v,
+        z_place,
+        b_place,
+        a_place,
+        head,
+        unused: 0,
+    };
+    let usual = shape.key_dim == 128 && vd == 128;
+    let single = rows.iter().all(|rows| *rows == 1);
+    if !single {
+        bench.run(&bench.kernel("delta_conv"), [channels.div_ceil(256), rows.len(), 2], 256, 0, args);
+    }
+    let name = match (usual, single) {
+        (true, true) => "delta_step",
+        (true, false) => "delta_rows",
+        (false, true) => "delta_any",
+        (false, false) => "delta_any_rows",
+    };
+    let kernel = bench.gpu.modules.kernel(name).unwrap();
+    if usual {
+        bench.run(&kernel, [4, heads, rows.len()], 256, 0, args);
+        if !single {
+            bench.run(&bench.kernel("delta_gate"), [count, 1, 1], 256, 0, args);
+        }
+    } else {
+        bench.run(&kernel, [heads, rows.len(), 1], 256, 4 * (2 * shape.key_dim + 2 * vd + 64), args);
+    }
+    let what = format!("{name} {}x{} ratio {}, {rows:?} rows after {seed}", shape.key_dim, vd, shape.ratio);
+    assert_close(&bench.gpu.download(out.slice), &expected, 1e-4, &what);
+}
+
+#[test]
+fn delta_net_matches_the_recurrence_in_float64() {
+    let Some(mut bench) = Bench::open() else { return };
+    let base =
+        Shape { key_heads: 2, ratio: 2, key_dim: 128, value_dim: 128, taps: 4, interleaved: false, tiled: false };
+    let shapes = [
+        base,
+        Shape { interleaved: true, key_heads: 3, ..base },
+        Shape { tiled: true, ratio: 3, ..base },
+        Shape { key_dim: 24, value_dim: 40, ratio: 1, ..base },
+        Shape { key_dim: 16, value_dim: 8, taps: 3, tiled: true, key_heads: 3, ..base },
+        Shape { key_dim: 128, value_dim: 64, interleaved: true, ratio: 4, ..base },
+    ];
+    for shape in &shapes {
+        let (channels, heads) = (shape.channels(), shape.value_heads());
+        let weights = Weights {
+            conv: values(1, shape.taps * channels),
+            decay: values(2, heads).iter().map(|x| -0.6 - 0.5 * x).collect(),
+            dt_bias: values(3, heads),
+            norm: values(4, shape.value_dim),
+        };
+        let device = Device {
+            conv: bench.room(3 * shape.taps * channels),
+            states: bench.room(3 * heads * shape.key_dim * shape.value_dim),
+        };
+        let mut memory = vec![Memory::default(); 2];
+        for rows in [[1, 1], [1, 1], [1, 5], [7, 1], [1, 1], [2, 2], [1, 1], [1, 33], [1, 1], [2, 150], [1, 1]] {
+            step(&mut bench, shape, &weights, &device, &mut memory, &rows);
+        }
+        bench.kept.clear();
+    }
+}

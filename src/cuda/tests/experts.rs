@@ -1,0 +1,266 @@
+//! Feed-forward halves: experts of every format, with one row and with many.
+
+use super::super::args::{Expert, Forms, Item, Matrix, MoeArgs};
+use super::super::memory::{DevicePtr, DeviceSlice};
+use super::routing::{no_moe, route};
+use super::{Bench, assert_close, decoded, dot, rms_norm, sigmoid, silu, values, weight};
+use crate::quant::{Format, Group, Weight};
+
+struct Shape {
+    hidden: usize,
+    experts: usize,
+    top_k: usize,
+    width: usize,
+    shared_width: usize,
+}
+
+fn swiglu(weights: &[Weight; 3], x: &[f32]) -> Vec<f64> {
+    let [gate, up, down] = weights.each_ref().map(decoded);
+    let hidden: Vec<f32> = gate.iter().zip(&up).map(|(g, u)| (silu(dot(g, x)) * dot(u, x)) as f32).collect();
+    down.iter().map(|row| dot(row, &hidden)).collect()
+}
+
+/// The kernels of one row for experts of one format.
+fn decode_kernels(format: Format) -> (&'static str, &'static str) {
+    match format {
+        Format::Q8_0 => ("moe_gate_up_1_q8_0", "moe_down_1_q8_0"),
+        Format::Q4_0 => ("moe_gate_up_1_q4_0", "moe_down_1_q4_0"),
+        Format::Q4K => ("moe_gate_up_1_q4_k", "moe_down_1_q4_k"),
+        Format::Q5K => ("moe_gate_up_1_q5_k", "moe_down_1_q5_k"),
+        Format::Q6K => ("moe_gate_up_1_q6_k", "moe_down_1_q6_k"),
+        Format::Bnb4 => ("moe_gate_up_1_bnb4", "moe_down_1_bnb4"),
+        Format::Int4(Group::Of32) => ("moe_gate_up_1_int4_32", "moe_down_1_int4_32"),
+        Format::Int4(Group::Of64) => ("moe_gate_up_1_int4_64", "moe_down_1_int4_64"),
+        Format::Int4(Group::Of128) => ("moe_gate_up_1_int4_128", "moe_down_1_int4_128"),
+        _ => ("moe_gate_up_1_int4_256", "moe_down_1_int4_256"),
+    }
+}
+
+/// The three matrices of an expert, each behind its codebook, as an image has them.
+fn expert_bytes(weights: &[Weight; 3]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for weight in weights {
+        let Weight::Packed(packed) = weight else { unreachable!("experts of the kernels for one format are packed") };
+        out.extend(packed.codebook().iter().flat_map(|value| value.to_ne_bytes()));
+        out.extend(packed.data());
+        out.resize(out.len().next_multiple_of(128), 0);
+    }
+    out
+}
+
+/// `expert` where its bytes begin at `start`.
+fn spaced(expert: &Expert, weights: &[Weight; 3], start: DeviceSlice<u8>) -> Expert {
+    let mut at = 0;
+    let mut next = |matrix: Matrix, weight: &Weight| {
+        let Weight::Packed(packed) = weight else { unreachable!("experts of the kernels for one format are packed") };
+        let placed = Matrix {
+            data: start.at(at + 64).unwrap(),
+            codebook: if matrix.codebook.is_null() {
+                DevicePtr::NULL
+            } else {
+                start.part(at, 64).unwrap().cast().start()
+            },
+            ..matrix
+        };
+        at = (at + 64 + packed.data().len()).next_multiple_of(128);
+        placed
+    };
+    Expert {
+        gate: next(expert.gate, &weights[0]),
+        up: next(expert.up, &weights[1]),
+        down: next(expert.down, &weights[2]),
+    }
+}
+
+/// `alike`: through the kernels of one row for experts of this format.
+fn check(
+    bench: &mut Bench,
+    shape: &Shape,
+    formats: [Format; 3],
+    shared_format: Format,
+    (count, exact): (usize, bool),
+    alike: Option<Format>,
+) {
+    let Shape { hidden, experts, top_k, width, shared_width } = *shape;
+    // So few different logits among many experts that more than a warp of them are equal.
+    let ties = if experts > 100 { 1.0 } else { 16.0 };
+    let small = |format: Format| if format == Format::F32 { 1.0 } else { 0.2 };
+    let expert = |formats: [Format; 3], width: usize, seed: u32| {
+        let [gate, up, down] = formats;
+        [weight(gate, width, hidden, seed), weight(up, width, hidden, seed + 1), weight(down, hidden, width, seed + 2)]
+    };
+    let mut all: Vec<[Weight; 3]> = (0..experts).map(|e| expert(formats, width, 10 * e as u32)).collect();
+    if shared_width > 0 {
+        all.push(expert([shared_format; 3], shared_width, 999));
+    }
+    let x: Vec<Vec<f32>> = (0..count).map(|i| values(40 + i as u32, hidden)).collect();
+    let norm: Vec<f32> = values(8, hidden).iter().map(|w| w * small(formats[0])).collect();
+    let normed: Vec<Vec<f32>> = x.iter().map(|x| rms_norm(x, &norm, 1e-6)).collect();
+    // With ties.
+    let logits: Vec<f32> = values(15, count * experts).iter().map(|l| (l * ties).round() / ties).collect();
+    let gates = values(16, count);
+
+    let table: Vec<Expert> = all
+        .iter()
+        .map(|[gate, up, down]| Expert { gate: bench.matrix(gate), up: bench.matrix(up), down: bench.matrix(down) })
+        .collect();
+    let gate_up = Forms::of(table.iter().flat_map(|e| [&e.gate, &e.up]), exact);
+    let down = Forms::of(table.iter().map(|e| &e.down), exact);
+    let routed = count * top_k;
+    let entries = routed + if shared_width > 0 { count } else { 0 };
+    let item_rows = match count {
+        1 => 1,
+        2 => 2,
+        3..=5 => 4,
+        _ => 8,
+    };
+    let max_items = entries + 1;
+    let out = bench.gpu.upload(&x.concat());
+    let (choices, shares) = (bench.room::<u32>(routed), bench.room::<f32>(routed));
+    let (entry_rows, entry_of) = (bench.room::<u32>(entries), bench.room::<u32>(routed));
+    let (items, item_count) = (bench.room::<Item>(max_items), bench.room::<u32>(1));
+    let activations = bench.room::<f32>(routed * width + count * shared_width);
+    let outputs = bench.room::<f32>(entries * hidden);
+    let one = count == 1;
+    let input = if one { out.slice.start() } else { bench.put(&normed.concat()) };
+    let args = MoeArgs {
+        table: bench.put(&table),
+        logits: bench.put(&logits),
+        shared_gate: if experts > 0 { bench.put(&gates) } else { DevicePtr::NULL },
+        input,
+        norm: if one { bench.put(&norm) } else { DevicePtr::NULL },
+        x: out.slice.start(),
+        choices: choices.slice.start(),
+        shares: shares.slice.start(),
+        entry_rows: entry_rows.slice.start(),
+        entry_of: entry_of.slice.start(),
+        items: items.slice.start(),
+        item_count: item_count.slice.start(),
+        activations: activations.slice.start(),
+        outputs: outputs.slice.start(),
+        experts: experts as u32,
+        top_k: top_k as u32,
+        width: width as u32,
+        shared_width: shared_width as u32,
+        hidden: hidden as u32,
+        count: count as u32,
+        max_items: max_items as u32,
+        gate_up_forms: gate_up.bits(),
+        down_forms: down.bits(),
+        item_rows,
+        ..no_moe()
+    };
+    let widest = if top_k > 0 { width } else { 0 }.max(shared_width);
+    let strips = [widest.div_ceil(16), hidden.div_ceil(16)];
+    if let Some(format) = alike {
+        // The experts' matrices, equally spaced in one piece.
+        let block = expert_bytes(&all[0]);
+        let together: Vec<u8> = all[..experts].iter().flat_map(expert_bytes).collect();
+        let routed = bench.gpu.upload(&together);
+        let args = MoeArgs {
+            routed: spaced(&table[0], &all[0], routed.slice),
+            shared: table.get(experts).copied().unwrap_or(args.shared),
+            spacing: block.len() as u64,
+            ..args
+        };
+        let (gate_up, down) = decode_kernels(format);
+        let active = top_k + usize::from(shared_width > 0);
+        let tiles = hidden.div_ceil(32) * 40;
+        bench.run(&bench.kernel(gate_up), [9, 1, 1], 288, tiles, args);
+        let each = (widest.div_ceil(32) * 40).next_multiple_of(16);
+        bench.run(&bench.kernel(down), [strips[1], 1, 1], 32 * active, each * active, args);
+        let chosen: Vec<u32> = route(&logits[..experts], top_k, true).iter().map(|(expert, _)| *expert).collect();
+        assert_eq!(bench.gpu.download(choices.slice), chosen);
+    } else if one {
+        bench.run(&bench.kernel("moe_route"), [count, 1, 1], 256, 4 * experts, args);
+        bench.run(&bench.kernel("moe_gate_up_1"), [strips[0], max_items, 1], 256, gate_up.bytes(1, hidden), args);
+        let warps = (top_k + 1).min(16);
+        let shared = warps * down.bytes(1, widest).next_multiple_of(16);
+        bench.run(&bench.kernel("moe_down_1"), [strips[1], 1, 1], 32 * warps, shared, args);
+    } else {
+        let together = item_rows as usize;
+        let names = match together {
+            2 => ["moe_gate_up_2", "moe_down_2"],
+            4 => ["moe_gate_up_4", "moe_down_4"],
+            _ => ["moe_gate_up_8", "moe_down_8"],
+        };
+        bench.run(&bench.kernel("moe_route"), [count, 1, 1], 256, 4 * experts, args);
+        bench.run(&bench.kernel("moe_group"), [1, 1, 1], 1024, 8 * (experts + 1), args);
+        bench.run(&bench.kernel(names[0]), [strips[0], max_items, 1], 256, gate_up.bytes(together, hidden), args);
+        bench.run(&bench.kernel(names[1]), [strips[1], max_items, 1], 256, down.bytes(together, widest), args);
+        bench.run(&bench.kernel("moe_combine"), [count, 1, 1], 256, 0, args);
+    }
+    let mut expected = Vec::new();
+    for row in 0..count {
+        let mut sum: Vec<f64> = x[row].iter().map(|x| f64::from(*x)).collect();
+        let mut add = |expert: usize, share: f64| {
+            for (sum, value) in sum.iter_mut().zip(swiglu(&all[expert], &normed[row])) {
+                *sum += share * value;
+            }
+        };
+        for (expert, share) in route(&logits[row * experts..(row + 1) * experts], top_k, true) {
+            add(expert as usize, share);
+        }
+        if shared_width > 0 {
+            add(experts, if experts > 0 { sigmoid(f64::from(gates[row])) } else { 1.0 });
+        }
+        expected.extend(sum);
+    }
+    let tolerance = if exact { 2e-5 } else { 3e-2 };
+    let what = format!("{formats:?} {shared_format} {count} rows, exact {exact}");
+    assert_close(&bench.gpu.download(out.slice), &expected, tolerance, &what);
+    bench.kept.clear();
+}
+
+#[test]
+fn experts_of_every_format_add_their_weighted_sum() {
+    let Some(mut bench) = Bench::open() else { return };
+    let shape = Shape { hidden: 512, experts: 6, top_k: 3, width: 256, shared_width: 512 };
+    let kinds = [
+        ([Format::Q4K, Format::Q4K, Format::Q6K], Format::Q8_0),
+        ([Format::Q5K; 3], Format::BF16),
+        ([Format::Bnb4; 3], Format::Bnb4),
+        ([Format::Int4(Group::Of128); 3], Format::F16),
+        ([Format::BF16; 3], Format::F32),
+        ([Format::F32; 3], Format::Q4_0),
+    ];
+    for (formats, shared) in kinds {
+        for count in [1, 2, 5, 11] {
+            for exact in [true, false] {
+                check(&mut bench, &shape, formats, shared, (count, exact), None);
+            }
+        }
+    }
+}
+
+#[test]
+fn odd_sizes_missing_shared_experts_and_dense_layers() {
+    let Some(mut bench) = Bench::open() else { return };
+    let shapes = [
+        Shape { hidden: 100, experts: 5, top_k: 2, width: 36, shared_width: 0 },
+        Shape { hidden: 96, experts: 20, top_k: 20, width: 32, shared_width: 24 },
+        Shape { hidden: 2304, experts: 3, top_k: 1, width: 40, shared_width: 8 },
+        Shape { hidden: 320, experts: 0, top_k: 0, width: 0, shared_width: 1000 },
+    ];
+    for shape in &shapes {
+        for (format, count) in [(Format::F32, 1), (Format::F32, 9), (Format::F16, 1), (Format::F16, 3)] {
+            check(&mut bench, shape, [format; 3], format, (count, true), None);
+        }
+    }
+}
+
+#[test]
+fn one_row_through_the_kernels_of_experts_of_one_format() {
+    let Some(mut bench) = Bench::open() else { return };
+    let shapes = [
+        Shape { hidden: 512, experts: 20, top_k: 10, width: 256, shared_width: 512 },
+        Shape { hidden: 2048, experts: 4, top_k: 3, width: 256, shared_width: 0 },
+    ];
+    for format in Format::ALL.into_iter().filter(|f| ![Format::F32, Format::F16, Format::BF16].contains(f)) {
+        for shape in &shapes {
+            check(&mut bench, shape, [format; 3], format, (1, false), Some(format));
+        }
+    }
+    let many = Shape { hidden: 256, experts: 200, top_k: 4, width: 256, shared_width: 256 };
+    check(&mut bench, &many, [Format::Q4K; 3], Format::Q4K, (1, false), Some(Format::Q4K));
+}

@@ -1,0 +1,226 @@
+//! Products of every format with one to many rows.
+
+use super::super::args::{Forms, Matrix, Product, ProductsArgs};
+use super::super::memory::DevicePtr;
+use super::{Bench, assert_close, decoded, dot, in_other_order, quantised, rms_norm, values, weight};
+use crate::quant::{Format, Group, Weight};
+
+const KERNELS: [(&str, usize); 4] = [("products_1", 1), ("products_2", 2), ("products_4", 4), ("products_8", 8)];
+
+/// The kernels of one row, by format.
+const DECODE: [(Format, &str); 10] = [
+    (Format::Q8_0, "products_1_q8_0"),
+    (Format::Q4_0, "products_1_q4_0"),
+    (Format::Q4K, "products_1_q4_k"),
+    (Format::Q5K, "products_1_q5_k"),
+    (Format::Q6K, "products_1_q6_k"),
+    (Format::Bnb4, "products_1_bnb4"),
+    (Format::Int4(Group::Of32), "products_1_int4_32"),
+    (Format::Int4(Group::Of64), "products_1_int4_64"),
+    (Format::Int4(Group::Of128), "products_1_int4_128"),
+    (Format::Int4(Group::Of256), "products_1_int4_256"),
+];
+
+const NONE: Product =
+    Product { matrix: Matrix::NONE, bias: DevicePtr::NULL, out: DevicePtr::NULL, out_stride: 0, unused: 0 };
+
+/// Where the kernels' codebook of bytes stands for the codes, products are as far off as its rounding.
+pub(super) fn tolerance(format: Format, exact: bool) -> f64 {
+    if format == Format::Bnb4 && !exact { 1e-2 } else { 2e-5 }
+}
+
+pub(super) fn takes_int8(weight: &Weight) -> bool {
+    let Weight::Packed(packed) = weight else { return false };
+    packed.column_order().is_none() && !matches!(packed.format(), Format::F16 | Format::BF16)
+}
+
+/// What `weight` times each of `inputs` should be, `[inputs][rows]`.
+pub(super) fn expected(weight: &Weight, inputs: &[Vec<f32>], exact: bool) -> Vec<f64> {
+    let rows = decoded(weight);
+    let product = |x: &Vec<f32>| {
+        let x = if takes_int8(weight) && !exact { quantised(x) } else { x.clone() };
+        rows.iter().map(|row| dot(row, &x)).collect::<Vec<f64>>()
+    };
+    inputs.iter().flat_map(product).collect()
+}
+
+fn one(bench: &mut Bench, weight: &Weight, format: Format, count: usize, exact: bool, which: usize) {
+    let (rows, cols, what) =
+        (weight.rows(), weight.cols(), format!("{format} {count} x [{}, {}]", weight.rows(), weight.cols()));
+    let inputs: Vec<Vec<f32>> = (0..count).map(|i| values(91 + i as u32, cols)).collect();
+    let matrix = bench.matrix(weight);
+    let out = bench.room::<f32>(count * rows);
+    let forms = Forms::of([&matrix], exact);
+    let input = bench.put(&inputs.concat());
+    let args = ProductsArgs {
+        products: [Product { matrix, out: out.slice.start(), out_stride: rows as u32, ..NONE }, NONE, NONE, NONE],
+        input,
+        norm: DevicePtr::NULL,
+        pick: DevicePtr::NULL,
+        eps: 0.0,
+        products_count: 1,
+        input_stride: cols as u32,
+        cols: cols as u32,
+        count: count as u32,
+        add: 0,
+        forms: forms.bits(),
+        unused: 0,
+    };
+    let (name, together) = KERNELS[which];
+    let grid = [3.min(rows.div_ceil(16)), count.div_ceil(together), 1];
+    bench.run(&bench.kernel(name), grid, 256, forms.bytes(together, cols), args);
+    let found = bench.gpu.download(out.slice);
+    assert_close(
+        &found,
+        &expected(weight, &inputs, exact),
+        tolerance(format, exact),
+        &format!("{name} {what} exact {exact}"),
+    );
+}
+
+#[test]
+fn products_of_every_format_match_the_reference_decoder() {
+    let Some(mut bench) = Bench::open() else { return };
+    for format in Format::ALL {
+        let packed = [(16, 256, 1), (37, 512, 3), (48, 2048, 1), (80, 4096, 2), (40, 2304, 9)];
+        let stored = [(5, 256, 2), (1, 2048, 1), (19, 100, 3), (3, 7, 1), (33, 320, 5), (16, 64, 4), (18, 4160, 1)];
+        for (rows, cols, count) in packed.into_iter().chain(stored) {
+            let whole = cols % format.block_elements() == 0;
+            if !whole {
+                continue;
+            }
+            let weight = weight(format, rows, cols, (rows * 7 + cols) as u32);
+            for (which, (_, together)) in KERNELS.into_iter().enumerate() {
+                if together > 1 && together >= 2 * count {
+                    continue;
+                }
+                for exact in [true, false] {
+                    one(&mut bench, &weight, format, count, exact, which);
+                }
+            }
+        }
+        bench.kept.clear();
+    }
+}
+
+#[test]
+fn columns_in_an_order_of_their_own_take_inputs_in_the_weights() {
+    let Some(mut bench) = Bench::open() else { return };
+    let weight = in_other_order(48, 576, 3);
+    one(&mut bench, &weight, Format::Int4(Group::Of64), 3, false, 1);
+}
+
+#[test]
+fn matrices_of_different_formats_share_a_normed_input_that_is_picked_biased_and_added() {
+    let Some(mut bench) = Bench::open() else { return };
+    let (cols, count, all, eps) = (768, 3, 7, 1e-6);
+    let weights = [
+        weight(Format::Q4K, 272, cols, 1),
+        weight(Format::BF16, 20, cols, 2),
+        weight(Format::F32, 5, cols, 3),
+        weight(Format::Q6K, 33, cols, 4),
+    ];
+    let picks = [5u32, 0, 3];
+    let x: Vec<Vec<f32>> = (0..all).map(|i| values(50 + i, cols)).collect();
+    let norm = values(77, cols);
+    let bias: Vec<Vec<f32>> = weights.iter().map(|w| values(30, w.rows())).collect();
+    let before: Vec<Vec<f32>> = weights.iter().map(|w| values(31, count * w.rows())).collect();
+    let normed: Vec<Vec<f32>> = picks.iter().map(|p| rms_norm(&x[*p as usize], &norm, eps)).collect();
+    for (name, together) in KERNELS {
+        let matrices: Vec<Matrix> = weights.iter().map(|w| bench.matrix(w)).collect();
+        let outs: Vec<_> = before.iter().map(|before| bench.gpu.upload(before)).collect();
+        let forms = Forms::of(&matrices, false);
+        let product = |i: usize, bench: &mut Bench| Product {
+            matrix: matrices[i],
+            bias: bench.put(&bias[i]),
+            out: outs[i].slice.start(),
+            out_stride: matrices[i].rows,
+            unused: 0,
+        };
+        let args = ProductsArgs {
+            products: [0, 1, 2, 3].map(|i| product(i, &mut bench)),
+            input: bench.put(&x.concat()),
+            norm: bench.put(&norm),
+            pick: bench.put(&picks),
+            eps: eps as f32,
+            products_count: 4,
+            input_stride: cols as u32,
+            cols: cols as u32,
+            count: count as u32,
+            add: 1,
+            forms: forms.bits(),
+            unused: 0,
+        };
+        bench.run(&bench.kernel(name), [5, count.div_ceil(together), 1], 256, forms.bytes(together, cols), args);
+        for (i, weight) in weights.iter().enumerate() {
+            let mut expected = expected(weight, &normed, false);
+            for (at, value) in expected.iter_mut().enumerate() {
+                *value += f64::from(bias[i][at % weight.rows()]) + f64::from(before[i][at]);
+            }
+            // Quantising is sensitive to the last bit of what is quantised.
+            assert_close(&bench.gpu.download(outs[i].slice), &expected, 2e-3, &format!("{name}, matrix {i}"));
+        }
+    }
+}
+
+/// One row through the kernel of `format`: two matrices of it, and others in float32 between and behind them.
+fn decode(bench: &mut Bench, format: Option<Format>, name: &'static str, cols: usize, others: [Format; 2]) {
+    let weights: Vec<Weight> = [(format, 272), (Some(others[0]), 37), (format, 33), (Some(others[1]), 5)]
+        .into_iter()
+        .filter_map(|(format, rows)| Some(weight(format?, rows, cols, rows as u32)))
+        .collect();
+    let eps = 1e-6;
+    let (x, norm) = (values(50, cols), values(77, cols));
+    for normed in [true, false] {
+        let matrices: Vec<Matrix> = weights.iter().map(|w| bench.matrix(w)).collect();
+        let before: Vec<Vec<f32>> = weights.iter().map(|w| values(31, w.rows())).collect();
+        let outs: Vec<_> = before.iter().map(|before| bench.gpu.upload(before)).collect();
+        let forms = Forms::of(&matrices, false);
+        let bias = values(30, 272);
+        let mut products = [NONE; 4];
+        for (i, product) in products.iter_mut().enumerate().take(weights.len()) {
+            let bias = bench.put(&bias);
+            let rows = matrices[i].rows;
+            *product = Product { matrix: matrices[i], bias, out: outs[i].slice.start(), out_stride: rows, unused: 0 };
+        }
+        let args = ProductsArgs {
+            products,
+            input: bench.put(&[values(1, cols), x.clone()].concat()),
+            norm: if normed { bench.put(&norm) } else { DevicePtr::NULL },
+            pick: bench.put(&[1u32]),
+            eps: eps as f32,
+            products_count: weights.len() as u32,
+            input_stride: cols as u32,
+            cols: cols as u32,
+            count: 1,
+            add: 1,
+            forms: forms.bits(),
+            unused: 0,
+        };
+        bench.run(&bench.kernel(name), [7, 1, 1], 256, forms.bytes(1, cols), args);
+        let input = if normed { rms_norm(&x, &norm, eps) } else { x.clone() };
+        for (i, weight) in weights.iter().enumerate() {
+            let mut expected = expected(weight, std::slice::from_ref(&input), false);
+            for (row, value) in expected.iter_mut().enumerate() {
+                *value += f64::from(bias[row]) + f64::from(before[i][row]);
+            }
+            let tolerance = if format == Some(Format::Bnb4) { 1e-2 } else { 2e-3 };
+            let what = format!("{name} [{}, {cols}], matrix {i}", weight.rows());
+            assert_close(&bench.gpu.download(outs[i].slice), &expected, tolerance, &what);
+        }
+        bench.kept.clear();
+    }
+}
+
+#[test]
+fn one_row_through_the_kernels_of_each_format() {
+    let Some(mut bench) = Bench::open() else { return };
+    for cols in [256usize, 512, 768, 2048, 2304, 4096, 6144] {
+        for others in [[Format::BF16, Format::F32], [Format::F16, Format::BF16], [Format::F32, Format::F16]] {
+            for (format, name) in DECODE {
+                decode(&mut bench, Some(format), name, cols, others);
+            }
+            decode(&mut bench, None, "products_1_floats", cols, others);
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The CUDA backend against the references of the golden checkpoints, and as a guest on the device. Where there is no
+//! device, or the library was built without CUDA, each test says that it is skipped and passes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use qwen3moe::cuda::{Context, CudaBackend, CudaOptions, Sizes};
+use qwen3moe::engine::fit;
+use qwen3moe::model::{Checkpoint, WeightPlan, pack, read_spec};
+use qwen3moe::state::{KvFormat, StateLayout};
+use qwen3moe::{Device, Event, GenerateOptions, LoadOptions, LoadProgress, Model, Prompt, Source};
+use support::batches::{counters, interleaved};
+use support::cuda::no_device;
+use support::goldens::{Case, cases, difference};
+
+/// Against the reference, and against the same sequence computed in another way.
+const LIMIT: f32 = 1e-3;
+
+fn options(prefill_chunk: usize) -> LoadOptions {
+    LoadOptions {
+        device: Device::Cuda(0),
+        exact: true,
+        threads: 2,
+        prefill_chunk,
+        streams: 4,
+        ..LoadOptions::default()
+    }
+}
+
+fn load(case: &Case, options: &LoadOptions) -> Model {
+    Model::load(&case.source(), options, &LoadProgress::default()).unwrap_or_else(|e| panic!("{}: {e}", case.name))
+}
+
+/// Runs `check` for every case, and fails with what it said of each; so that one run tells all that is wrong.
+fn for_all_cases(check: impl Fn(&Case) -> Vec<String>) {
+    if no_device() {
+        return;
+    }
+    let wrong: Vec<String> = cases().iter().flat_map(check).collect();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// A line where a row of `logits` is not near that of `expected`.
+fn compare(case: &Case, what: &str, logits: &[f32], expected: &[f32]) -> Option<String> {
+    assert_eq!(logits.len(), expected.len(), "{}, {what}", case.name);
+    if let Some(at) = logits.iter().position(|logit| !logit.is_finite()) {
+        return Some(format!("{}, {what}: logit {at} is {}", case.name, logits[at]));
+    }
+    let rows = logits.chunks(case.vocab).zip(expected.chunks(case.vocab)).map(|(a, b)| difference(a, b));
+    let (row, worst) = rows.enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b))?;
+    (worst >= LIMIT).then(|| format!("{}, {what}: position {row} differs by {worst:e}", case.name))
+}
+
+#[test]
+fn every_format_and_family_has_the_logits_of_its_reference() {
+    for_all_cases(|case| {
+        let logits = load(case, &options(256)).eval(&case.ids).unwrap();
+        compare(case, "whole", &logits, &case.logits).into_iter().collect()
+    });
+}
+
+#[test]
+fn a_prompt_read_in_any_chunks_has_the_same_logits() {
+    for_all_cases(|case| {
+        let chunked = |chunk: usize| {
+            let logits = load(case, &options(chunk)).eval(&case.ids).unwrap();
+            compare(case, &format!("chunks of {chunk}"), &logits, &case.logits)
+        };
+        [1, 2, 7, 64].into_iter().filter_map(chunked).collect()
+    });
+}
+
+#[test]
+fn rows_of_several_sequences_in_one_batch_do_not_mix() {
+    for_all_cases(|case| {
+        let backwards: Vec<u32> = case.ids.iter().rev().copied().collect();
+        let sequences = [case.ids.as_slice(), &backwards, &case.ids[..case.ids.len() / 2]];
+        let model = load(case, &options(256));
+        let alone = sequences.map(|ids| model.eval(ids).unwrap());
+        let checkpoint = Checkpoint::open(&case.source()).unwrap();
+        let spec = Arc::new(read_spec(&checkpoint).unwrap());
+        let plan = WeightPlan::new(&checkpoint, &spec).unwrap();
+        let (progress, context) = (LoadProgress::default(), Context::hold(0).unwrap());
+        let _entered = context.enter().unwrap();
+        let mut wrong = Vec::new();
+        for rows in [[1, 1, 1], [1, 7, 64], [5, 1, 3]] {
+            let image = pack(&checkpoint, &plan, &progress, 2).unwrap();
+            let layout = StateLayout::new(3, 3 * 256);
+            let max_rows = rows.iter().sum();
+            let multiprocessors = context.device().multiprocessors as usize;
+            let sizes = Sizes { layout, kv: KvFormat::F32, max_rows, max_logits: max_rows, multiprocessors };
+            let options = CudaOptions { sizes, exact: true };
+            let counters = counters(&spec);
+            let backend = CudaBackend::new(&context, spec.clone(), image, &plan, counters, &options, &progress);
+            for (i, logits) in interleaved(&spec, &mut backend.unwrap(), layout, sequences, rows).iter().enumerate() {
+                wrong.extend(compare(case, &format!("sequence {i} of {rows:?}"), logits, &alone[i]));
+            }
+        }
+        wrong
+    });
+}
+
+#[test]
+fn tokens_generated_one_by_one_are_those_of_the_logits_of_the_whole() {
+    for_all_cases(|case| {
+        let model = load(case, &options(256));
+        let options =
+            GenerateOptions { max_tokens: 12, temperature: Some(0.0), ignore_eos: true, ..Default::default() };
+        let half = case.ids[..case.ids.len() / 2].to_vec();
+        let streams = [(); 2].map(|()| model.stream(&Prompt::Tokens(half.clone()), &options).unwrap());
+        let tokens = streams.map(|stream| {
+            while !matches!(stream.next(None).unwrap(), Event::Done(_)) {}
+            stream.tokens()
+        });
+        let whole = [half.as_slice(), &tokens[0]].concat();
+        let logits = model.eval(&whole).unwrap();
+        let unlikely = |(i, &token): (usize, &u32)| {
+            let row = &logits[(half.len() + i - 1) * case.vocab..][..case.vocab];
+            let largest = row.iter().copied().fold(f32::MIN, f32::max);
+            let scale = row.iter().fold(0.0f32, |m, l| m.max(l.abs()));
+            let likely = largest - row[token as usize] <= LIMIT * scale;
+            (!likely).then(|| format!("{}: token {i} is not the most likely", case.name))
+        };
+        let mut wrong: Vec<String> = tokens[0].iter().enumerate().filter_map(unlikely).collect();
+        if tokens[0] != tokens[1] {
+            wrong.push(format!("{}: two streams of one prompt differ", case.name));
+        }
+        wrong
+    });
+}
+
+#[test]
+fn fast_arithmetic_is_as_near_to_the_exact_one_as_the_processors() {
+    for_all_cases(|case| {
+        let fast = |device| LoadOptions { device, exact: false, ..options(256) };
+        let processor = load(case, &fast(Device::Cpu)).eval(&case.ids).unwrap();
+        let allowed = 2.0 * difference(&processor, &case.logits) + LIMIT;
+        let found = |kv, chunk| {
+            let options = LoadOptions { kv, prefill_chunk: chunk, ..fast(Device::Cuda(0)) };
+            let logits = load(case, &options).eval(&case.ids).unwrap();
+            let found = difference(&logits, &case.logits);
+            (found > allowed).then(|| {
+                format!("{}, KV {kv}, chunks of {chunk}: differs by {found:e}, expected {allowed:e}", case.name)
+            })
+        };
+        [(KvFormat::F16, 256), (KvFormat::F16, 1), (KvFormat::F32, 9)]
+            .into_iter()
+            .filter_map(|(kv, chunk)| found(kv, chunk))
+            .collect()
+    });
+}
+
+#[test]
+fn every_activation_of_an_expert_is_counted() {
+    for_all_cases(|case| {
+        let model = load(case, &options(7));
+        model.eval(&case.ids).unwrap();
+        let spec = &model.info().spec;
+        let expected = (case.ids.len() * spec.moe.as_ref().unwrap().top_k * spec.moe_layers()) as u64;
+        let stats = model.expert_stats();
+        let counted = (stats.activations, stats.hits, stats.misses);
+        (counted != (expected, expected, 0))
+            .then(|| format!("{}: {counted:?} of {expected}", case.name))
+            .into_iter()
+            .collect()
+    });
+}
+
+#[test]
+fn what_fit_foretells_is_what_a_load_takes_and_less_is_refused_with_the_numbers() {
+    for_all_cases(|case| {
+        let fit = fit(&case.source(), &options(64)).unwrap();
+        assert!(fit.fits && fit.vram_required > 0, "{}: {}", case.name, fit.advice);
+        assert_eq!(load(case, &options(64)).memory(), fit.memory, "{}", case.name);
+        let budget = LoadOptions { vram_budget: fit.vram_required - 1, ..options(64) };
+        let progress = LoadProgress::default();
+        let error = Model::load(&case.source(), &budget, &progress).err();
+        let what = error.map(|e| (e.status(), e.to_string())).unwrap_or_default();
+        assert_eq!(what.0, -10, "{}: {what:?}", case.name);
+        assert!(what.1.contains(&format!("{} bytes of device memory", fit.vram_required)), "{}", what.1);
+        assert_eq!(progress.done_bytes(), 0, "no weight was read");
+        let enough = LoadOptions { vram_budget: fit.vram_required, ..options(64) };
+        assert!(Model::load(&case.source(), &enough, &progress).is_ok());
+        Vec::new()
+    });
+}
+
+#[test]
+fn a_load_beyond_the_devices_memory_is_an_error_and_the_next_one_works() {
+    for_all_cases(|case| {
+        // 2^40 positions are more than any device holds.
+        let large = LoadOptions { streams: 1024, context_length: 0, ..options(8192) };
+        let fit = fit(&case.source(), &large).unwrap();
+        if fit.fits {
+            load(case, &large).eval(&case.ids).unwrap();
+        }
+        load(case, &options(64)).eval(&case.ids).unwrap();
+        Vec::new()
+    });
+}
+
+#[test]
+fn two_models_run_beside_each_other() {
+    if no_device() {
+        return;
+    }
+    let cases = cases();
+    std::thread::scope(|scope| {
+        for case in &cases[..4] {
+            scope.spawn(move || {
+                let model = load(case, &options(16));
+                for _ in 0..3 {
+                    let logits = model.eval(&case.ids).unwrap();
+                    assert_eq!(compare(case, "beside others", &logits, &case.logits), None);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn the_callers_context_stays_what_it_was() {
+    if no_device() {
+        return;
+    }
+    use cudarc::driver::sys;
+    let current = || {
+        let mut context = std::ptr::null_mut();
+        // SAFETY: writes one handle.
+        assert_eq!(unsafe { sys::cuCtxGetCurrent(&mut context) }, sys::CUresult::CUDA_SUCCESS);
+        context
+    };
+    let case = &cases()[0];
+    assert!(current().is_null());
+    drop(load(case, &options(16)));
+    assert!(current().is_null(), "a thread without a context has one");
+
+    let own = Context::hold(0).unwrap();
+    let _entered = own.enter().unwrap();
+    let before = current();
+    let model = load(case, &options(16));
+    model.eval(&case.ids).unwrap();
+    assert_eq!(current(), before);
+    drop(model);
+    assert_eq!(current(), before);
+}
+
+#[test]
+fn the_bundled_model_is_as_good_as_on_the_processor() {
+    if no_device() {
+        return;
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tavern");
+    let held_out: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("heldout.json")).unwrap()).unwrap();
+    let recorded = held_out["perplexity_bf16_weights_f32_math"].as_f64().unwrap();
+    let sequences: Vec<Vec<u32>> = serde_json::from_value(held_out["token_ids"].clone()).unwrap();
+    for exact in [true, false] {
+        let options = LoadOptions { exact, ..options(512) };
+        let model = Model::load(&Source::Path(folder.join("model")), &options, &LoadProgress::default()).unwrap();
+        let found = perplexity(&model, &sequences);
+        assert!((found / recorded - 1.0).abs() < 0.005, "exact {exact}: {found}, recorded {recorded}");
+    }
+}
+
+/// `exp` of the mean negative log-likelihood of tokens 1.. of every sequence.
+fn perplexity(model: &Model, sequences: &[Vec<u32>]) -> f64 {
+    let vocab = model.info().spec.vocab;
+    let (mut sum, mut count) = (0.0f64, 0u32);
+    for ids in sequences {
+        let logits = model.eval(ids).unwrap();
+        for (row, &next) in logits.chunks_exact(vocab).zip(&ids[1..]) {
+            let most = row.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x));
+            let total: f64 = row.iter().map(|&x| f64::from(x - most).exp()).sum();
+            sum += total.ln() - f64::from(row[next as usize] - most);
+            count += 1;
+        }
+    }
+    (sum / f64::from(count)).exp()
+}
