@@ -18,10 +18,12 @@ use crate::quant::packed::{ROWS, TILE};
 
 /// Strips that make up a whole tile of the next product's columns.
 const STRIPS_OF_A_TILE: usize = TILE / ROWS;
-/// Jobs of a thread from which on a task is a whole job.
+/// Jobs of a thread from which on tasks are whole jobs, but for those that have far more rows than others.
 const JOBS_PER_THREAD: usize = 6;
-/// Tasks of a thread, then, at least.
+/// Tasks of a thread that have as much work as the largest, then.
 const TASKS_PER_THREAD: usize = 12;
+/// Strips of a task of the last product at least: its runs in each expert should not be too short.
+const STRIPS_OF_DOWN: usize = 2;
 
 /// Which rows visit which experts.
 #[derive(Default)]
@@ -230,14 +232,14 @@ impl Context<'_> {
     fn run(&self, jobs: &[Job<'_>], activations: &mut [f32], int8: &mut Int8Rows, x: &mut [f32]) {
         let wants_int8 = |job: &Job<'_>| self.processor.takes_int8(&job.weights.down);
         let (integer, float) = (jobs.iter().any(wants_int8), !jobs.iter().all(wants_int8));
-        self.gate_and_up(jobs, activations, int8, float);
+        self.gate_and_up(jobs, activations, integer.then_some(&mut *int8), float);
         self.down(jobs, activations, integer.then_some(&*int8), x);
     }
 
     /// `activations = silu(gate(input)) * up(input)` of every job: as int8 for jobs whose last product takes that, and in
     /// float32 for all where `float`.
-    fn gate_and_up(&self, jobs: &[Job<'_>], activations: &mut [f32], int8: &mut Int8Rows, float: bool) {
-        let int8 = int8.share(activations.len());
+    fn gate_and_up(&self, jobs: &[Job<'_>], activations: &mut [f32], int8: Option<&mut Int8Rows>, float: bool) {
+        let int8 = int8.map(|int8| int8.share(activations.len()));
         let activations = SharedOutput::new(activations);
         let strips = |job: &Job<'_>| job.weights.gate.rows().div_ceil(ROWS);
         let threads = self.processor.pool.threads();
@@ -260,7 +262,7 @@ impl Context<'_> {
             let (job, strips) = (tasks[task].0, tasks[task].1.clone());
             let (gate, up, width) = (&job.weights.gate, &job.weights.up, job.weights.gate.rows());
             let after = tasks.get(task + 1).map_or(&[][..], |(job, strips)| job.weights.gate.strips_from(strips.start));
-            let quantise = self.processor.takes_int8(&job.weights.down);
+            let int8 = int8.filter(|_| self.processor.takes_int8(&job.weights.down));
             let group = self.hidden(job);
             let (mut gates, mut ups) = (std::mem::take(&mut scratch.strip), std::mem::take(&mut scratch.second_strip));
             let (mut values, mut products) = (std::mem::take(&mut scratch.more), std::mem::take(&mut scratch.values));
@@ -288,7 +290,7 @@ impl Context<'_> {
                             let out = unsafe { activations.part(job.hidden_at + input * width + column, len) };
                             out.copy_from_slice(&values[..len]);
                         }
-                        if quantise {
+                        if let Some(int8) = int8 {
                             // SAFETY: as above.
                             unsafe { int8.quantize(self.processor.isa, group, input, column, values) };
                         }
@@ -319,7 +321,7 @@ impl Context<'_> {
             .collect();
         let strips = hidden.div_ceil(ROWS);
         let most = inputs.iter().map(Inputs::len).max().unwrap_or(0);
-        let per_task = strips_per_task(strips, most, self.processor.pool.threads(), 2);
+        let per_task = strips_per_task(strips, most, self.processor.pool.threads(), STRIPS_OF_DOWN);
         let x = SharedOutput::new(x);
         self.processor.pool.run(strips.div_ceil(per_task), |task, scratch| {
             let strips = task * per_task..strips.min((task + 1) * per_task);

@@ -6,7 +6,7 @@
 //! registers.
 
 use super::isa::Isa;
-use super::kernels::{PREFETCH, for_count, kernel, prefetch};
+use super::kernels::{MOST_COUNTED, PREFETCH, for_count, kernel, prefetch};
 use super::vector_math::fma;
 use crate::quant::packed::{BLOCK, ROWS, TILE, Tile, block_bytes, blocks, decode_tile, slot_of_row};
 use crate::quant::{Matrix, Packed};
@@ -167,6 +167,7 @@ fn add_block<const FMA: bool, const I: usize>(weights: &[[f32; ROWS]], inputs: &
 
 #[inline(always)]
 fn add_body<const FMA: bool, const MOST: usize>(weights: &[[f32; ROWS]], inputs: &[&[f32]], sums: &mut [[f32; ROWS]]) {
+    const { assert!(MOST <= MOST_COUNTED, "more inputs together than kernels are made for") };
     let together = inputs.len().div_ceil(inputs.len().div_ceil(MOST).max(1)).max(1);
     for (inputs, sums) in inputs.chunks(together).zip(sums.chunks_mut(together)) {
         for_count!(inputs.len(), MOST, I => add_block::<FMA, I>(weights, inputs, sums));

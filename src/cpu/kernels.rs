@@ -69,7 +69,10 @@ macro_rules! kernel {
 
 pub(crate) use kernel;
 
-/// Calls `$call` with the constant `$N`, from 1 to `$most` and to 12 at most, that `$count` is.
+/// What [`for_count`] counts to.
+pub const MOST_COUNTED: usize = 12;
+
+/// Calls `$call` with the constant `$N`, from 1 to `$most` and to [`MOST_COUNTED`] at most, that `$count` is.
 macro_rules! for_count {
     ($count:expr, $most:ident, $N:ident => $call:expr) => {
         for_count!(@ $count, $most, $N, $call, 1 2 3 4 5 6 7 8 9 10 11 12)

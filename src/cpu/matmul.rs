@@ -2,9 +2,9 @@
 //!
 //! Work is cut into strips of 16 weight rows, the unit of the packed form; several products share one round of tasks.
 
-use super::int8::{Ahead, Int8Rows, Panels, RowGroup, SharedInt8, panel_rows, strips};
 use std::ops::Range;
 
+use super::int8::{Ahead, Int8Rows, Panels, RowGroup, SharedInt8, panel_rows, strips};
 use super::isa::Isa;
 use super::pool::{Pool, Scratch, SharedOutput, at_least};
 use crate::error::Result;
@@ -57,7 +57,11 @@ impl Outputs<'_> {
     ///
     /// # Safety
     /// Nothing else touches these values in the same round.
+    ///
+    /// # Panics
+    /// When the row does not have them, which is a defect.
     pub unsafe fn put(&self, row: usize, column: usize, values: &[f32]) {
+        assert!(row < self.group.rows && column + values.len() <= self.group.cols, "row {row} has no such values");
         // SAFETY: the caller's.
         unsafe { self.data.part(row * self.group.cols + column, values.len()) }.copy_from_slice(values);
         if let Some(int8) = self.int8 {
@@ -257,7 +261,7 @@ impl Processor {
         mut work: impl FnMut(Range<usize>, &Operand<'_>),
     ) {
         let (n, most) = (inputs.len(), self.isa.panel_rows());
-        let floats_too = weights.into_iter().any(|weight| !self.takes_int8(weight));
+        let floats_too = inputs.int8.is_none() || weights.into_iter().any(|weight| !self.takes_int8(weight));
         let panel = panel_rows(n, most);
         let len = INPUT_BLOCK / panel * panel;
         for first in (0..n).step_by(len) {

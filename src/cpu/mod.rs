@@ -2,7 +2,8 @@
 //!
 //! [`CpuBackend`] owns the weights, the memory of all sequences and the activations of the step in progress. Each layer
 //! kind is one file: [`attention`], [`delta_net`], [`experts`]; they share the matrix product in [`matmul`], its integer
-//! kernels in [`int8`] and its float ones in [`float`], other vector kernels in [`kernels`] (an [`isa`] tier is chosen at load) and the worker threads in [`pool`].
+//! kernels in [`int8`] and its float ones in [`float`], other vector kernels in [`kernels`] (an [`isa`] tier is chosen at
+//! load) and the worker threads in [`pool`].
 
 mod affinity;
 mod attention;

@@ -10,6 +10,7 @@
 use std::any::Any;
 use std::hint::spin_loop;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -181,7 +182,7 @@ impl Pool {
 impl Shared {
     /// One round: publishes `job`, takes part, and returns when all its tasks are done.
     fn round(&self, job: &Job, tasks: usize, scratch: &mut Scratch) {
-        assert!(tasks < 1 << 30, "{tasks} tasks in a round");
+        assert!(tasks < 1 << 31, "{tasks} tasks in a round");
         self.job.store(ptr::from_ref(job).cast_mut(), Ordering::Relaxed);
         self.done.0.store(0, Ordering::Relaxed);
         self.resting.store(false, Ordering::Relaxed);
@@ -199,38 +200,42 @@ impl Shared {
         }
     }
 
-    /// Tickets that are left.
-    fn left(&self, order: Ordering) -> usize {
+    /// Whether a ticket is left.
+    fn is_open(&self, order: Ordering) -> bool {
         let tickets = self.tickets.0.load(order);
-        (tickets >> 32).saturating_sub(tickets & 0xffff_ffff) as usize
+        tickets >> 32 > tickets & 0xffff_ffff
+    }
+
+    /// Tickets of this thread's own; `None` where none is left.
+    fn draw(&self) -> Option<Range<usize>> {
+        let mut tickets = self.tickets.0.load(Ordering::Relaxed);
+        loop {
+            let (tasks, first) = ((tickets >> 32) as usize, (tickets & 0xffff_ffff) as usize);
+            let left = tasks.checked_sub(first).filter(|left| *left > 0)?;
+            let draw = (left / (2 * self.threads)).max(1);
+            let drawn = tickets + draw as u64;
+            match self.tickets.0.compare_exchange_weak(tickets, drawn, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Some(first..first + draw),
+                Err(now) => tickets = now,
+            }
+        }
     }
 
     /// Draws tickets and does their tasks until none is left.
     fn work(&self, scratch: &mut Scratch) {
-        loop {
-            let left = self.left(Ordering::Relaxed);
-            if left == 0 {
-                return;
-            }
-            // Of a round that began in between this may draw more or fewer than it should, but only its own tickets.
-            let draw = (left / (2 * self.threads)).max(1);
-            let tickets = self.tickets.0.fetch_add(draw as u64, Ordering::AcqRel);
-            let (tasks, first) = ((tickets >> 32) as usize, (tickets & 0xffff_ffff) as usize);
-            if first >= tasks {
-                return;
-            }
+        while let Some(tasks) = self.draw() {
             // SAFETY: these tickets are valid, so their round waits for `done` below, and until then keeps the job alive
             // and publishes no other.
             let job = unsafe { &*self.job.load(Ordering::Relaxed) };
-            let end = tasks.min(first + draw);
-            for task in first..end {
+            let drawn = tasks.len();
+            for task in tasks {
                 // SAFETY: `call` belongs to `work`, see `Pool::run`.
                 let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { (job.call)(job.work, task, scratch) }));
                 if let Err(panic) = outcome {
                     *lock(&self.panic) = Some(panic);
                 }
             }
-            self.done.0.fetch_add(end - first, Ordering::Release);
+            self.done.0.fetch_add(drawn, Ordering::Release);
         }
     }
 
@@ -239,7 +244,7 @@ impl Shared {
         let mut scratch = Scratch::default();
         let mut wait = Wait::default();
         while !self.stop.load(Ordering::Relaxed) {
-            if self.left(Ordering::Relaxed) > 0 {
+            if self.is_open(Ordering::Relaxed) {
                 self.work(&mut scratch);
                 wait = Wait::default();
             } else if self.resting.load(Ordering::Relaxed) || wait.turn() > PATIENCE {
@@ -252,7 +257,7 @@ impl Shared {
     fn sleep(&self) {
         let mut bed = lock(&self.bed);
         self.asleep.fetch_add(1, Ordering::SeqCst);
-        while !self.stop.load(Ordering::Relaxed) && self.left(Ordering::SeqCst) == 0 {
+        while !self.stop.load(Ordering::Relaxed) && !self.is_open(Ordering::SeqCst) {
             bed = self.bell.wait(bed).unwrap_or_else(PoisonError::into_inner);
         }
         self.asleep.fetch_sub(1, Ordering::SeqCst);

@@ -194,8 +194,6 @@ impl Head<'_> {
                 g[i] = self.vectors.decay[head] * softplus(a + self.vectors.dt_bias[head]);
                 beta[i] = sigmoid(b);
             }
-            let mut decays = g;
-            isa.exp_in_place(&mut decays[..if keys.is_none() { n } else { 0 }], 0.0);
             let v = &mixed[2 * key_dim + index * value_dim..];
             match &keys {
                 Some(keys) => {
@@ -203,6 +201,8 @@ impl Head<'_> {
                     keys.advance(isa, &values, state, scratch, head_out);
                 }
                 None => {
+                    let mut decays = g;
+                    isa.exp_in_place(&mut decays[..n], 0.0);
                     for (i, (mixed, out)) in
                         mixed.chunks_exact(stride).zip(head_out.chunks_exact_mut(value_dim)).enumerate()
                     {

@@ -123,10 +123,11 @@ impl SharedInt8<'_> {
     /// # Panics
     /// When they are not all there, which is a defect.
     pub unsafe fn quantize(self, isa: Isa, group: RowGroup, row: usize, column: usize, values: &[f32]) {
+        assert!(row < group.rows && column + values.len() <= group.cols, "row {row} has no such values");
         let place = Place::new(row, group.rows, group.cols / TILE, group.panel);
         let first = group.at / TILE * WORDS + place.panel + column / TILE * WORDS * place.rows;
         let end = first + values.len() / TILE * WORDS * place.rows;
-        assert!(place.lane < place.rows && end <= self.len, "row {row} of {} has no place", group.rows);
+        assert!(end <= self.len, "row {row} of {} has no place", group.rows);
         // SAFETY: it lies before `end`.
         let words = unsafe { self.words.add(first) };
         isa.quantize_tiles(values, Lane { words, rows: place.rows, lane: place.lane });

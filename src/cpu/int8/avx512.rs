@@ -16,8 +16,7 @@ use crate::cpu::isa::Detected;
 use crate::quant::Packed;
 use crate::quant::packed::ROWS;
 
-/// Proof of AVX-512 F, BW, DQ, VL and VNNI, and of all that AVX2 proves; where `TILES`, of AMX with int8 and of tiles that are
-/// [configured](Configured).
+/// Proof of AVX-512 F, BW, DQ, VL and VNNI, and of all that AVX2 proves; where `TILES`, of AMX with int8, too.
 #[derive(Clone, Copy)]
 pub struct Avx512<const TILES: bool>(());
 
@@ -72,8 +71,8 @@ impl Drop for Released {
     }
 }
 
-// SAFETY of every block below: a value of `Avx512` exists only inside `run` of the functions above, whose callers prove the instructions;
-// pointers are those of arrays of the length that is read or written.
+// SAFETY of every block below: a value of `Avx512` exists only inside `run` of the functions above, whose callers prove the
+// instructions; pointers are those of arrays of the length that is read or written.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl<const TILES: bool> Simd for Avx512<TILES> {
     type Bytes = __m512i;
@@ -307,7 +306,13 @@ impl<const TILES: bool> Simd for Avx512<TILES> {
     }
 
     #[inline(always)]
-    fn multiply_tiles(self, lines: &[[[u8; 64]; 8]; 4], panel: &[u32], rows: usize, out: &mut [[[i32; 16]; 16]; 4]) {
+    unsafe fn multiply_tiles(
+        self,
+        lines: &[[[u8; 64]; 8]; 4],
+        panel: &[u32],
+        rows: usize,
+        out: &mut [[[i32; 16]; 16]; 4],
+    ) {
         let stride = 4 * WORDS * rows;
         if !TILES || rows > 16 || size_of_val(panel) < 4 * stride {
             return;

@@ -1,7 +1,8 @@
 //! Products of a strip with quantised rows, written once for every tier and format.
 //!
-//! Rows that fit one panel read the packed lines straight into their products. For more, a block of 256 columns is decoded
-//! once into a buffer that stays in the first-level cache, and panel after panel passes over it.
+//! Few rows read the packed lines straight into their products: one or two, or a panel where a tier has registers enough. For
+//! more, a block of 256 columns is decoded once into a buffer that stays in the first-level cache, and panel after panel
+//! passes over it.
 //!
 //! Everything here is inlined into the function that enables a tier's instructions; closures over vectors, as those of
 //! `array::map`, would not be.
@@ -12,7 +13,7 @@ use super::activations::{CODES, Panels, WORDS, half_sums};
 use super::layouts::{Block, Int4, Kind, Layout, Q4_0, Q4K, Q5K, Q6K, Q8_0, Scales, Table};
 use super::simd::Simd;
 use super::strips::Ahead;
-use crate::cpu::kernels::{PREFETCH, for_count, prefetch};
+use crate::cpu::kernels::{MOST_COUNTED, PREFETCH, for_count, prefetch};
 use crate::quant::packed::{BLOCK, LINE, ROWS, TILE, sections};
 use crate::quant::{Format, Packed};
 
@@ -42,6 +43,7 @@ pub fn project<S: Simd, const MOST: usize>(
     ahead: Ahead<'_>,
     out: &mut [[f32; ROWS]],
 ) {
+    const { assert!(MOST <= MOST_COUNTED, "a panel has more rows than kernels are made for") };
     let strips = Strips { packed, strips, ahead };
     match packed.format() {
         Format::Q4_0 => each_strip::<_, _, MOST>(s, Q4_0, strips, inputs, out),
@@ -179,7 +181,8 @@ fn rows<S: Simd, L: Layout<S>, const MOST: usize>(
                     s.shape_tiles(rows);
                     shaped = rows;
                 }
-                by_tiles::<S, L>(s, &decoded, &part, rows, panel, out);
+                // SAFETY: they are shaped for these rows.
+                unsafe { by_tiles::<S, L>(s, &decoded, &part, rows, panel, out) };
             } else {
                 for_count!(rows, MOST, G => over_decoded::<S, L, G>(s, &decoded, &part, panel, out));
             }
@@ -384,8 +387,11 @@ impl Decoded {
 }
 
 /// A panel over a whole decoded block, with the processor's tiles.
+///
+/// # Safety
+/// The last [`Simd::shape_tiles`] of this thread was with `rows`.
 #[inline(always)]
-fn by_tiles<S: Simd, L: Layout<S>>(
+unsafe fn by_tiles<S: Simd, L: Layout<S>>(
     s: S,
     decoded: &Decoded,
     part: &Part<'_>,
@@ -398,7 +404,8 @@ fn by_tiles<S: Simd, L: Layout<S>>(
     let mut dots = [[[0i32; ROWS]; ROWS]; 4];
     for (quarter, lines) in decoded.lines.as_chunks::<4>().0.iter().enumerate() {
         let panel = &panel[4 * quarter * stride..][..4 * stride];
-        s.multiply_tiles(lines, panel, rows, &mut dots);
+        // SAFETY: the caller shaped the tiles for these rows.
+        unsafe { s.multiply_tiles(lines, panel, rows, &mut dots) };
         for (i, out) in out.iter_mut().enumerate().take(rows) {
             let mut sum = s.load(out);
             for (t, dots) in dots.iter().enumerate() {

@@ -91,7 +91,16 @@ pub trait Simd: Copy {
 
     /// `out[t][row][slot]` = the products of tile `t` of four, its lines unsigned codes, with the codes of tile `t` of
     /// four of a panel of `rows` rows.
-    fn multiply_tiles(self, _lines: &[[[u8; 64]; 8]; 4], _panel: &[u32], _rows: usize, out: &mut [[[i32; 16]; 16]; 4]) {
+    ///
+    /// # Safety
+    /// The last [`Simd::shape_tiles`] of this thread was with `rows`.
+    unsafe fn multiply_tiles(
+        self,
+        _lines: &[[[u8; 64]; 8]; 4],
+        _panel: &[u32],
+        _rows: usize,
+        out: &mut [[[i32; 16]; 16]; 4],
+    ) {
         out.fill([[0; 16]; 16]);
     }
 }

@@ -158,6 +158,67 @@ fn products_with_quantised_activations_are_exact_up_to_the_scales() {
     });
 }
 
+/// More rows than pass over a strip together, and picked ones, whose panels are others than those they are gathered from.
+#[test]
+fn products_with_many_and_with_picked_rows_are_those_of_each_row() {
+    each_tier(|isa| {
+        let mut random = Random(7);
+        let processor = Processor::new(2, false, isa).unwrap();
+        let (rows, cols) = (33, 64);
+        for format in [Format::Q8_0, Format::Q4_0] {
+            let matrix = random.matrix(format, rows, cols);
+            let weight = Weight::new(matrix.clone()).unwrap();
+            for n in [193, 205, 400] {
+                let mut inputs: Vec<f32> = (0..n * cols).map(|_| (random.unit() * 127.4).round()).collect();
+                inputs.chunks_exact_mut(32).for_each(|tile| tile[11] = -127.0);
+                let expected = reference(&matrix, &inputs);
+                let what = format!("{} {format}, {n} inputs", isa.name());
+                let mut int8 = Int8Rows::default();
+                let all = processor.inputs(&inputs, cols, &mut int8, [&weight]);
+                let mut out = vec![f32::NAN; n * rows];
+                processor.matmul(&weight, all, &mut out);
+                assert_close(&out, &expected, &what);
+
+                let picked: Vec<u32> = (0..n as u32).rev().filter(|row| row % 37 != 5).collect();
+                let mut out = vec![f32::NAN; picked.len() * rows];
+                processor.matmul(&weight, all.picked(&picked), &mut out);
+                let of_picked = picked.iter().flat_map(|row| &expected[*row as usize * rows..][..rows]);
+                assert_close(&out, &of_picked.copied().collect::<Vec<_>>(), &format!("{what}, picked"));
+            }
+        }
+    });
+}
+
+/// A router may be quantised, and its inputs are not.
+#[test]
+fn quantised_weights_take_inputs_that_are_not() {
+    each_tier(|isa| {
+        let mut random = Random(8);
+        let processor = Processor::new(2, false, isa).unwrap();
+        for format in [Format::Q8_0, Format::Q4K, Format::Bnb4] {
+            let matrix = random.matrix(format, 48, 256);
+            let weight = Weight::new(matrix.clone()).unwrap();
+            for n in [1, 5] {
+                let inputs: Vec<f32> = (0..n * 256).map(|_| random.unit()).collect();
+                let what = format!("{} {format}, {n} inputs", isa.name());
+                let packed = matches!(&weight, Weight::Packed(packed) if packed.format() == format);
+                assert!(packed, "{what}");
+                let mut out = vec![f32::NAN; n * 48];
+                processor.matmul(&weight, Inputs::all(&inputs, 256), &mut out);
+                let mut expected = vec![f32::NAN; n * 48];
+                Processor::new(1, true, isa).unwrap().matmul(&weight, Inputs::all(&inputs, 256), &mut expected);
+                assert_eq!(out, expected, "{what}");
+                assert!(out.iter().any(|x| *x != 0.0), "{what}");
+
+                let mut int8 = Int8Rows::default();
+                let exact = processor.inputs(&inputs, 256, &mut int8, [&weight]).exact();
+                processor.matmul(&weight, exact, &mut out);
+                assert_eq!(out, expected, "{what}, exact");
+            }
+        }
+    });
+}
+
 #[test]
 fn sums_do_not_overflow_at_the_largest_codes() {
     each_tier(|isa| {
