@@ -33,16 +33,21 @@ pub fn build() -> Result<()> {
     }
     let wish = env::var("QM_CUDA").unwrap_or_else(|_| "auto".into()).to_ascii_lowercase();
     let found = match wish.as_str() {
-        "off" => Err("QM_CUDA is off".into()),
+        "off" => Ok(None),
         "auto" | "on" | "" => Nvcc::find(),
         other => return Err(format!("QM_CUDA is {other:?}, expected auto, on or off")),
     };
     let folder = PathBuf::from(env::var_os("OUT_DIR").ok_or("no OUT_DIR")?).join("kernels");
     fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let nvcc = match found {
-        Ok(nvcc) => nvcc,
-        Err(missing) if wish == "on" => return Err(format!("QM_CUDA is on, and {missing}")),
-        Err(_) => return embed(&folder, &[], None, &[]),
+        Ok(Some(nvcc)) => nvcc,
+        Ok(None) if wish == "on" => return Err(format!("QM_CUDA is on, and {}", Nvcc::MISSING)),
+        Err(unfit) if wish == "on" => return Err(format!("QM_CUDA is on, and {unfit}")),
+        Ok(None) => return embed(&folder, &[], None, &[]),
+        Err(unfit) => {
+            println!("cargo::warning=the library is built without CUDA: {unfit}");
+            return embed(&folder, &[], None, &[]);
+        }
     };
     println!("cargo::rerun-if-changed={}", nvcc.program.display());
     let wished = env::var("QM_CUDA_ARCHS").unwrap_or_default();
@@ -54,9 +59,13 @@ pub fn build() -> Result<()> {
 }
 
 impl Nvcc {
+    const MISSING: &str =
+        "no nvcc was found: by QM_CUDA_NVCC, in CUDA_HOME, on the path, or in target/tools/cuda, which tests/run fills";
+
     /// The compiler that `QM_CUDA_NVCC` names, of the toolkit at `CUDA_HOME` or `CUDA_PATH`, of the path, or of
-    /// `target/tools/cuda`, where `tests/run` puts one.
-    fn find() -> Result<Self> {
+    /// `target/tools/cuda`, where `tests/run` puts one: the first that is new enough, an error where none of them is, and
+    /// nothing where there is none.
+    fn find() -> Result<Option<Self>> {
         let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let in_toolkit = |home: PathBuf| home.join("bin/nvcc");
         let on_path = env::var_os("PATH").unwrap_or_default();
@@ -65,9 +74,18 @@ impl Nvcc {
             .chain(["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(variable).map(in_toolkit))
             .chain(env::split_paths(&on_path).map(|folder| folder.join("nvcc")))
             .chain([PathBuf::from("target/tools/cuda/nvidia/cu13/bin/nvcc")]);
-        let program = named.into_iter().find(|program| program.is_file()).ok_or(
-            "no nvcc was found: by QM_CUDA_NVCC, in CUDA_HOME, on the path, or in target/tools/cuda, which tests/run fills",
-        )?;
+        let mut unfit = Vec::new();
+        for program in named.filter(|program| program.is_file()) {
+            match Self::check(program) {
+                Ok(nvcc) => return Ok(Some(nvcc)),
+                Err(why) => unfit.push(why),
+            }
+        }
+        if unfit.is_empty() { Ok(None) } else { Err(unfit.join("; ")) }
+    }
+
+    /// `program`, if it is new enough.
+    fn check(program: PathBuf) -> Result<Self> {
         let version = run(Command::new(&program).arg("--version"))?;
         let text = String::from_utf8_lossy(&version.stdout).into_owned();
         let number = text.split("release ").nth(1).and_then(|rest| rest.split([',', ' ']).next()).unwrap_or_default();
@@ -87,7 +105,7 @@ impl Nvcc {
     /// What is compiled for: machine code for each architecture, and for later ones the portable form of the oldest.
     fn targets(architectures: &[&str]) -> Vec<String> {
         let code = |name: &&str| format!("-gencode=arch=compute_{name},code=sm_{name}");
-        let portable = architectures.iter().find(|name| name.chars().all(|c| c.is_ascii_digit()));
+        let portable = architectures.iter().filter_map(|name| name.parse::<u32>().ok()).min();
         let portable = portable.map(|name| format!("-gencode=arch=compute_{name},code=compute_{name}"));
         architectures.iter().map(code).chain(portable).collect()
     }
@@ -171,6 +189,8 @@ fn compile_all(nvcc: &Nvcc, architectures: &[&str], sources_: &[PathBuf], folder
             if out.is_file() && fs::read_to_string(&mark).is_ok_and(|known| known == key) {
                 continue;
             }
+            // A compilation that is interrupted leaves no mark, and is done again.
+            let _ = fs::remove_file(&mark);
             nvcc.compile(&targets, source, &out)?;
             fs::write(&mark, key).map_err(|e| format!("{}: {e}", mark.display()))?;
         }

@@ -8,7 +8,7 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
-use qwen3moe::cuda::{Context, CudaBackend, CudaOptions, Sizes};
+use qwen3moe::cuda::{Context, CudaBackend, CudaOptions, Modules, Sizes};
 use qwen3moe::engine::fit;
 use qwen3moe::model::{Checkpoint, WeightPlan, pack, read_spec};
 use qwen3moe::state::{KvFormat, StateLayout};
@@ -85,6 +85,7 @@ fn rows_of_several_sequences_in_one_batch_do_not_mix() {
         let spec = Arc::new(read_spec(&checkpoint).unwrap());
         let plan = WeightPlan::new(&checkpoint, &spec).unwrap();
         let (progress, context) = (LoadProgress::default(), Context::hold(0).unwrap());
+        let modules = Modules::load(&context).unwrap();
         let _entered = context.enter().unwrap();
         let mut wrong = Vec::new();
         for rows in [[1, 1, 1], [1, 7, 64], [5, 1, 3]] {
@@ -95,7 +96,8 @@ fn rows_of_several_sequences_in_one_batch_do_not_mix() {
             let sizes = Sizes { layout, kv: KvFormat::F32, max_rows, max_logits: max_rows, multiprocessors };
             let options = CudaOptions { sizes, exact: true };
             let counters = counters(&spec);
-            let backend = CudaBackend::new(&context, spec.clone(), image, &plan, counters, &options, &progress);
+            let backend =
+                CudaBackend::new((&context, &modules), spec.clone(), image, &plan, counters, &options, &progress);
             for (i, logits) in interleaved(&spec, &mut backend.unwrap(), layout, sequences, rows).iter().enumerate() {
                 wrong.extend(compare(case, &format!("sequence {i} of {rows:?}"), logits, &alone[i]));
             }
@@ -192,11 +194,14 @@ fn what_fit_foretells_is_what_a_load_takes_and_less_is_refused_with_the_numbers(
 #[test]
 fn a_load_beyond_the_devices_memory_is_an_error_and_the_next_one_works() {
     for_all_cases(|case| {
-        // 2^40 positions are more than any device holds.
-        let large = LoadOptions { streams: 1024, context_length: 0, ..options(8192) };
+        let large = LoadOptions { streams: 4096, context_length: 0, ..options(8192) };
         let fit = fit(&case.source(), &large).unwrap();
-        if fit.fits {
-            load(case, &large).eval(&case.ids).unwrap();
+        match Model::load(&case.source(), &large, &LoadProgress::default()) {
+            Ok(model) => {
+                assert!(fit.fits, "{}: {}", case.name, fit.advice);
+                model.eval(&case.ids).unwrap();
+            }
+            Err(error) => assert!(!fit.fits && error.status() == -10, "{}: {error}", case.name),
         }
         load(case, &options(64)).eval(&case.ids).unwrap();
         Vec::new()

@@ -113,7 +113,7 @@ impl CudaBackend {
     /// [`Error::OutOfDeviceMemory`], [`Error::OutOfHostMemory`], [`Error::NoDevice`] for a device that the kernels do not
     /// run on, [`Error::Cancelled`] when `progress` asks for that.
     pub fn new(
-        context: &Arc<Context>,
+        (context, modules): (&Arc<Context>, &Modules),
         spec: Arc<ModelSpec>,
         image: WeightBytes,
         plan: &WeightPlan,
@@ -123,12 +123,11 @@ impl CudaBackend {
     ) -> Result<Self> {
         let _entered = context.enter()?;
         let (device, sizes) = (context.device(), &options.sizes);
-        let modules = Modules::load(context)?;
         let layout = Layout::new(&spec, plan.bytes(), sizes);
         let memory =
             DeviceMemory::take(context, layout.bytes, &format!("the model on CUDA device {}", device.ordinal))?;
-        let tiles = Tiles::new(&modules, &memory, &layout.work)?.map(Arc::new);
-        let kernels = Kernels::new(&modules, context, &spec, tiles, options)?;
+        let tiles = Tiles::new(modules, &memory, &layout.work)?.map(Arc::new);
+        let kernels = Kernels::new(modules, context, &spec, tiles, options)?;
         let stream = Stream::new(context)?;
 
         let weights = memory.part(layout.weights)?;
@@ -190,10 +189,18 @@ impl CudaBackend {
         self.stream.wait()
     }
 
-    /// Remembers an error after which nothing works.
+    /// Ends a step that failed, and remembers an error after which nothing works.
     fn note<T>(&mut self, outcome: Result<T>) -> Result<T> {
-        if let Err(error @ Error::DeviceLost(_)) = &outcome {
-            self.lost = Some(error.clone());
+        if let Err(error) = &outcome {
+            if let Error::DeviceLost(_) = error {
+                self.lost = Some(error.clone());
+            }
+            if let Mode::Record(_) = self.mode {
+                drop(self.stream.end_recording());
+            }
+            (self.mode, self.step) = (Mode::Run, None);
+            // What was queued may still read what the next step tells.
+            let _ = self.stream.wait();
         }
         outcome
     }
@@ -221,11 +228,6 @@ impl CudaBackend {
             return Err(error.clone());
         }
         batch.check(self.spec.vocab, self.sizes.max_rows, &self.sizes.layout)?;
-        if let Mode::Record(_) = self.mode {
-            // A step failed half-way. What it recorded is of no use.
-            self.mode = Mode::Run;
-            drop(self.stream.end_recording());
-        }
         let step = self.step_buffer.tell(batch, &self.stream)?;
         self.step = Some(step);
         self.mode = Mode::Run;
@@ -331,6 +333,20 @@ impl CudaBackend {
         self.work.moe.choices.part(self.model.moe_index.get(layer).map_or(0, |index| index * len), len)
     }
 
+    fn fill(&self, memory: &Sequence, positions: usize) -> Result<()> {
+        let layout = &self.sizes.layout;
+        let pages = positions.div_ceil(layout.page_tokens).min(memory.pages.len());
+        for kv in self.model.kv.iter().flatten() {
+            for page in &memory.pages[..pages] {
+                kv.invent(&self.stream, *page as usize, layout.pages)?;
+            }
+        }
+        for states in self.model.states.iter().flatten() {
+            states.clear(&self.stream, memory.slot, layout.slots)?;
+        }
+        self.stream.wait()
+    }
+
     fn finish(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
         let step = self.step()?;
         let (wanted, vocab) = (step.picks.len(), self.spec.vocab);
@@ -431,7 +447,7 @@ impl Kernels {
     ) -> Result<Self> {
         let (device, sizes) = (context.device(), &options.sizes);
         let attention = || Attention::new(modules, device, spec, &sizes.layout, sizes.kv);
-        let delta = spec.delta.as_ref().map(|delta| DeltaNet::new(modules, device, delta, spec.norm_eps));
+        let delta = spec.delta.as_ref().map(|delta| DeltaNet::new(modules, delta, spec.norm_eps));
         Ok(Self {
             embed: Embed::new(modules)?,
             norm: Norm::new(modules)?,
@@ -532,17 +548,8 @@ impl Backend for CudaBackend {
     }
 
     fn invent(&mut self, memory: &Sequence, positions: usize) -> Result<()> {
-        let layout = &self.sizes.layout;
-        let pages = positions.div_ceil(layout.page_tokens).min(memory.pages.len());
-        for kv in self.model.kv.iter().flatten() {
-            for page in &memory.pages[..pages] {
-                kv.invent(&self.stream, *page as usize, layout.pages)?;
-            }
-        }
-        for states in self.model.states.iter().flatten() {
-            states.clear(&self.stream, memory.slot, layout.slots)?;
-        }
-        self.stream.wait()
+        let outcome = self.fill(memory, positions);
+        self.note(outcome)
     }
 
     fn take_costs(&mut self) -> Costs {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cudarc::driver::sys;
 
 use super::device::{DeviceInfo, handle};
-use super::driver::{Driver, check};
+use super::driver::{Driver, check, usable};
 use crate::error::Result;
 
 /// The primary context of a device, which all users of the device in this process share, held as long as this lives.
@@ -32,7 +32,7 @@ impl Context {
         let (device, info) = (handle(ordinal)?, DeviceInfo::read(ordinal)?);
         let mut raw = std::ptr::null_mut();
         // SAFETY: writes one handle, which `drop` gives back.
-        check("a CUDA context", unsafe { sys::cuDevicePrimaryCtxRetain(&mut raw, device) })?;
+        usable("a CUDA context", unsafe { sys::cuDevicePrimaryCtxRetain(&mut raw, device) })?;
         Ok(Arc::new(Self { raw, device, info }))
     }
 

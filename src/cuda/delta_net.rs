@@ -1,7 +1,6 @@
 //! Gated DeltaNet between the projections: convolution, delta rule, gated norm.
 
 use super::args::{DeltaArgs, Place, number};
-use super::device::DeviceInfo;
 use super::memory::{DeviceMemory, DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
 use super::plan::StateParts;
@@ -73,11 +72,11 @@ pub struct DeltaWork {
 }
 
 impl DeltaNet {
-    pub fn new(modules: &Modules, device: &DeviceInfo, spec: &DeltaSpec, eps: f32) -> Result<Self> {
+    pub fn new(modules: &Modules, spec: &DeltaSpec, eps: f32) -> Result<Self> {
         let usual = spec.key_dim == USUAL && spec.value_dim == USUAL;
-        // Clusters of blocks came with 9.0.
-        let clusters = usual && device.capability >= (9, 0);
-        let step = modules.kernel(if clusters { "delta_step" } else { "delta_any" })?;
+        let clustered = usual.then(|| modules.kernel("delta_step")).transpose()?.filter(|kernel| kernel.overlaps);
+        let clusters = clustered.is_some();
+        let step = clustered.map_or_else(|| modules.kernel("delta_any"), Ok)?;
         let rows = modules.kernel(if usual { "delta_rows" } else { "delta_any_rows" })?;
         let gate = usual.then(|| modules.kernel("delta_gate")).transpose()?;
         Ok(Self { step, clusters, rows, conv: modules.kernel("delta_conv")?, gate, spec: spec.clone(), eps })

@@ -36,21 +36,17 @@ impl Driver {
         }
         let mut version = 0;
         // SAFETY: writes one number.
-        check("asking for the driver's version", unsafe { sys::cuDriverGetVersion(&mut version) })?;
-        // Code of a compiler runs with every driver of the same major version and later ones. The functions used here
-        // are older.
+        usable("asking for the driver's version", unsafe { sys::cuDriverGetVersion(&mut version) })?;
         let driver = Self { version: version.max(0) as u32 };
-        let (has, minor_of) = driver.version();
-        if has < major {
+        let (has, needed) = (driver.version(), (major, 0).max(OLDEST));
+        if has < needed {
             return Err(Error::DriverTooOld(format!(
-                "it supports CUDA {has}.{minor_of}; this library was built with {major}.{minor}, and needs {major}.0"
+                "it supports CUDA {}.{}; this library was built with {major}.{minor}, and needs {}.{}",
+                has.0, has.1, needed.0, needed.1
             )));
         }
         // SAFETY: may be called any number of times.
-        match unsafe { sys::cuInit(0) } {
-            CUresult::CUDA_ERROR_NO_DEVICE => Err(Error::NoDevice("the CUDA driver finds no device".into())),
-            code => check("starting the CUDA driver", code).map(|()| driver),
-        }
+        usable("starting the CUDA driver", unsafe { sys::cuInit(0) }).map(|()| driver)
     }
 
     /// The CUDA version that it supports, major and minor.
@@ -67,6 +63,23 @@ impl Driver {
         // SAFETY: writes one number.
         check("counting the CUDA devices", unsafe { sys::cuDeviceGetCount(&mut count) })?;
         Ok(count.max(0) as u32)
+    }
+}
+
+/// The first CUDA version whose drivers have every function that is used here. Beyond that, code of a compiler runs with
+/// every driver of the same major version and of later ones.
+const OLDEST: (u32, u32) = (12, 4);
+
+/// As [`check`], for what comes before any work: whatever fails there means that the device cannot be used, and nothing is
+/// lost yet.
+///
+/// # Errors
+/// [`Error::OutOfDeviceMemory`]; else [`Error::NoDevice`] with the driver's words.
+pub fn usable(what: &str, code: CUresult) -> Result<()> {
+    match code {
+        CUresult::CUDA_ERROR_NO_DEVICE => Err(Error::NoDevice("the CUDA driver finds no device".into())),
+        CUresult::CUDA_SUCCESS | CUresult::CUDA_ERROR_OUT_OF_MEMORY => check(what, code),
+        _ => Err(Error::NoDevice(format!("{what}: {}", describe(code)))),
     }
 }
 

@@ -17,6 +17,7 @@ mod driver;
 mod embed;
 mod images;
 mod launch;
+mod limits;
 #[cfg(test)]
 mod lost_device;
 mod memory;
@@ -40,6 +41,8 @@ pub use backend::{CudaBackend, CudaOptions};
 pub use context::Context;
 pub use device::{DeviceInfo, devices};
 pub use driver::Driver;
+pub use limits::check as check_spec;
+pub use module::Modules;
 pub use plan::{MemoryPlan, Sizes, plan};
 
 /// Loads the kernels of this build on device `ordinal`, and says how many bytes of its memory are free.
@@ -48,8 +51,8 @@ pub use plan::{MemoryPlan, Sizes, plan};
 /// As [`Context::hold`]; [`crate::Error::NoDevice`] for a device that the kernels do not run on.
 pub fn probe(ordinal: u32) -> crate::Result<u64> {
     let context = Context::hold(ordinal)?;
-    let (free, _) = context.memory()?;
-    module::Modules::load(&context).map(|_| free)
+    let _modules = Modules::load(&context)?;
+    context.memory().map(|(free, _)| free)
 }
 
 /// The CUDA version that this build's kernels were compiled with, and the architectures; `None` without kernels.

@@ -31,7 +31,8 @@ pub struct Kernel {
     pub(super) name: String,
     /// Bytes of dynamic shared memory that a launch may ask for.
     pub shared_memory: usize,
-    /// The device can start it before the kernel in front has ended: see [`super::launch`].
+    /// The device can start it before the kernel in front has ended: see [`super::launch`]. Clusters of blocks came with
+    /// the same generation.
     pub(super) overlaps: bool,
     /// Keeps the code where it is.
     _module: Arc<Module>,
@@ -109,7 +110,13 @@ impl Module {
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: sets one number of a loaded function.
         check(name, unsafe { sys::cuFuncSetAttribute(raw, attribute, shared_memory as i32) })?;
-        let overlaps = device.capability >= (9, 0);
+        // What code was compiled for decides, and not only the device: portable code of an older architecture neither waits
+        // for the kernel before it nor forms clusters.
+        let mut compiled_for = 0;
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION;
+        // SAFETY: writes one number.
+        check(name, unsafe { sys::cuFuncGetAttribute(&mut compiled_for, attribute, raw) })?;
+        let overlaps = device.capability >= (9, 0) && compiled_for >= 90;
         Ok(Some(Kernel {
             raw,
             name: name.into(),

@@ -177,6 +177,7 @@ impl Moe {
         let widths = [shape.hidden, shape.width, shape.shared_width];
         let usual = shape.experts <= ONE_ROW_EXPERTS
             && shape.top_k >= 1
+            && shape.top_k < ONE_ROW_WARPS
             && shape.chosen() <= ONE_ROW_WARPS
             && widths.iter().all(|width| width.is_multiple_of(ONE_ROW_COLUMNS));
         if self.exact || !usual {

@@ -6,6 +6,7 @@ use super::context::Context;
 use super::memory::{DeviceMemory, DeviceSlice, Pinned, Plain, Planner};
 use super::module::Modules;
 use super::stream::Stream;
+use crate::error::{Error, Result};
 
 /// The first device, with its context current on this thread, all kernels loaded, and a stream.
 pub struct Gpu {
@@ -20,16 +21,25 @@ pub struct Buffer<T: Plain> {
     _memory: DeviceMemory,
 }
 
+/// What `outcome` holds; nothing, and it says so, where there is no device, or no kernels were built.
+///
+/// # Panics
+/// For every other error: a device that does not work is no reason to skip its tests.
+pub fn present<T>(outcome: Result<T>) -> Option<T> {
+    match outcome {
+        Ok(value) => Some(value),
+        Err(error @ (Error::NoDevice(_) | Error::DriverTooOld(_))) => {
+            println!("skipped: no CUDA device: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
 impl Gpu {
     /// `None` where there is no device, or no kernels were built; says so.
     pub fn open() -> Option<Self> {
-        let context = match Context::hold(0) {
-            Ok(context) => context,
-            Err(error) => {
-                println!("skipped: no CUDA device: {error}");
-                return None;
-            }
-        };
+        let context = present(Context::hold(0))?;
         context.enter_for_good().unwrap();
         Some(Self { modules: Modules::load(&context).unwrap(), stream: Stream::new(&context).unwrap(), context })
     }

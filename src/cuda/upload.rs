@@ -17,16 +17,17 @@ const BUFFER: usize = 16 << 20;
 /// [`crate::Error::OutOfHostMemory`], [`crate::Error::Cancelled`] when `progress` asks for that.
 pub fn upload(context: &Arc<Context>, from: &[u8], to: DeviceSlice<u8>, progress: &LoadProgress) -> Result<()> {
     let len = BUFFER.min(from.len());
-    let buffer = || Ok((Pinned::<u8>::zeroed(context, len, "copies to the device")?, Stream::new(context)?));
+    // The stream goes first, and waits for the copies that still read the buffer.
+    let buffer = || Ok((Stream::new(context)?, Pinned::<u8>::zeroed(context, len, "copies to the device")?));
     let mut lanes = [buffer()?, buffer()?];
     for (index, piece) in from.chunks(len.max(1)).enumerate() {
         progress.advance(0)?;
-        let (pinned, stream) = &mut lanes[index % 2];
+        let (stream, pinned) = &mut lanes[index % 2];
         stream.wait()?;
         pinned[..piece.len()].copy_from_slice(piece);
         stream.upload(pinned, to.part(index * len, piece.len())?)?;
     }
-    lanes.iter().try_for_each(|(_, stream)| stream.wait())
+    lanes.iter().try_for_each(|(stream, _)| stream.wait())
 }
 
 /// Copies `from` to `to`, which is as long, and waits for the end of it.

@@ -35,7 +35,7 @@ impl Model {
         report(&checkpoint, &spec, &config.unrecognised, &plan, &log);
 
         let weight_plan = WeightPlan::new(&checkpoint, &spec)?;
-        let target = Target::choose(options.device)?;
+        let target = Target::choose(options.device, &spec, checkpoint.path())?;
         let fit = plan.fit(&weight_plan, &spec, options, &target);
         report_target(&target, isa, options, &log);
         fit.check(checkpoint.path())?;
@@ -73,12 +73,12 @@ impl Model {
                 drop(image);
                 Box::new(CpuBackend::new(spec.clone(), weights, plan.layout, counters.clone(), &cpu, progress)?)
             }
-            Target::Cuda { context, .. } => {
+            Target::Cuda { context, modules, .. } => {
                 drop(weights);
                 let sizes = plan.cuda_sizes(options, context.device());
                 let cuda = CudaOptions { sizes, exact: options.exact };
                 let (spec, counters) = (spec.clone(), counters.clone());
-                Box::new(CudaBackend::new(context, spec, image, &weight_plan, counters, &cuda, progress)?)
+                Box::new(CudaBackend::new((context, modules), spec, image, &weight_plan, counters, &cuda, progress)?)
             }
         };
         stop_if_cancelled()?;
@@ -123,7 +123,7 @@ fn report_target(target: &Target, isa: Isa, options: &LoadOptions, log: &Log) {
                 log.line(LogLevel::Warning, "vram_budget has no effect: no CUDA device was asked for");
             }
         }
-        Target::Cuda { context, free } => {
+        Target::Cuda { context, free, .. } => {
             let device = context.device();
             let (major, minor) = device.capability;
             log.line(

@@ -2,9 +2,12 @@
 
 /// Says so where there is none, or where the library was built without CUDA.
 pub fn no_device() -> bool {
-    let error = qwen3moe::cuda::probe(0).err();
-    if let Some(error) = &error {
-        println!("skipped: no CUDA device: {error}");
+    match qwen3moe::cuda::probe(0) {
+        Ok(_) => false,
+        Err(error @ (qwen3moe::Error::NoDevice(_) | qwen3moe::Error::DriverTooOld(_))) => {
+            println!("skipped: no CUDA device: {error}");
+            true
+        }
+        Err(error) => panic!("the device does not work: {error}"),
     }
-    error.is_some()
 }
