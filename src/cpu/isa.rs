@@ -47,12 +47,12 @@ impl Isa {
     /// Every tier that this processor can run, the best one last. Where the processor has AMX, this asks the kernel once
     /// for the process's permission to use its tiles; a refusal leaves the tier out and changes nothing else.
     pub fn available() -> Vec<Self> {
-        let mut tiers = Self::without_tiles();
+        let tiers = Self::without_tiles();
         #[cfg(target_arch = "x86_64")]
-        if let Some(Isa::Avx512(_)) = tiers.last()
+        if let Some((Isa::Avx512(_), others)) = tiers.split_last()
             && amx::is_usable()
         {
-            tiers.insert(tiers.len() - 1, Isa::Amx(Detected(())));
+            return [others, &[Isa::Amx(Detected(())), tiers[others.len()]]].concat();
         }
         tiers
     }
