@@ -10,7 +10,7 @@ use crate::state::KvFormat;
 /// Where to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Device {
-    /// The library's choice: for now the processor.
+    /// The library's choice: the processor.
     #[default]
     Automatic,
     /// The processor.
