@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
 
+mod support;
+
 use std::path::{Path, PathBuf};
 
 use qwen3moe::{FinishReason, GenerateOptions, LoadOptions, LoadProgress, Model, Prompt, Source};
 use serde_json::{Value, json};
+use support::perplexity::perplexity;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tavern")
@@ -14,22 +17,6 @@ fn folder() -> PathBuf {
 fn load(exact: bool) -> Model {
     let options = LoadOptions { exact, streams: 1, ..LoadOptions::default() };
     Model::load(&Source::Path(folder().join("model")), &options, &LoadProgress::default()).unwrap()
-}
-
-/// `exp` of the mean negative log-likelihood of tokens 1.. of every sequence.
-fn perplexity(model: &Model, sequences: &[Vec<u32>]) -> f64 {
-    let vocab = model.info().spec.vocab;
-    let (mut sum, mut count) = (0.0f64, 0u32);
-    for ids in sequences {
-        let logits = model.eval(ids).unwrap();
-        for (row, &next) in logits.chunks_exact(vocab).zip(&ids[1..]) {
-            let most = row.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x));
-            let total: f64 = row.iter().map(|&x| f64::from(x - most).exp()).sum();
-            sum += total.ln() - f64::from(row[next as usize] - most);
-            count += 1;
-        }
-    }
-    (sum / f64::from(count)).exp()
 }
 
 #[test]

@@ -16,6 +16,7 @@ use qwen3moe::{Device, Event, GenerateOptions, LoadOptions, LoadProgress, Model,
 use support::batches::{counters, interleaved};
 use support::cuda::no_device;
 use support::goldens::{Case, cases, difference};
+use support::perplexity::perplexity;
 
 /// Against the reference, and against the same sequence computed in another way.
 const LIMIT: f32 = 1e-3;
@@ -270,20 +271,4 @@ fn the_bundled_model_is_as_good_as_on_the_processor() {
         let found = perplexity(&model, &sequences);
         assert!((found / recorded - 1.0).abs() < 0.005, "exact {exact}: {found}, recorded {recorded}");
     }
-}
-
-/// `exp` of the mean negative log-likelihood of tokens 1.. of every sequence.
-fn perplexity(model: &Model, sequences: &[Vec<u32>]) -> f64 {
-    let vocab = model.info().spec.vocab;
-    let (mut sum, mut count) = (0.0f64, 0u32);
-    for ids in sequences {
-        let logits = model.eval(ids).unwrap();
-        for (row, &next) in logits.chunks_exact(vocab).zip(&ids[1..]) {
-            let most = row.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x));
-            let total: f64 = row.iter().map(|&x| f64::from(x - most).exp()).sum();
-            sum += total.ln() - f64::from(row[next as usize] - most);
-            count += 1;
-        }
-    }
-    (sum / f64::from(count)).exp()
 }

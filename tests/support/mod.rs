@@ -7,3 +7,4 @@ pub mod cuda;
 pub mod fake;
 pub mod goldens;
 pub mod npy;
+pub mod perplexity;

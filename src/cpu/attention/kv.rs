@@ -3,6 +3,7 @@
 use half::f16;
 
 use crate::cpu::isa::Isa;
+use crate::cpu::kernels;
 use crate::cpu::memory::zeroed;
 use crate::error::{Error, Result};
 use crate::model::{Batch, LoadProgress, Mixer, ModelSpec};
@@ -175,18 +176,11 @@ pub enum Loadable<'a> {
 
 #[inline(always)]
 fn prefetch<T>(values: &[T], first: usize, taken: usize, parts: usize) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let bytes = size_of_val(values);
-        let lines = (first * bytes / parts).next_multiple_of(LINE)..(first + taken) * bytes / parts;
-        for line in lines.step_by(LINE) {
-            // SAFETY: an address within the slice; a prefetch reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().cast::<i8>().add(line)) };
-        }
+    let bytes = size_of_val(values);
+    let lines = (first * bytes / parts).next_multiple_of(LINE)..(first + taken) * bytes / parts;
+    for line in lines.step_by(LINE) {
+        kernels::prefetch(values.as_ptr().cast(), line);
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (values, first, taken, parts);
 }
 
 /// Positions whose keys (then values) are worked on together: with 256 channels in float32 they fill half of the smallest
