@@ -10,7 +10,6 @@ use crate::model::{Batch, LoadProgress, Mixer, ModelSpec};
 use crate::state::{KvFormat, StateLayout};
 
 /// Bytes that memory hands over together.
-#[cfg(target_arch = "x86_64")]
 const LINE: usize = 64;
 
 /// Keys and values of all sequences, for every attention layer.
