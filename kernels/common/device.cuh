@@ -4,7 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#define DEVICE static __device__ __forceinline__
+#include "common/ptx.cuh"
 
 const uint32_t WARP = 32;
 const uint32_t ALL_LANES = 0xffffffff;
@@ -12,32 +12,8 @@ const uint32_t ALL_LANES = 0xffffffff;
 // Waits for the kernels before this one, then lets the next one start. Before it a kernel may read weights, and what the
 // kernels before the last one wrote: the last one asked for this start only after its own wait.
 DEVICE void after_previous_kernel() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
-// Weights are read once a step: they pass the first-level cache. Volatile, so that they stay where they are written: ahead
-// of the work that hides them.
-DEVICE uint4 load_16(const uint8_t* p) {
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(p));
-    return v;
-}
-
-DEVICE uint2 load_8(const uint8_t* p) {
-    uint2 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
-    return v;
-}
-
-DEVICE uint32_t load_4(const uint8_t* p) {
-    uint32_t v;
-    asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(p));
-    return v;
+    wait_for_previous_kernel();
+    start_next_kernel();
 }
 
 DEVICE float half_bits(uint32_t bits) { return __half2float(__ushort_as_half(static_cast<unsigned short>(bits))); }

@@ -65,8 +65,8 @@ DEVICE void dot_nibbles(const uint32_t (&words)[4][QUAD], const uint32_t (&x)[8]
         int low = 0, high = 0;
 #pragma unroll
         for (int line = 0; line < 4; ++line) {
-            asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(low) : "r"(words[line][slot] & 0x0f0f0f0f), "r"(x[2 * line]));
-            asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(high) : "r"(words[line][slot] & 0xf0f0f0f0), "r"(x[2 * line + 1]));
+            low = dot_unsigned(words[line][slot] & 0x0f0f0f0f, x[2 * line], low);
+            high = dot_unsigned(words[line][slot] & 0xf0f0f0f0, x[2 * line + 1], high);
         }
         dots[slot] = low + (high >> 4);
     }
@@ -81,11 +81,6 @@ DEVICE void dot_bytes(Codes codes, const uint32_t (&x)[8], int (&dots)[QUAD]) {
         for (int group = 0; group < 8; ++group) sum = codes.dot(codes.word(group, slot), x[group], sum);
         dots[slot] = sum;
     }
-}
-
-DEVICE int dot_unsigned(uint32_t codes, uint32_t x, int sum) {
-    asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(sum) : "r"(codes), "r"(x));
-    return sum;
 }
 
 DEVICE int dot_signed(uint32_t codes, uint32_t x, int sum) {

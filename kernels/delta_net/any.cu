@@ -13,7 +13,7 @@ DEVICE float squares_of(const float* values, uint32_t len, float* scratch) {
 
 template <bool STEP>
 DEVICE void delta_any(const DeltaArgs& args) {
-    extern __shared__ float shared[];
+    DYNAMIC_SHARED(float, shared);
     __shared__ float scratch[32];
     const uint32_t key_dim = args.key_dim, value_dim = args.value_dim;
     float *q = shared, *k = q + key_dim, *v = k + key_dim, *out = v + value_dim;

@@ -30,12 +30,3 @@ struct Convolution {
         return silu(fmaf(weights[0], x, sum));
     }
 };
-
-// `*place = value` in the shared memory of block `rank` of the cluster.
-DEVICE void put_in_cluster(float* place, uint32_t rank, float value) {
-#if __CUDA_ARCH__ >= 900
-    uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(place));
-    asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
-    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
-#endif
-}

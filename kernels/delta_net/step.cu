@@ -7,18 +7,18 @@
 #include "delta_net/head.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)
-#if __CUDA_ARCH__ >= 900
+#if HAS_CLUSTERS
     __cluster_dims__(4, 1, 1)
 #endif
         delta_step(const __grid_constant__ DeltaArgs args) {
-#if __CUDA_ARCH__ >= 900
+#if HAS_CLUSTERS
     __shared__ float queries[DIM], keys[DIM];
     __shared__ float squares[GROUPS];
     __shared__ float2 recalled[GROUPS][COLUMNS];
     __shared__ float along[GROUPS];
     __shared__ float parts[PARTS];
     // Whoever writes to another block's shared memory waits until that block has begun.
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;");
+    arrive_at_cluster_relaxed();
     const uint32_t part = blockIdx.x, key_head = blockIdx.y / args.ratio, index = blockIdx.y % args.ratio;
     const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, head = at(args.head, key_head, index);
     const uint32_t heads = args.key_heads * args.ratio, flat_keys = args.key_heads * DIM;
@@ -92,15 +92,15 @@ extern "C" __global__ void __launch_bounds__(256)
     const float result = q_scale * fmaf(update * k_scale, overlaps, decay * total.y);
     if (warp == 0) {
         const float mine = sum_lanes<32>(result * result);
-        asm volatile("barrier.cluster.wait.aligned;");
+        wait_for_cluster();
         if (lane < PARTS) put_in_cluster(parts + part, lane, mine);
     } else {
-        asm volatile("barrier.cluster.wait.aligned;");
+        wait_for_cluster();
     }
-    asm volatile("barrier.cluster.arrive.aligned;");
+    arrive_at_cluster();
 #pragma unroll
     for (uint32_t i = 0; i < OWN; ++i) states[i * DIM] = fmaf(k[i] * k_scale, update, decay * state[i]);
-    asm volatile("barrier.cluster.wait.aligned;");
+    wait_for_cluster();
     if (warp != 0) return;
     const float mean = (parts[0] + parts[1] + parts[2] + parts[3]) / static_cast<float>(DIM);
     args.out[(row * heads + head) * DIM + column] = silu(z) * (result * rsqrtf(mean + args.eps) * norm);

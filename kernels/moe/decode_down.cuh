@@ -13,7 +13,7 @@ const int MOST_ENTRIES = 16;
 template <uint32_t F>
 DEVICE void decode_down(const MoeArgs& args) {
     using P = Packing<F>;
-    extern __shared__ __align__(16) uint8_t shared[];
+    DYNAMIC_SHARED(__align__(16) uint8_t, shared);
     __shared__ float outputs[MOST_ENTRIES][SLOTS];
     __shared__ uint32_t chosen[MOST_ENTRIES];
     __shared__ float shares[MOST_ENTRIES];

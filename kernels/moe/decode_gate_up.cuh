@@ -9,7 +9,7 @@
 template <uint32_t F>
 DEVICE void decode_gate_up(const MoeArgs& args) {
     using P = Packing<F>;
-    extern __shared__ __align__(16) uint8_t shared[];
+    DYNAMIC_SHARED(__align__(16) uint8_t, shared);
     __shared__ float partial[2][2][WARPS][SLOTS];
     __shared__ float squares[WARPS];
     __shared__ uint32_t chosen[WARP];

@@ -5,7 +5,7 @@
 
 template <int R>
 DEVICE void down(const MoeArgs& args) {
-    extern __shared__ __align__(16) uint8_t shared[];
+    DYNAMIC_SHARED(__align__(16) uint8_t, shared);
     __shared__ float partial[WARPS][R][SLOTS];
     after_previous_kernel();
     if (blockIdx.y >= *args.item_count) return;

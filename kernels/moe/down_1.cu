@@ -6,7 +6,7 @@
 const int MAX_EXPERTS = 33;
 
 extern "C" __global__ void __launch_bounds__(512, 1) moe_down_1(const __grid_constant__ MoeArgs args) {
-    extern __shared__ __align__(16) uint8_t shared[];
+    DYNAMIC_SHARED(__align__(16) uint8_t, shared);
     __shared__ float outputs[MAX_EXPERTS][SLOTS];
     const uint32_t experts = args.top_k + (args.shared_width > 0 ? 1 : 0), warp = threadIdx.x / WARP;
     const int widest = max(args.top_k > 0 ? args.width : 0, args.shared_width);

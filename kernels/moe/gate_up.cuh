@@ -5,7 +5,7 @@
 
 template <int R>
 DEVICE void gate_up(const MoeArgs& args) {
-    extern __shared__ __align__(16) uint8_t shared[];
+    DYNAMIC_SHARED(__align__(16) uint8_t, shared);
     __shared__ float partial[2][WARPS][R][SLOTS];
     __shared__ float scratch[32 * R];
     after_previous_kernel();

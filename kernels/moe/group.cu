@@ -4,7 +4,7 @@
 #include "common/device.cuh"
 
 extern "C" __global__ void __launch_bounds__(1024) moe_group(const __grid_constant__ MoeArgs args) {
-    extern __shared__ uint32_t next[];  // [experts + 1]: first the number of entries, then the next free one
+    DYNAMIC_SHARED(uint32_t, next);  // [experts + 1]: first the number of entries, then the next free one
     __shared__ uint32_t items;
     after_previous_kernel();
     const uint32_t experts = args.experts, entries = args.count * args.top_k;

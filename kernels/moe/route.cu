@@ -15,7 +15,7 @@ DEVICE uint64_t rank_of(float logit, uint32_t expert) {
 }
 
 extern "C" __global__ void __launch_bounds__(256) moe_route(const __grid_constant__ MoeArgs args) {
-    extern __shared__ float logits[];  // [experts]
+    DYNAMIC_SHARED(float, logits);  // [experts]
     __shared__ float scratch[3][32];
     after_previous_kernel();
     const uint32_t row = blockIdx.x, experts = args.experts, top_k = args.top_k;

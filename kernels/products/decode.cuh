@@ -99,7 +99,7 @@ struct DecodeBlock {
 // Not inlined: it needs many registers, and few blocks come here.
 static __device__ __noinline__ void floats_behind(const ProductsArgs& args, float (*partial)[WARPS][SLOTS], float factor,
                                                   int index, int unit) {
-    extern __shared__ __align__(16) uint8_t shared[];
+    DYNAMIC_SHARED(__align__(16) uint8_t, shared);
     const Input input(shared, 1, args.cols, args.forms);
     DecodeBlock block{args, input, partial, 0, factor};
     __syncthreads();
@@ -109,7 +109,7 @@ static __device__ __noinline__ void floats_behind(const ProductsArgs& args, floa
 
 template <uint32_t F>
 DEVICE void decode_products(const ProductsArgs& args) {
-    extern __shared__ __align__(16) uint8_t shared[];
+    DYNAMIC_SHARED(__align__(16) uint8_t, shared);
     __shared__ float partial[2][WARPS][SLOTS];
     __shared__ float squares[WARPS];
     const Input input(shared, 1, args.cols, args.forms);

@@ -131,7 +131,7 @@ struct ProductsBlock {
 
 template <int R>
 DEVICE void products(const ProductsArgs& args) {
-    extern __shared__ __align__(16) uint8_t shared[];
+    DYNAMIC_SHARED(__align__(16) uint8_t, shared);
     __shared__ float partial[2][WARPS][R][SLOTS];
     __shared__ float scratch[32 * R];
     ProductsBlock<R>(args, shared, scratch, partial).run();

@@ -2,7 +2,7 @@
 #include "tiles/moe.cuh"
 
 extern "C" __global__ void __launch_bounds__(256, 2) tile_down(const __grid_constant__ TileMoeArgs args) {
-    extern __shared__ __align__(16) uint8_t shared[];
+    DYNAMIC_SHARED(__align__(16) uint8_t, shared);
     __shared__ uint32_t tile[ROWS];
     Stage* stages = reinterpret_cast<Stage*>(shared);
     after_previous_kernel();

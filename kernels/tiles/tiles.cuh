@@ -33,31 +33,6 @@ struct Activations {
 
 using Sums = float[ROWS / COLUMNS][4];
 
-DEVICE void copy_16(void* to, const void* from, bool there) {
-    const uint32_t target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(from), "r"(there ? 16 : 0));
-}
-
-DEVICE void copy_8(void* to, const void* from, bool there) {
-    const uint32_t target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(target), "l"(from), "r"(there ? 8 : 0));
-}
-
-template <bool SIGNED>
-DEVICE void multiply_tile(int (&d)[4], const uint32_t (&a)[4], uint2 b) {
-    if constexpr (SIGNED) {
-        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                     "{%10, %10, %10, %10};"
-                     : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(0));
-    } else {
-        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                     "{%10, %10, %10, %10};"
-                     : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(0));
-    }
-}
-
 // Starts the copies of columns `256 chunk ..` of the activations and of this warp's strip, where it has one.
 template <uint32_t F>
 DEVICE void start_copies(Stage& stage, const Activations& x, const Matrix& m, int strip, int chunk) {
@@ -82,7 +57,7 @@ DEVICE void start_copies(Stage& stage, const Activations& x, const Matrix& m, in
             copy_16(stage.weights[warp] + at, from + at, true);
         }
     }
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    end_copy_group();
 }
 
 // Adds the products of one block of this warp's strip.
@@ -149,9 +124,9 @@ DEVICE void multiply_strip(Stage* stages, const Activations& x, const Matrix& m,
     for (int chunk = 0; chunk < chunks; ++chunk) {
         if (chunk + 1 < chunks) {
             start_copies<F>(stages[(chunk + 1) % 2], x, m, strip, chunk + 1);
-            asm volatile("cp.async.wait_group 1;" ::: "memory");
+            wait_for_copies_but<1>();
         } else {
-            asm volatile("cp.async.wait_group 0;" ::: "memory");
+            wait_for_copies_but<0>();
         }
         __syncthreads();
         const int tiles = min(BLOCK, static_cast<int>(m.cols) - chunk * BLOCK) / TILE;

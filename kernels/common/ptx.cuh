@@ -1,0 +1,110 @@
+// What CUDA C++ has no words for: single instructions, and what differs between generations of devices. Nothing else in this
+// folder has inline assembly or asks for `__CUDA_ARCH__`, so that kernels can be compiled for processors as well: there
+// `tests/emulator/include/common/ptx.cuh` stands in for this file, and has a function for each one here.
+#pragma once
+#include <cstdint>
+
+#define DEVICE static __device__ __forceinline__
+
+// The shared memory that a launch asks for, as an array: `DYNAMIC_SHARED(__align__(16) uint8_t, shared);`.
+#define DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+
+// Whether kernels may begin before the one in front has ended, and blocks form clusters.
+#if __CUDA_ARCH__ >= 900
+#define HAS_CLUSTERS 1
+#else
+#define HAS_CLUSTERS 0
+#endif
+
+// Waits until the kernels in front have ended and what they wrote is there.
+DEVICE void wait_for_previous_kernel() {
+#if HAS_CLUSTERS
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the kernel behind begin.
+DEVICE void start_next_kernel() {
+#if HAS_CLUSTERS
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Weights are read once a step: they pass the first-level cache. Volatile, so that they stay where they are written: ahead
+// of the work that hides them.
+DEVICE uint4 load_16(const uint8_t* p) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p));
+    return v;
+}
+
+DEVICE uint2 load_8(const uint8_t* p) {
+    uint2 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+    return v;
+}
+
+DEVICE uint32_t load_4(const uint8_t* p) {
+    uint32_t v;
+    asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(p));
+    return v;
+}
+
+// `sum` and the dot product of four unsigned bytes with four signed ones.
+DEVICE int dot_unsigned(uint32_t codes, uint32_t x, int sum) {
+    asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(sum) : "r"(codes), "r"(x));
+    return sum;
+}
+
+// Starts a copy of 16 or 8 bytes to shared memory; of zeros where `there` is false.
+DEVICE void copy_16(void* to, const void* from, bool there) {
+    const uint32_t target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(from), "r"(there ? 16 : 0));
+}
+
+DEVICE void copy_8(void* to, const void* from, bool there) {
+    const uint32_t target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(target), "l"(from), "r"(there ? 8 : 0));
+}
+
+// The copies that this thread has started since the last call are a group.
+DEVICE void end_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits for this thread's groups of copies but the last `GROUPS`.
+template <int GROUPS>
+DEVICE void wait_for_copies_but() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
+}
+
+// `d = a · b` by a warp: 16 rows of `a` by 8 columns of `b`, 32 bytes long each, those of `a` signed or not.
+template <bool SIGNED>
+DEVICE void multiply_tile(int (&d)[4], const uint32_t (&a)[4], uint2 b) {
+    if constexpr (SIGNED) {
+        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                     "{%10, %10, %10, %10};"
+                     : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(0));
+    } else {
+        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                     "{%10, %10, %10, %10};"
+                     : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(0));
+    }
+}
+
+#if HAS_CLUSTERS
+// The barrier of a cluster, in two halves; what was written before the first one is seen after the second one, unless it is
+// relaxed. Every thread of a warp comes here.
+DEVICE void arrive_at_cluster_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;"); }
+DEVICE void arrive_at_cluster() { asm volatile("barrier.cluster.arrive.aligned;"); }
+DEVICE void wait_for_cluster() { asm volatile("barrier.cluster.wait.aligned;"); }
+
+// `*place = value` in the shared memory of block `rank` of the cluster.
+DEVICE void put_in_cluster(float* place, uint32_t rank, float value) {
+    uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(place));
+    asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+}
+#endif
