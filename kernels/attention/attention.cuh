@@ -15,7 +15,7 @@ template <int C, uint32_t FORMAT>
 struct Channels {
     static constexpr int BYTES = C * (FORMAT == KV_F32 ? 4 : FORMAT == KV_F16 ? 2 : 1);
     static constexpr int WORDS = (BYTES + 3) / 4;
-    uint32_t words[WORDS];
+    alignas(16) uint32_t words[WORDS];
     float scale;
 
     __device__ __forceinline__ void load(const void* store, const void* scales, uint64_t place) {

@@ -83,7 +83,7 @@ DEVICE void store_head(const AttentionArgs& args, const float* x, void* store, v
             for (int c = 0; c < C; ++c) to[c] = values[c];
             return;
         }
-        __half halves[C];
+        alignas(16) __half halves[C];
 #pragma unroll
         for (int c = 0; c < C; ++c) halves[c] = __float2half_rn(values[c]);
         __half* to = static_cast<__half*>(store) + place + first;
