@@ -20,12 +20,12 @@ use super::step::{Step, StepBuffer};
 use super::stream::{Graph, Stream};
 use super::tiles::Tiles;
 use super::upload::{upload, upload_values};
-use super::weights::{DeviceWeights, Image, MixerWeights, Weight};
+use super::weights::{ExpertBytes, OnDevice, Weight, Weights};
 use crate::error::{Error, Result};
 use crate::experts::ExpertCounters;
 use crate::model::{
-    Backend, BackendInfo, Batch, Costs, FeedForward, LoadProgress, Logits, ModelSpec, Operation, WeightBytes,
-    WeightPlan,
+    Backend, BackendInfo, Batch, Costs, FeedForward, LoadProgress, Logits, MixerWeights, ModelSpec, Operation,
+    WeightBytes, WeightPlan,
 };
 use crate::state::Sequence;
 
@@ -75,8 +75,9 @@ struct Kernels {
 
 /// Weights, and the memory of all sequences: one of each a trunk layer.
 struct Model {
-    weights: DeviceWeights,
+    weights: Weights,
     feed_forward: Vec<MoeLayer>,
+    expert_bytes: Vec<ExpertBytes>,
     kv: Vec<Option<KvLayer>>,
     states: Vec<Option<DeltaStates>>,
     /// Number of each layer among those with experts.
@@ -132,13 +133,13 @@ impl CudaBackend {
 
         let weights = memory.part(layout.weights)?;
         upload(context, &image, weights, progress)?;
-        let weights = Image { device: weights, plan, host: &image }.weights(&spec)?;
-        drop(image);
-        let mut feed_forward = Vec::with_capacity(spec.layers.len());
+        let weights = Weights::of(&OnDevice { device: weights, host: image }, plan, &spec)?;
+        let (mut feed_forward, mut expert_bytes) = (Vec::new(), Vec::new());
         for ((layer, kind), planned) in weights.layers.iter().zip(&spec.layers).zip(&layout.experts) {
-            let (experts, table) = (&layer.feed_forward.experts, memory.part(*planned)?);
-            upload_values(context, &stream, experts, table)?;
-            feed_forward.push(kernels.moe.layer(moe_shape(&spec, kind.feed_forward), experts, table)?);
+            let (experts, table) = (layer.feed_forward.experts(), memory.part(*planned)?);
+            upload_values(context, &stream, &experts.all, table)?;
+            feed_forward.push(kernels.moe.layer(moe_shape(&spec, kind.feed_forward), &experts.all, table)?);
+            expert_bytes.push(experts.bytes);
         }
         let kv = layout.kv.iter().map(|kv| kv.as_ref().map(|kv| KvLayer::in_memory(&memory, kv)).transpose());
         let states = layout.states.iter().map(|s| s.as_ref().map(|s| DeltaStates::in_memory(&memory, s)).transpose());
@@ -151,6 +152,7 @@ impl CudaBackend {
         let model = Model {
             weights,
             feed_forward,
+            expert_bytes,
             kv: kv.collect::<Result<_>>()?,
             states: states.collect::<Result<_>>()?,
             moe_index: moe_index.collect(),
@@ -255,20 +257,21 @@ impl CudaBackend {
         let MixerWeights::Attention(attention) = &weights.mixer else {
             return Err(self.wrong_layer(layer, "attention"));
         };
-        let bytes: u64 = attention.inputs.iter().chain([&attention.output]).map(|weight| weight.bytes).sum();
+        let inputs = [&attention.query, &attention.key, &attention.value].map(|linear| linear.weight());
+        let output = attention.output.weight();
+        let bytes: u64 = inputs.iter().chain([&output]).map(|weight| weight.bytes).sum();
         let positions: usize = batch.sequences.iter().map(|s| s.position + 2 * s.rows.len()).sum();
         self.costs[Operation::Attention].bytes += bytes + positions as u64 * kv.bytes_per_position(&self.sizes.layout);
         if let Mode::Replay(_) = self.mode {
             return Ok(());
         }
         let (stream, products, work) = (&self.stream, &self.kernels.products, &self.work.attention);
-        let [query, key, value] = &attention.inputs;
-        let inputs = self.normed(&step, weights.input_norm)?;
+        let [query, key, value] = &inputs;
         let outputs = [(query, work.queries), (key, work.keys), (value, work.values)];
-        products.run(stream, inputs, &outputs, Output::Set)?;
+        products.run(stream, self.normed(&step, weights.input_norm)?, &outputs, Output::Set)?;
         kernel.run(stream, &step, attention, kv, work)?;
         let mixed = Inputs::rows(work.out, step.count());
-        products.run(stream, mixed, &[(&attention.output, self.work.x)], Output::Add)
+        products.run(stream, mixed, &[(&output, self.work.x)], Output::Add)
     }
 
     fn run_delta_net(&mut self, layer: usize) -> Result<()> {
@@ -281,8 +284,8 @@ impl CudaBackend {
         let MixerWeights::DeltaNet(delta) = &weights.mixer else {
             return Err(self.wrong_layer(layer, "DeltaNet"));
         };
-        let matrices = [Some(&delta.qkv), delta.z.as_ref(), Some(&delta.b), delta.a.as_ref(), Some(&delta.output)];
-        let bytes: u64 = matrices.iter().flatten().map(|weight| weight.bytes).sum();
+        let matrices = || delta.inputs.matrices().chain(delta.gates.matrices());
+        let bytes: u64 = matrices().chain([&delta.output]).map(|weight| weight.bytes).sum();
         let state = 4 * (states.conv.len() + states.states.len()) / self.sizes.layout.slots.max(1);
         self.costs[Operation::DeltaNet].bytes += bytes + (2 * step.sequences.len() * state) as u64;
         if let Mode::Replay(_) = self.mode {
@@ -290,8 +293,9 @@ impl CudaBackend {
         }
         let (stream, products, work) = (&self.stream, &self.kernels.products, &self.work.delta_net);
         let inputs = self.normed(&step, weights.input_norm)?;
-        let all = [Some(&delta.qkv), delta.z.as_ref(), Some(&delta.b), delta.a.as_ref()].into_iter();
-        let outputs: Vec<(&Weight, _)> = all.zip(work.projections).filter_map(|(w, out)| Some((w?, out))).collect();
+        let [first, second, third, fourth] = work.projections;
+        let of_inputs = delta.inputs.matrices().zip([first, second]);
+        let outputs: Vec<(&Weight, _)> = of_inputs.chain(delta.gates.matrices().zip([third, fourth])).collect();
         products.run(stream, inputs, &outputs, Output::Set)?;
         kernel.run(stream, &step, delta, states, work)?;
         let mixed = Inputs::rows(work.out, step.count());
@@ -301,24 +305,24 @@ impl CudaBackend {
     /// A feed-forward half of either kind.
     fn run_feed_forward(&mut self, layer: usize) -> Result<()> {
         let step = self.step()?;
-        let (Some(weights), Some(moe)) = (self.model.weights.layers.get(layer), self.model.feed_forward.get(layer))
+        let model = &self.model;
+        let (Some(weights), Some(moe), Some(bytes)) =
+            (model.weights.layers.get(layer), model.feed_forward.get(layer), model.expert_bytes.get(layer))
         else {
             return Err(self.wrong_layer(layer, "feed-forward"));
         };
-        let half = &weights.feed_forward;
-        let gates = half.router.iter().chain(&half.shared_gate).map(|weight| weight.bytes).sum::<u64>();
-        let which = if half.router.is_some() { Operation::Experts } else { Operation::Dense };
-        self.costs[Operation::Router].bytes += gates;
-        self.costs[which].bytes += half.shared_bytes;
+        let [router, gate] = weights.feed_forward.router();
+        let which = if router.is_some() { Operation::Experts } else { Operation::Dense };
+        self.costs[Operation::Router].bytes += [router, gate].iter().flatten().map(|weight| weight.bytes).sum::<u64>();
+        self.costs[which].bytes += bytes.shared;
         if let Mode::Replay(_) = self.mode {
             return Ok(());
         }
         let (count, stream) = (step.count(), &self.stream);
         let inputs = self.normed(&step, weights.feed_forward_norm)?;
-        let shared_gate = half.shared_gate.and(self.work.moe.shared_gate);
-        let gate = half.shared_gate.as_ref().zip(shared_gate);
-        let outputs: Vec<(&Weight, _)> =
-            half.router.iter().map(|router| (router, self.work.moe.logits)).chain(gate).collect();
+        let shared_gate = gate.and(self.work.moe.shared_gate);
+        let router = router.map(|router| (router, self.work.moe.logits));
+        let outputs: Vec<(&Weight, _)> = router.into_iter().chain(gate.zip(shared_gate)).collect();
         if !outputs.is_empty() {
             self.kernels.products.run_exact(stream, inputs, &outputs)?;
         }
@@ -419,7 +423,7 @@ impl CudaBackend {
             for choice in self.choices.iter().skip(index * per_layer).take(per_layer) {
                 visits.get_mut(*choice as usize).into_iter().for_each(|visits| *visits += 1);
             }
-            let bytes = self.model.weights.layers[layer].feed_forward.expert_bytes;
+            let bytes = self.model.expert_bytes[layer].routed;
             for (expert, visits) in visits.iter().enumerate().filter(|(_, visits)| **visits > 0) {
                 self.counters.add(layer, expert, *visits);
                 self.costs[Operation::Experts].bytes += bytes;

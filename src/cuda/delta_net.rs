@@ -122,18 +122,19 @@ impl DeltaNet {
         let (spec, count) = (&self.spec, step.count());
         let rows = |data: DeviceSlice<f32>, width: u32| data.holding(count * width as usize, "projections");
         let [first, second, third, fourth] = work.projections;
-        let (qkv_stride, b_stride) = (weights.qkv.matrix.rows, weights.b.matrix.rows);
+        let ((all, gate), (strength, decay)) = (weights.qkv_and_z(), weights.b_and_a());
+        let (qkv_stride, b_stride) = (all.matrix.rows, strength.matrix.rows);
         let qkv = rows(first, qkv_stride)?;
         let b = rows(third, b_stride)?;
-        let (z, z_stride) = match &weights.z {
+        let (z, z_stride) = match gate {
             Some(z) => (rows(second, z.matrix.rows)?, z.matrix.rows),
             None => (qkv, qkv_stride),
         };
-        let (a, a_stride) = match &weights.a {
+        let (a, a_stride) = match decay {
             Some(a) => (rows(fourth, a.matrix.rows)?, a.matrix.rows),
             None => (b, b_stride),
         };
-        let places = Places::new(spec, weights.z.is_none(), weights.a.is_none());
+        let places = Places::new(spec, gate.is_none(), decay.is_none());
         let channels = spec.conv_channels();
         Ok(DeltaArgs {
             qkv,

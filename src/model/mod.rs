@@ -36,5 +36,5 @@ pub use spec::{
 };
 pub use weights::{
     AttentionWeights, Content, DeltaGates, DeltaInputs, DeltaWeights, FeedForwardWeights, LayerWeights, Linear,
-    MatrixPlan, MixerWeights, MoeWeights, Place, SwiGlu, Tables, WeightPlan, Weights, pack,
+    MatrixPlan, MixerWeights, MoeWeights, Place, Store, SwiGlu, Tables, WeightPlan, Weights, pack,
 };

@@ -1,5 +1,6 @@
 //! The weights of a model by role, packed for the kernels: views of one image, which [`WeightPlan`] lays out.
 
+mod host;
 mod load;
 mod plan;
 mod views;
@@ -7,110 +8,136 @@ mod views;
 pub(super) use load::on_threads;
 pub use plan::{Content, MatrixPlan, Place, Tables, WeightPlan};
 
+use std::ops::Range;
+
 use super::{LoadProgress, ModelSpec};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Role};
 use crate::error::Result;
-use crate::quant::{AlignedBuffer, Bytes, Floats, Weight};
-use views::Image;
+use crate::quant::{AlignedBuffer, Bytes};
+
+/// The memory of a processor that holds a model's image, and what kernels get of it.
+pub trait Store {
+    /// A matrix.
+    type Matrix: Clone;
+    /// Values in float32.
+    type Floats;
+    /// The memory of an expert as a whole.
+    type Block;
+
+    /// The values at `place`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] for a place outside of the image; so the other functions.
+    fn floats(&self, place: &Place) -> Result<Self::Floats>;
+
+    /// The matrix of `role`, which `plan` describes, at `place`.
+    ///
+    /// # Errors
+    /// As [`Store::floats`].
+    fn matrix(&self, role: Role, place: &Place, plan: &MatrixPlan) -> Result<Self::Matrix>;
+
+    /// The bytes `range` of the image.
+    ///
+    /// # Errors
+    /// As [`Store::floats`].
+    fn block(&self, range: Range<usize>) -> Result<Self::Block>;
+}
+
+/// Host memory.
+#[derive(Debug)]
+pub struct Host(pub Bytes);
 
 /// All weights of a model.
-#[derive(Debug)]
-pub struct Weights {
+pub struct Weights<S: Store = Host> {
     /// `[vocab, hidden]`.
-    pub embedding: Weight,
+    pub embedding: S::Matrix,
     /// `[hidden]`, ready to multiply (the `1 +` of Gemma-style norms is already added).
-    pub final_norm: Floats,
+    pub final_norm: S::Floats,
     /// `[vocab, hidden]`; shares the embedding's memory where the head is tied.
-    pub head: Weight,
+    pub head: S::Matrix,
     /// Trunk layers, in order.
-    pub layers: Vec<LayerWeights>,
+    pub layers: Vec<LayerWeights<S>>,
 }
 
 /// The weights of one layer.
-#[derive(Debug)]
-pub struct LayerWeights {
+pub struct LayerWeights<S: Store = Host> {
     /// Norm before the mixer, `[hidden]`.
-    pub input_norm: Floats,
+    pub input_norm: S::Floats,
     /// The mixer.
-    pub mixer: MixerWeights,
+    pub mixer: MixerWeights<S>,
     /// Norm before the feed-forward half, `[hidden]`.
-    pub feed_forward_norm: Floats,
+    pub feed_forward_norm: S::Floats,
     /// The feed-forward half.
-    pub feed_forward: FeedForwardWeights,
+    pub feed_forward: FeedForwardWeights<S>,
 }
 
 /// The weights of a mixer.
-#[derive(Debug)]
-pub enum MixerWeights {
+pub enum MixerWeights<S: Store = Host> {
     /// See [`super::Mixer::Attention`].
-    Attention(AttentionWeights),
+    Attention(AttentionWeights<S>),
     /// See [`super::Mixer::DeltaNet`].
-    DeltaNet(DeltaWeights),
+    DeltaNet(DeltaWeights<S>),
 }
 
 /// A matrix with an optional bias.
-#[derive(Debug)]
-pub struct Linear {
+pub struct Linear<S: Store = Host> {
     /// `[out, in]`.
-    pub matrix: Weight,
+    pub matrix: S::Matrix,
     /// `[out]`.
-    pub bias: Option<Floats>,
+    pub bias: Option<S::Floats>,
 }
 
 /// The weights of an attention layer. Shapes: see [`crate::checkpoint::LayerTensor`].
-#[derive(Debug)]
-pub struct AttentionWeights {
+pub struct AttentionWeights<S: Store = Host> {
     /// Queries, with a gate behind each head's query where the model is gated.
-    pub query: Linear,
+    pub query: Linear<S>,
     /// Keys.
-    pub key: Linear,
+    pub key: Linear<S>,
     /// Values.
-    pub value: Linear,
+    pub value: Linear<S>,
     /// Output.
-    pub output: Linear,
+    pub output: Linear<S>,
     /// Norm of each query head, `[head_dim]`.
-    pub query_norm: Floats,
+    pub query_norm: S::Floats,
     /// Norm of each key head, `[head_dim]`.
-    pub key_norm: Floats,
+    pub key_norm: S::Floats,
 }
 
 /// The weights of a Gated DeltaNet layer.
-#[derive(Debug)]
-pub struct DeltaWeights {
+pub struct DeltaWeights<S: Store = Host> {
     /// Projections to queries, keys, values and output gate.
-    pub inputs: DeltaInputs,
+    pub inputs: DeltaInputs<S>,
     /// Projections to write strength `b` and decay input `a`.
-    pub gates: DeltaGates,
+    pub gates: DeltaGates<S>,
     /// Depthwise causal convolution, `[kernel, conv_channels]`.
-    pub conv: Floats,
+    pub conv: S::Floats,
     /// `-exp(A_log)`, `[value_heads]`.
-    pub decay: Floats,
+    pub decay: S::Floats,
     /// `[value_heads]`.
-    pub dt_bias: Floats,
+    pub dt_bias: S::Floats,
     /// Norm of each value head's output, `[value_dim]`.
-    pub norm: Floats,
+    pub norm: S::Floats,
     /// Output `[hidden, values]`.
-    pub output: Weight,
+    pub output: S::Matrix,
 }
 
 /// How a file lays out the projections to q, k, v, z. Rows stay as stored, because bitsandbytes' blocks may straddle
 /// them; the activations are put in order instead.
-#[derive(Debug)]
-pub enum DeltaInputs {
+pub enum DeltaInputs<S: Store = Host> {
     /// One matrix, by key head `[q d, k d, v r*d, z r*d]`.
-    Interleaved(Weight),
+    Interleaved(S::Matrix),
     /// `[2Kd + Vd, H]` and `[Vd, H]`.
     Split {
         /// Queries, keys, values.
-        qkv: Weight,
+        qkv: S::Matrix,
         /// Output gate.
-        z: Weight,
+        z: S::Matrix,
     },
 }
 
-impl DeltaInputs {
+impl<S: Store> DeltaInputs<S> {
     /// The matrices, in order.
-    pub fn matrices(&self) -> impl Iterator<Item = &Weight> {
+    pub fn matrices(&self) -> impl Iterator<Item = &S::Matrix> {
         let (first, second) = match self {
             DeltaInputs::Interleaved(qkvz) => (qkvz, None),
             DeltaInputs::Split { qkv, z } => (qkv, Some(z)),
@@ -119,9 +146,9 @@ impl DeltaInputs {
     }
 }
 
-impl DeltaGates {
+impl<S: Store> DeltaGates<S> {
     /// The matrices, in order.
-    pub fn matrices(&self) -> impl Iterator<Item = &Weight> {
+    pub fn matrices(&self) -> impl Iterator<Item = &S::Matrix> {
         let (first, second) = match self {
             DeltaGates::Interleaved(ba) => (ba, None),
             DeltaGates::Split { b, a } => (b, Some(a)),
@@ -131,49 +158,45 @@ impl DeltaGates {
 }
 
 /// How a file lays out the projections to b and a.
-#[derive(Debug)]
-pub enum DeltaGates {
+pub enum DeltaGates<S: Store = Host> {
     /// One matrix, by key head `[b r, a r]`.
-    Interleaved(Weight),
+    Interleaved(S::Matrix),
     /// `[Hv, H]` each.
     Split {
         /// Write strength.
-        b: Weight,
+        b: S::Matrix,
         /// Decay input.
-        a: Weight,
+        a: S::Matrix,
     },
 }
 
 /// The weights of a feed-forward half.
-#[derive(Debug)]
-pub enum FeedForwardWeights {
+pub enum FeedForwardWeights<S: Store = Host> {
     /// See [`super::FeedForward::Moe`].
-    Moe(MoeWeights),
+    Moe(MoeWeights<S>),
     /// See [`super::FeedForward::Dense`].
-    Dense(SwiGlu),
+    Dense(SwiGlu<S>),
 }
 
 /// The weights of a Mixture-of-Experts layer.
-#[derive(Debug)]
-pub struct MoeWeights {
+pub struct MoeWeights<S: Store = Host> {
     /// `[experts, hidden]`.
-    pub router: Weight,
+    pub router: S::Matrix,
     /// Routed experts.
-    pub experts: Vec<SwiGlu>,
+    pub experts: Vec<SwiGlu<S>>,
     /// The shared expert and the weights `[1, hidden]` of its sigmoid gate.
-    pub shared: Option<(SwiGlu, Weight)>,
+    pub shared: Option<(SwiGlu<S>, S::Matrix)>,
 }
 
 /// `down(silu(gate(x)) * up(x))`.
-#[derive(Debug)]
-pub struct SwiGlu {
+pub struct SwiGlu<S: Store = Host> {
     /// `[width, hidden]`.
-    pub gate: Weight,
+    pub gate: S::Matrix,
     /// `[width, hidden]`.
-    pub up: Weight,
+    pub up: S::Matrix,
     /// `[hidden, width]`.
-    pub down: Weight,
-    block: Bytes,
+    pub down: S::Matrix,
+    block: S::Block,
 }
 
 impl SwiGlu {
@@ -203,7 +226,7 @@ impl Weights {
     /// # Errors
     /// [`crate::Error::Internal`] where the three do not belong together.
     pub fn view(image: Bytes, plan: &WeightPlan, spec: &ModelSpec) -> Result<Self> {
-        Image { bytes: image, plan }.weights(spec)
+        Self::of(&Host(image), plan, spec)
     }
 }
 

@@ -1,29 +1,32 @@
 //! The weights by role, as views of their image.
 
-use std::sync::Arc;
-
-use super::plan::{Content, MatrixPlan, Place, Tables, WeightPlan};
+use super::plan::{Content, Place, WeightPlan};
 use super::{
     AttentionWeights, DeltaGates, DeltaInputs, DeltaWeights, FeedForwardWeights, LayerWeights, Linear, MixerWeights,
-    MoeWeights, SwiGlu, Weights,
+    MoeWeights, Store, SwiGlu, Weights,
 };
 use crate::checkpoint::{DeltaTensor, ExpertPart, LayerTensor, Role};
 use crate::error::{Error, Result};
 use crate::model::{FeedForward, Mixer, ModelSpec};
-use crate::quant::{AbsMax, Bytes, Floats, Format, FourBit, Matrix, Packed, SideTables, Weight};
 
-/// An image and the plan by which it was filled.
-pub(super) struct Image<'a> {
-    pub bytes: Bytes,
-    pub plan: &'a WeightPlan,
-}
-
-impl Image<'_> {
-    /// All weights.
+impl<S: Store> Weights<S> {
+    /// The weights in the image that `store` holds, which was filled by `plan`.
     ///
     /// # Errors
-    /// [`Error::Internal`] where plan, spec and image do not belong together.
-    pub fn weights(&self, spec: &ModelSpec) -> Result<Weights> {
+    /// [`Error::Internal`] where the three do not belong together.
+    pub fn of(store: &S, plan: &WeightPlan, spec: &ModelSpec) -> Result<Self> {
+        Image { store, plan }.weights(spec)
+    }
+}
+
+/// An image and the plan by which it was filled.
+struct Image<'a, S> {
+    store: &'a S,
+    plan: &'a WeightPlan,
+}
+
+impl<S: Store> Image<'_, S> {
+    fn weights(&self, spec: &ModelSpec) -> Result<Weights<S>> {
         let embedding = self.matrix(Role::Embedding)?;
         Ok(Weights {
             head: if spec.tied_head { embedding.clone() } else { self.matrix(Role::Head)? },
@@ -33,7 +36,7 @@ impl Image<'_> {
         })
     }
 
-    fn layer(&self, index: usize, spec: &ModelSpec) -> Result<LayerWeights> {
+    fn layer(&self, index: usize, spec: &ModelSpec) -> Result<LayerWeights<S>> {
         let layer = spec.layers[index];
         let role = |tensor| Role::Layer(index as u32, tensor);
         Ok(LayerWeights {
@@ -50,8 +53,8 @@ impl Image<'_> {
         })
     }
 
-    fn attention(&self, role: impl Fn(LayerTensor) -> Role) -> Result<AttentionWeights> {
-        let linear = |matrix, bias| -> Result<Linear> {
+    fn attention(&self, role: impl Fn(LayerTensor) -> Role) -> Result<AttentionWeights<S>> {
+        let linear = |matrix, bias| -> Result<Linear<S>> {
             let bias = self.has(role(bias)).then(|| self.floats(role(bias))).transpose()?;
             Ok(Linear { matrix: self.matrix(role(matrix))?, bias })
         };
@@ -65,7 +68,7 @@ impl Image<'_> {
         })
     }
 
-    fn delta(&self, role: impl Fn(LayerTensor) -> Role) -> Result<DeltaWeights> {
+    fn delta(&self, role: impl Fn(LayerTensor) -> Role) -> Result<DeltaWeights<S>> {
         use DeltaTensor as D;
         let role = |tensor| role(LayerTensor::Delta(tensor));
         let matrix = |tensor| self.matrix(role(tensor));
@@ -87,7 +90,7 @@ impl Image<'_> {
         })
     }
 
-    fn moe(&self, role: impl Fn(LayerTensor) -> Role, spec: &ModelSpec) -> Result<MoeWeights> {
+    fn moe(&self, role: impl Fn(LayerTensor) -> Role, spec: &ModelSpec) -> Result<MoeWeights<S>> {
         use LayerTensor as T;
         let spec = spec.moe.as_ref().ok_or_else(|| Error::Internal("an expert layer without experts".into()))?;
         let shared = match spec.shared_width {
@@ -103,14 +106,14 @@ impl Image<'_> {
     }
 
     /// Three matrices, and the pages that hold them and nothing else.
-    fn swiglu(&self, role: impl Fn(ExpertPart) -> Role) -> Result<SwiGlu> {
+    fn swiglu(&self, role: impl Fn(ExpertPart) -> Role) -> Result<SwiGlu<S>> {
         let start = self.place(role(ExpertPart::Gate))?.range.start;
         let end = self.place(role(ExpertPart::Down))?.range.end.next_multiple_of(WeightPlan::PAGE);
         Ok(SwiGlu {
             gate: self.matrix(role(ExpertPart::Gate))?,
             up: self.matrix(role(ExpertPart::Up))?,
             down: self.matrix(role(ExpertPart::Down))?,
-            block: self.bytes.slice(start..end)?,
+            block: self.store.block(start..end)?,
         })
     }
 
@@ -122,36 +125,15 @@ impl Image<'_> {
         self.plan.place(role).ok_or_else(|| Error::Internal(format!("the plan has no place for {role:?}")))
     }
 
-    fn floats(&self, role: Role) -> Result<Floats> {
-        Floats::new(self.bytes.slice(self.place(role)?.range.clone())?)
+    fn floats(&self, role: Role) -> Result<S::Floats> {
+        self.store.floats(self.place(role)?)
     }
 
-    fn matrix(&self, role: Role) -> Result<Weight> {
+    fn matrix(&self, role: Role) -> Result<S::Matrix> {
         let place = self.place(role)?;
-        let Content::Matrix(plan) = place.content else {
+        let Content::Matrix(plan) = &place.content else {
             return Err(Error::Internal(format!("{role:?} is no matrix")));
         };
-        let MatrixPlan { format, rows, cols, packed, tables } = plan;
-        let all = self.bytes.slice(place.range.clone())?;
-        let table_bytes = plan.table_bytes().unwrap_or(usize::MAX).min(all.len());
-        let body = all.slice(table_bytes..all.len())?;
-        let values = Floats::new(all.slice(0..table_bytes)?)?;
-        let table = || values.first_chunk::<16>().copied().unwrap_or_default();
-        if packed {
-            let codebook = (tables == Tables::Codebook).then(|| Arc::new(table()));
-            // A file may say that its columns have an order of their own where they stand in the usual one.
-            let column_order = (tables == Tables::ColumnOrder)
-                .then(|| values.iter().take(cols).map(|value| value.to_bits()).collect::<Arc<[u32]>>())
-                .filter(|order| !order.iter().copied().eq(0..cols as u32));
-            let tables = SideTables { codebook, column_order };
-            return Ok(Weight::Packed(Packed::from_parts(format, rows, cols, tables, body)?));
-        }
-        Ok(Weight::Stored(match tables {
-            Tables::Scales { block_size, blocks } if format == Format::Bnb4 => {
-                let absmax = AbsMax::Plain(all.slice(64..64 + 4 * blocks)?);
-                Matrix::four_bit(rows, cols, body, FourBit { table: table(), block_size, absmax })?
-            }
-            _ => Matrix::new(format, rows, cols, body)?,
-        }))
+        self.store.matrix(role, place, plan)
     }
 }
