@@ -20,10 +20,11 @@ const OLDEST: (u32, u32) = (12, 8);
 
 type Result<T> = std::result::Result<T, String>;
 
-/// The compiler, and its version.
+/// The compiler, its version, and all that it says of itself.
 struct Nvcc {
     program: PathBuf,
     version: (u32, u32),
+    identity: String,
 }
 
 pub fn build() -> Result<()> {
@@ -50,12 +51,24 @@ pub fn build() -> Result<()> {
         }
     };
     println!("cargo::rerun-if-changed={}", nvcc.program.display());
+    // Where a compiler's own headers lie beside it, they change with the sources: see tests/emulator.
+    let headers = nvcc.program.with_file_name("include");
+    if headers.is_dir() {
+        println!("cargo::rerun-if-changed={}", headers.display());
+    }
     let wished = env::var("QM_CUDA_ARCHS").unwrap_or_default();
     let wished = if wished.trim().is_empty() { ARCHITECTURES } else { wished.as_str() };
     let architectures: Vec<&str> = wished.split([',', ';', ' ']).filter(|name| !name.is_empty()).collect();
     let sources = sources(Path::new("kernels"), "cu")?;
-    compile_all(&nvcc, &architectures, &sources, &folder)?;
-    embed(&folder, &sources, Some(nvcc.version), &architectures)
+    // A folder for each compiler, so that builds with one and the other keep what they have.
+    let mut program = DefaultHasher::new();
+    nvcc.program.hash(&mut program);
+    let images = folder.join(program.finish().to_string());
+    fs::create_dir_all(&images).map_err(|e| format!("{}: {e}", images.display()))?;
+    let fat_binary = |source: &PathBuf| (name(source), images.join(name(source) + ".fatbin"));
+    compile_all(&nvcc, &architectures, &sources, &images)?;
+    let images: Vec<_> = sources.iter().map(fat_binary).collect();
+    embed(&folder, &images, Some(nvcc.version), &architectures)
 }
 
 impl Nvcc {
@@ -99,7 +112,7 @@ impl Nvcc {
                 OLDEST.1
             ));
         }
-        Ok(Self { program, version })
+        Ok(Self { program, version, identity: text })
     }
 
     /// What is compiled for: machine code for each architecture, and for later ones the portable form of the oldest.
@@ -173,7 +186,7 @@ fn with_headers(file: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 fn compile_all(nvcc: &Nvcc, architectures: &[&str], sources_: &[PathBuf], folder: &Path) -> Result<()> {
     let targets = Nvcc::targets(architectures);
     let mut shared = DefaultHasher::new();
-    (nvcc.version, &targets, read(Path::new("kernels/build.rs"))?).hash(&mut shared);
+    (&nvcc.identity, &targets, read(Path::new("kernels/build.rs"))?).hash(&mut shared);
     let queue = Mutex::new(sources_.iter());
     let work = || -> Result<()> {
         loop {
@@ -203,8 +216,13 @@ fn compile_all(nvcc: &Nvcc, architectures: &[&str], sources_: &[PathBuf], folder
     })
 }
 
-/// Writes the Rust source that embeds the fat binaries.
-fn embed(folder: &Path, sources: &[PathBuf], version: Option<(u32, u32)>, architectures: &[&str]) -> Result<()> {
+/// Writes the Rust source that embeds the fat binaries: `images` are their names and files.
+fn embed(
+    folder: &Path,
+    images: &[(String, PathBuf)],
+    version: Option<(u32, u32)>,
+    architectures: &[&str],
+) -> Result<()> {
     let mut text = String::new();
     let _ = writeln!(text, "/// The CUDA version that the kernels were compiled with.");
     let _ = writeln!(text, "pub const VERSION: Option<(u32, u32)> = {version:?};");
@@ -212,9 +230,8 @@ fn embed(folder: &Path, sources: &[PathBuf], version: Option<(u32, u32)>, archit
     let _ = writeln!(text, "pub const ARCHITECTURES: &[&str] = &{architectures:?};");
     let _ = writeln!(text, "/// Fat binaries by name.");
     let _ = writeln!(text, "pub const IMAGES: &[(&str, &Image)] = &[");
-    for source in sources {
-        let file = folder.join(name(source) + ".fatbin");
-        let _ = writeln!(text, "    ({:?}, &Aligned(*include_bytes!({:?}))),", name(source), file);
+    for (name, file) in images {
+        let _ = writeln!(text, "    ({name:?}, &Aligned(*include_bytes!({file:?}))),");
     }
     let _ = writeln!(text, "];");
     let out = folder.join("images.rs");
