@@ -49,6 +49,7 @@ struct Fiber : Thread {
 struct Warp {
     Fiber* fibers = nullptr;
     uint32_t lanes = 0, runnable = 0, meeting = 0;
+    uint32_t turn = 0;  // the lane that is asked first
     uint32_t masks[LANES];
     Collective collectives[LANES];
     void* data[LANES];
@@ -124,8 +125,22 @@ struct Execution {
 };
 extern thread_local Execution* execution __attribute__((tls_model("initial-exec")));
 
-// The next thread of `block` to run, or null.
-Fiber* pick(Block& block);
+// A bit of `set`, which is not empty: the first from `by` on.
+inline uint32_t choose(uint32_t set, uint32_t by) {
+    by &= 31;
+    const uint32_t turned = set >> by | set << (-by & 31);
+    return (static_cast<uint32_t>(__builtin_ctz(turned)) + by) & 31;
+}
+
+// A warp of `block` whose turn it is, and in another order than before. `block` has one that can run.
+Fiber* pick_warp(Block& block);
+
+// The next thread of `block` to run, or null: one of the same warp while there is one.
+inline Fiber* pick(Block& block) {
+    Warp& warp = block.area->warps[block.warp];
+    if (warp.runnable != 0) return warp.fibers + choose(warp.runnable, warp.turn);
+    return block.runnable_warps != 0 ? pick_warp(block) : nullptr;
+}
 
 // `what`, with the kernel, the block and the thread.
 std::string describe(const Fiber& fiber, const std::string& what);

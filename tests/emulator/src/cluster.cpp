@@ -70,7 +70,7 @@ Cluster::Cluster(const Launch& l, uint64_t which, uint64_t seed, bool before) :
             const uint32_t lanes = block.threads - w * LANES;
             warp.fibers = block.area->fibers + w * LANES;
             warp.lanes = warp.runnable = lanes >= LANES ? 0xffffffff : (1u << lanes) - 1;
-            warp.meeting = 0;
+            warp.meeting = warp.turn = 0;
         }
         for (uint32_t t = 0; t < block.threads; ++t) {
             Fiber& fiber = block.area->fibers[t];
@@ -109,20 +109,12 @@ void Cluster::wake(Fiber& fiber) {
     fiber.home->runnable_warps |= 1u << (fiber.warp - fiber.home->area->warps);
 }
 
-Fiber* pick(Block& block) {
-    if (block.runnable_warps == 0) return nullptr;
+Fiber* pick_warp(Block& block) {
     const uint64_t random = block.cluster->random.next();
-    const auto choose = [](uint32_t set, uint32_t by) {
-        by &= 31;
-        const uint32_t turned = set >> by | (by == 0 ? 0 : set << (32 - by));
-        return (__builtin_ctz(turned) + by) & 31;
-    };
-    // Mostly the same warp, so that warps drift apart.
-    if (!(block.runnable_warps >> block.warp & 1) || random >> 58 == 0) {
-        block.warp = choose(block.runnable_warps, static_cast<uint32_t>(random));
-    }
+    block.warp = choose(block.runnable_warps, static_cast<uint32_t>(random));
     Warp& warp = block.area->warps[block.warp];
-    return warp.fibers + choose(warp.runnable, static_cast<uint32_t>(random >> 8));
+    warp.turn = static_cast<uint32_t>(random >> 8);
+    return warp.fibers + choose(warp.runnable, warp.turn);
 }
 
 // Puts the static shared memory of `block` where its code looks for it.

@@ -40,11 +40,13 @@ static void block_barrier(Thread& thread) {
         warp.runnable = warp.lanes;
         block.runnable_warps |= 1u << w;
     }
+    block.warp = choose(block.runnable_warps, static_cast<uint32_t>(block.cluster->random.next()));
     go_on_elsewhere(fiber);
 }
 
 static void meet(Thread& thread, uint32_t mask, Collective collective, void* data) {
     Fiber& fiber = static_cast<Fiber&>(thread);
+    Block& block = *fiber.home;
     Warp& warp = *fiber.warp;
     const uint32_t lane = fiber.lane, bit = 1u << lane;
     if (!(mask & bit)) fail(thread, LAUNCH_FAILED, "a collective of lanes without its own");
@@ -64,6 +66,13 @@ static void meet(Thread& thread, uint32_t mask, Collective collective, void* dat
     warp.meeting &= ~mask;
     for (uint32_t lanes = mask; lanes != 0; lanes &= lanes - 1) warp.fibers[__builtin_ctz(lanes)].state = State::RUNS;
     warp.runnable |= mask;
+    // Others go first now, and sometimes another warp.
+    const uint64_t random = block.cluster->random.next();
+    warp.turn = static_cast<uint32_t>(random);
+    if (random >> 60 == 0) {
+        block.warp = choose(block.runnable_warps, static_cast<uint32_t>(random >> 8));
+        go_on_elsewhere(fiber);
+    }
 }
 
 static void arrive_at_cluster(Thread& thread) {
