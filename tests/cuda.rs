@@ -195,7 +195,7 @@ fn what_fit_foretells_is_what_a_load_takes_and_less_is_refused_with_the_numbers(
 #[test]
 fn a_load_beyond_the_devices_memory_is_an_error_and_the_next_one_works() {
     for_all_cases(|case| {
-        let large = LoadOptions { streams: 4096, context_length: 0, ..options(8192) };
+        let large = LoadOptions { streams: 1024, context_length: 0, ..options(8192) };
         let fit = fit(&case.source(), &large).unwrap();
         match Model::load(&case.source(), &large, &LoadProgress::default()) {
             Ok(model) => {
