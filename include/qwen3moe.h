@@ -66,6 +66,15 @@
 /** KV cache in single precision. */
 #define QM_KV_F32 2
 
+/** Priority on a CUDA device: that of work of which nothing is said, which on today's devices is the lowest, too. */
+#define QM_PRIORITY_DEFAULT 0
+
+/** Priority on a CUDA device: the lowest. */
+#define QM_PRIORITY_LOW 1
+
+/** Priority on a CUDA device: the highest. */
+#define QM_PRIORITY_HIGH 2
+
 /** Log level: something failed. */
 #define QM_LOG_ERROR 1
 
@@ -202,8 +211,25 @@ typedef struct qm_load_options_t {
     void *progress_user_data;
     /** How keys and values are stored: QM_KV_F16 (the default), QM_KV_Q8_0 or QM_KV_F32. With `exact` it is QM_KV_F32. */
     uint32_t kv;
-    /** Not used: 0. */
-    uint32_t reserved;
+    /**
+     * Whose work a CUDA device takes first where other streams of this process use it, too: QM_PRIORITY_DEFAULT,
+     * QM_PRIORITY_LOW or QM_PRIORITY_HIGH. A program that draws frames beside the model gives its own streams a high
+     * priority. Without a CUDA device it has no effect.
+     */
+    uint32_t device_priority;
+    /**
+     * The CUcontext of the CUDA device `device` to work in; NULL (default): the device's primary context, which is what
+     * programs that use the CUDA runtime work in. The caller goes on to own it, and must keep it alive until the model and
+     * all of its streams are freed.
+     */
+    void *cuda_context;
+    /**
+     * Microseconds that one step may occupy the device, or the processor, at most; 0 (default): no bound. A host that draws
+     * frames on the same device is never blocked longer: each step has as many rows of prompts as the time has room for,
+     * `prefill_chunk` at most and one at least, as the steps before it tell. The first steps of a model, and those in which
+     * the machine gets slower, are guesses, and may take longer. What cannot be cut is a step of one row for each stream.
+     */
+    int64_t max_step_us;
 } qm_load_options_t;
 
 /**

@@ -35,8 +35,8 @@ pub use checkpoint::{
     Checkpoint, DeltaTensor, ExpertPart, Kind as CheckpointKind, LayerTensor, Role, TensorInfo, Unused,
 };
 pub use engine::{
-    Device, Event, FinishReason, Fit, GenerateOptions, KvFormat, LoadOptions, LogLevel, MemoryUse, Model, PackReport,
-    Prompt, Stream, StreamStats, doctor, fit, pack, tokenize,
+    CudaContext, Device, DevicePriority, Event, FinishReason, Fit, GenerateOptions, KvFormat, LoadOptions, LogLevel,
+    MemoryUse, Model, PackReport, Prompt, Stream, StreamStats, doctor, fit, pack, tokenize,
 };
 pub use error::{Error, Result};
 pub use model::{

@@ -8,11 +8,14 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
-use qwen3moe::cuda::{Context, CudaBackend, CudaOptions, Modules, Sizes};
+use qwen3moe::cuda::{Context, CudaBackend, CudaOptions, Modules, Priority, Sizes};
 use qwen3moe::engine::fit;
 use qwen3moe::model::{Checkpoint, WeightPlan, pack, read_spec};
 use qwen3moe::state::{KvFormat, StateLayout};
-use qwen3moe::{Device, Event, GenerateOptions, LoadOptions, LoadProgress, Model, Prompt, Source};
+use qwen3moe::{
+    CudaContext, Device, DevicePriority, Error, Event, GenerateOptions, LoadOptions, LoadProgress, Model, Prompt,
+    Source,
+};
 use support::batches::{counters, interleaved};
 use support::cuda::no_device;
 use support::goldens::{Case, cases, difference};
@@ -95,7 +98,7 @@ fn rows_of_several_sequences_in_one_batch_do_not_mix() {
             let max_rows = rows.iter().sum();
             let multiprocessors = context.device().multiprocessors as usize;
             let sizes = Sizes { layout, kv: KvFormat::F32, max_rows, max_logits: max_rows, multiprocessors };
-            let options = CudaOptions { sizes, exact: true };
+            let options = CudaOptions { sizes, exact: true, priority: Priority::Default };
             let counters = counters(&spec);
             let backend =
                 CudaBackend::new((&context, &modules), spec.clone(), image, &plan, counters, &options, &progress);
@@ -253,6 +256,34 @@ fn the_callers_context_stays_what_it_was() {
     assert_eq!(current(), before);
     drop(model);
     assert_eq!(current(), before);
+}
+
+#[test]
+fn a_model_works_in_the_context_that_the_caller_made_and_leaves_it_to_the_caller() {
+    if no_device() {
+        return;
+    }
+    use cudarc::driver::sys;
+    let case = &cases()[0];
+    let expected = load(case, &options(16)).eval(&case.ids).unwrap();
+    let mut raw = std::ptr::null_mut();
+    let mut popped = std::ptr::null_mut();
+    // SAFETY: writes one handle each; the context is destroyed below, and not current until then.
+    unsafe {
+        assert_eq!(sys::cuCtxCreate_v4(&mut raw, std::ptr::null_mut(), 0, 0), sys::CUresult::CUDA_SUCCESS);
+        assert_eq!(sys::cuCtxPopCurrent_v2(&mut popped), sys::CUresult::CUDA_SUCCESS);
+    }
+    // SAFETY: it is destroyed after the models are gone.
+    let cuda_context = unsafe { CudaContext::from_raw(raw.cast()) };
+    for device_priority in [DevicePriority::Default, DevicePriority::Low, DevicePriority::High] {
+        let model = load(case, &LoadOptions { cuda_context, device_priority, ..options(16) });
+        assert_eq!(model.eval(&case.ids).unwrap(), expected);
+    }
+    let wrong_device = LoadOptions { cuda_context, device: Device::Cuda(1), ..options(16) };
+    let refused = Model::load(&case.source(), &wrong_device, &LoadProgress::default()).err().unwrap();
+    assert!(matches!(refused, Error::InvalidArgument(_) | Error::NoDevice(_)), "{refused}");
+    // SAFETY: nobody uses it any more; that it is still there is what is tested.
+    assert_eq!(unsafe { sys::cuCtxDestroy_v2(raw) }, sys::CUresult::CUDA_SUCCESS);
 }
 
 #[test]

@@ -48,6 +48,30 @@ fn script_start(control: &Control) -> Vec<u32> {
 }
 
 #[test]
+fn a_bound_on_steps_cuts_prompts_into_pieces_that_end_in_time() {
+    let ms = Duration::from_millis;
+    let rows = |max_step| {
+        let sizes = Sizes { streams: 2, context: 400, chunk: 64, max_step, ..Sizes::default() };
+        let (model, control) = fake::model(&sizes);
+        *control.cost.lock().unwrap() = (ms(2), ms(1));
+        let long = prompt(250, 3);
+        let stream = open(&model, &long, &greedy(3));
+        control.wait_for_steps(4);
+        *control.cost.lock().unwrap() = (ms(4), ms(2));
+        assert_eq!(finish(&stream).1, Ok(FinishReason::Length));
+        assert_eq!(stream.tokens(), continuation(&long, 3));
+        let batches = control.batches.lock().unwrap();
+        batches.iter().map(|batch| batch.iter().map(|(_, rows)| rows).sum::<usize>()).collect::<Vec<_>>()
+    };
+    assert_eq!(rows(None), [64, 64, 64, 58, 1, 1]);
+    // Sleeping takes longer than asked for, and never shorter, so the first guess is the largest step there is.
+    let bounded = rows(Some(ms(20)));
+    assert!(bounded[0] == 16 && bounded.iter().all(|rows| *rows <= 16), "{bounded:?}");
+    let prompt_steps = &bounded[6..bounded.len() - 2];
+    assert!(prompt_steps.iter().all(|rows| (1..=8).contains(rows)), "{bounded:?}");
+}
+
+#[test]
 fn streams_that_run_together_get_what_they_get_alone() {
     for chunk in [1, 3, 8, 64] {
         let (model, _) = fake::model(&Sizes { streams: 5, chunk, ..Sizes::default() });

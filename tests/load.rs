@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use qwen3moe::engine::{Device, LogLevel, fit};
 use qwen3moe::model::{LoadProgress, Source};
-use qwen3moe::{Error, LoadOptions, Model, Prompt};
+use qwen3moe::{CudaContext, Error, LoadOptions, Model, Prompt};
 use support::goldens::{Case, cases};
 
 fn case(name: &str) -> Case {
@@ -61,6 +61,17 @@ fn options_out_of_range_are_named_with_their_range() {
 fn a_gpu_that_is_not_there_is_an_error() {
     let error = refusal(&LoadOptions { device: Device::Cuda(63), ..LoadOptions::default() });
     assert!(matches!(error, Error::NoDevice(_) | Error::DriverTooOld(_)), "{error:?}");
+}
+
+#[test]
+fn a_context_needs_the_number_of_its_device() {
+    let mut anything = 0u8;
+    // SAFETY: it is refused before anybody looks at it.
+    let cuda_context = unsafe { CudaContext::from_raw((&raw mut anything).cast()) };
+    for device in [Device::Automatic, Device::Cpu] {
+        let error = refusal(&LoadOptions { device, cuda_context, ..LoadOptions::default() });
+        assert!(matches!(&error, Error::InvalidArgument(what) if what.contains("cuda_context")), "{error:?}");
+    }
 }
 
 #[test]

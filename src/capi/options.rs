@@ -10,7 +10,7 @@ use super::boundary::boundary;
 use super::extensible::{extensible, init_options, read_options};
 use super::load::qm_load_progress_t;
 use super::status::{QM_OK, qm_status};
-use crate::engine::{Device, GenerateOptions, KvFormat, LoadOptions, LogLevel, LogSink};
+use crate::engine::{CudaContext, Device, DevicePriority, GenerateOptions, KvFormat, LoadOptions, LogLevel, LogSink};
 use crate::error::Result;
 
 /// Device: the library's choice. For now that is the processor.
@@ -24,6 +24,13 @@ pub const QM_KV_F16: u32 = 0;
 pub const QM_KV_Q8_0: u32 = 1;
 /// KV cache in single precision.
 pub const QM_KV_F32: u32 = 2;
+
+/// Priority on a CUDA device: that of work of which nothing is said, which on today's devices is the lowest, too.
+pub const QM_PRIORITY_DEFAULT: u32 = 0;
+/// Priority on a CUDA device: the lowest.
+pub const QM_PRIORITY_LOW: u32 = 1;
+/// Priority on a CUDA device: the highest.
+pub const QM_PRIORITY_HIGH: u32 = 2;
 
 /// Log level: something failed.
 pub const QM_LOG_ERROR: i32 = 1;
@@ -88,14 +95,25 @@ pub struct qm_load_options_t {
     pub progress_user_data: *mut c_void,
     /// How keys and values are stored: QM_KV_F16 (the default), QM_KV_Q8_0 or QM_KV_F32. With `exact` it is QM_KV_F32.
     pub kv: u32,
-    /// Not used: 0.
-    pub reserved: u32,
+    /// Whose work a CUDA device takes first where other streams of this process use it, too: QM_PRIORITY_DEFAULT,
+    /// QM_PRIORITY_LOW or QM_PRIORITY_HIGH. A program that draws frames beside the model gives its own streams a high
+    /// priority. Without a CUDA device it has no effect.
+    pub device_priority: u32,
+    /// The CUcontext of the CUDA device `device` to work in; NULL (default): the device's primary context, which is what
+    /// programs that use the CUDA runtime work in. The caller goes on to own it, and must keep it alive until the model and
+    /// all of its streams are freed.
+    pub cuda_context: *mut c_void,
+    /// Microseconds that one step may occupy the device, or the processor, at most; 0 (default): no bound. A host that draws
+    /// frames on the same device is never blocked longer: each step has as many rows of prompts as the time has room for,
+    /// `prefill_chunk` at most and one at least, as the steps before it tell. The first steps of a model, and those in which
+    /// the machine gets slower, are guesses, and may take longer. What cannot be cut is a step of one row for each stream.
+    pub max_step_us: i64,
 }
 
-extensible!(qm_load_options_t, first: 96, size: 104, {
+extensible!(qm_load_options_t, first: 96, size: 120, {
     struct_size: 0, device: 4, vram_budget: 8, ram_budget: 16, kv_tokens: 24, context_length: 32, streams: 36,
     threads: 40, prefill_chunk: 44, exact: 48, log_level: 52, cache_dir: 56, log: 64, log_user_data: 72,
-    progress: 80, progress_user_data: 88, kv: 96, reserved: 100,
+    progress: 80, progress_user_data: 88, kv: 96, device_priority: 100, cuda_context: 104, max_step_us: 112,
 });
 
 /// How to generate. Set it up with qm_generate_options_init, then change what you like. Memory that it points to needs to
@@ -162,7 +180,9 @@ impl Default for qm_load_options_t {
             progress: None,
             progress_user_data: std::ptr::null_mut(),
             kv: QM_KV_F16,
-            reserved: 0,
+            device_priority: QM_PRIORITY_DEFAULT,
+            cuda_context: std::ptr::null_mut(),
+            max_step_us: 0,
         }
     }
 }
@@ -261,7 +281,8 @@ impl LogCallback {
 /// Checked load options.
 ///
 /// # Safety
-/// `pointer` is NULL or points to a struct of its own `struct_size`, whose strings are NUL-terminated.
+/// `pointer` is NULL or points to a struct of its own `struct_size`, whose strings are NUL-terminated and whose context
+/// lives as long as what is loaded.
 pub(super) unsafe fn load_options(
     pointer: *const qm_load_options_t,
 ) -> Result<(LoadOptions, Option<ProgressCallback>)> {
@@ -283,9 +304,18 @@ pub(super) unsafe fn load_options(
         QM_KV_F32 => KvFormat::F32,
         other => return Err(invalid("kv", format_args!("{other}, expected QM_KV_F16, QM_KV_Q8_0 or QM_KV_F32"))),
     };
-    if o.reserved != 0 {
-        return Err(invalid("reserved", format_args!("{}, expected 0", o.reserved)));
-    }
+    let device_priority = match o.device_priority {
+        QM_PRIORITY_DEFAULT => DevicePriority::Default,
+        QM_PRIORITY_LOW => DevicePriority::Low,
+        QM_PRIORITY_HIGH => DevicePriority::High,
+        other => {
+            let expected = "expected QM_PRIORITY_DEFAULT, QM_PRIORITY_LOW or QM_PRIORITY_HIGH";
+            return Err(invalid("device_priority", format_args!("{other}, {expected}")));
+        }
+    };
+    // SAFETY: NULL, or a context that lives as long as the model, as the caller promises.
+    let cuda_context = unsafe { CudaContext::from_raw(o.cuda_context) };
+    let max_step = microseconds(o.max_step_us, "max_step_us")?;
     let cache_dir = match o.cache_dir.is_null() {
         true => None,
         // SAFETY: not NULL, and NUL-terminated as the caller promises.
@@ -301,6 +331,8 @@ pub(super) unsafe fn load_options(
     });
     let options = LoadOptions {
         device,
+        cuda_context,
+        device_priority,
         vram_budget: o.vram_budget,
         ram_budget: o.ram_budget,
         context_length: o.context_length as usize,
@@ -308,6 +340,7 @@ pub(super) unsafe fn load_options(
         kv_tokens: usize::try_from(o.kv_tokens).unwrap_or(usize::MAX),
         threads: o.threads as usize,
         prefill_chunk: o.prefill_chunk as usize,
+        max_step,
         exact: o.exact != 0,
         kv,
         cache_dir,
@@ -324,8 +357,7 @@ pub(super) unsafe fn load_options(
 pub(super) unsafe fn generate_options(pointer: *const qm_generate_options_t) -> Result<GenerateOptions> {
     // SAFETY: as the caller promises.
     let o = unsafe { read_options(pointer) }?;
-    let deadline = u64::try_from(o.deadline_us)
-        .map_err(|_| invalid("deadline_us", format_args!("{}, expected 0 or more", o.deadline_us)))?;
+    let deadline = microseconds(o.deadline_us, "deadline_us")?;
     // SAFETY: as the caller promises.
     let stop = unsafe { array(o.stop, o.stop_count as usize, "stop") }?.iter().enumerate().map(|(i, &stop)| {
         // SAFETY: as the caller promises.
@@ -344,8 +376,14 @@ pub(super) unsafe fn generate_options(pointer: *const qm_generate_options_t) -> 
         seed: o.seed,
         stop: stop.collect::<Result<_>>()?,
         ignore_eos: o.ignore_eos != 0,
-        deadline: (deadline > 0).then(|| Duration::from_micros(deadline)),
+        deadline,
     })
+}
+
+/// A time that is no limit where 0.
+fn microseconds(value: i64, name: &str) -> Result<Option<Duration>> {
+    let value = u64::try_from(value).map_err(|_| invalid(name, format_args!("{value}, expected 0 or more")))?;
+    Ok((value > 0).then(|| Duration::from_micros(value)))
 }
 
 /// A number that is the model's own where negative.

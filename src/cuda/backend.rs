@@ -17,7 +17,7 @@ use super::norm::Norm;
 use super::plan::{Layout, Sizes, moe_shape};
 use super::products::{Inputs, Output, Products};
 use super::step::{Step, StepBuffer};
-use super::stream::{Graph, Stream};
+use super::stream::{Graph, Priority, Stream};
 use super::tiles::Tiles;
 use super::upload::{upload, upload_values};
 use super::weights::{ExpertBytes, OnDevice, Weight, Weights};
@@ -40,6 +40,8 @@ pub struct CudaOptions {
     pub sizes: Sizes,
     /// Keep activations in float32 rather than int8.
     pub exact: bool,
+    /// Whose work goes first.
+    pub priority: Priority,
 }
 
 /// Runs the network on a CUDA device.
@@ -129,7 +131,7 @@ impl CudaBackend {
             DeviceMemory::take(context, layout.bytes, &format!("the model on CUDA device {}", device.ordinal))?;
         let tiles = Tiles::new(modules, &memory, &layout.work)?.map(Arc::new);
         let kernels = Kernels::new(modules, context, &spec, tiles, options)?;
-        let stream = Stream::new(context)?;
+        let stream = Stream::new(context, options.priority)?;
 
         let weights = memory.part(layout.weights)?;
         upload(context, &image, weights, progress)?;

@@ -121,7 +121,7 @@ pub fn check_for_memory(what: &str, bytes: u64, code: CUresult) -> Result<()> {
 }
 
 /// The driver's name and words for `code`.
-fn describe(code: CUresult) -> String {
+pub(super) fn describe(code: CUresult) -> String {
     let text = |read: unsafe fn(CUresult, *mut *const c_char) -> CUresult| {
         let mut text = std::ptr::null();
         // SAFETY: writes one pointer.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use super::{Context, CudaBackend, CudaOptions, Modules, Sizes, probe};
+use super::{Context, CudaBackend, CudaOptions, Modules, Priority, Sizes, probe};
 use crate::error::Error;
 use crate::experts::ExpertCounters;
 use crate::model::{Batch, Checkpoint, LoadProgress, LogitRows, Source, WeightPlan, forward, pack, read_spec};
@@ -38,7 +38,7 @@ fn break_a_device_and_go_on() {
     let sizes = Sizes { layout, kv: KvFormat::F32, max_rows: 8, max_logits: 8, multiprocessors };
     let counters = Arc::new(ExpertCounters::new(0, []));
     let image = pack(&checkpoint, &plan, &progress, 1).unwrap();
-    let options = CudaOptions { sizes, exact: true };
+    let options = CudaOptions { sizes, exact: true, priority: Priority::High };
     let backend = CudaBackend::new((&context, &modules), spec.clone(), image, &plan, counters, &options, &progress);
     let mut backend = backend.unwrap();
     let entered = context.enter().unwrap();

@@ -38,12 +38,13 @@ mod upload;
 mod weights;
 
 pub use backend::{CudaBackend, CudaOptions};
-pub use context::Context;
+pub use context::{Context, HostContext};
 pub use device::{DeviceInfo, devices};
 pub use driver::Driver;
 pub use limits::check as check_spec;
 pub use module::Modules;
 pub use plan::{MemoryPlan, Sizes, plan};
+pub use stream::Priority;
 
 /// Loads the kernels of this build on device `ordinal`, and says how many bytes of its memory are free.
 ///

@@ -9,6 +9,59 @@ use super::driver::{check, check_for_memory};
 use super::memory::{DeviceSlice, Pinned, Plain};
 use crate::error::{Error, Result};
 
+/// Whose work a device takes first, among the queues of a process that wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Priority {
+    /// That of a queue of which nothing else is said. On today's devices there is none below it.
+    #[default]
+    Default,
+    /// The lowest of the device.
+    Low,
+    /// The highest of the device.
+    High,
+}
+
+impl Priority {
+    /// The name as people write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Priority::Default => "default",
+            Priority::Low => "low",
+            Priority::High => "high",
+        }
+    }
+
+    /// The driver's number for it, in the current context: lower numbers go first.
+    fn number(self) -> Result<i32> {
+        let (mut lowest, mut highest) = (0, 0);
+        // SAFETY: writes two numbers.
+        let code = unsafe { sys::cuCtxGetStreamPriorityRange(&mut lowest, &mut highest) };
+        check("asking for the priorities of a device", code)?;
+        Ok(match self {
+            Priority::Default => 0,
+            Priority::Low => lowest,
+            Priority::High => highest,
+        })
+    }
+}
+
+impl std::fmt::Display for Priority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Priority {
+    type Err = String;
+
+    /// The priority with this [name](Self::name).
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let known = [Priority::Default, Priority::Low, Priority::High];
+        let found = known.into_iter().find(|priority| priority.name() == text);
+        found.ok_or_else(|| format!("{text:?} is no priority, expected default, low or high"))
+    }
+}
+
 /// A queue of work. The context must be current on the thread that uses it.
 ///
 /// Copies from and to pinned memory go on behind the call: who queues one keeps the memory, and its hands off it, until
@@ -22,16 +75,16 @@ pub struct Stream {
 unsafe impl Send for Stream {}
 
 impl Stream {
-    /// A queue that does not wait for those of others.
+    /// A queue that does not wait for those of others, and whose work the device takes by `priority`.
     ///
     /// # Errors
     /// Whatever the driver reports.
-    pub fn new(context: &Arc<Context>) -> Result<Self> {
+    pub fn new(context: &Arc<Context>, priority: Priority) -> Result<Self> {
         let _entered = context.enter()?;
         let mut raw = std::ptr::null_mut();
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: writes one handle, which `drop` destroys.
-        check("a CUDA stream", unsafe { sys::cuStreamCreate(&mut raw, flags) })?;
+        check("a CUDA stream", unsafe { sys::cuStreamCreateWithPriority(&mut raw, flags, priority.number()?) })?;
         Ok(Self { context: context.clone(), raw })
     }
 

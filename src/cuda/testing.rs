@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::context::Context;
 use super::memory::{DeviceMemory, DeviceSlice, Pinned, Plain, Planner};
 use super::module::Modules;
-use super::stream::Stream;
+use super::stream::{Priority, Stream};
 use crate::error::{Error, Result};
 
 /// The first device, with its context current on this thread, all kernels loaded, and a stream.
@@ -41,7 +41,8 @@ impl Gpu {
     pub fn open() -> Option<Self> {
         let context = present(Context::hold(0))?;
         context.enter_for_good().unwrap();
-        Some(Self { modules: Modules::load(&context).unwrap(), stream: Stream::new(&context).unwrap(), context })
+        let stream = Stream::new(&context, Priority::Default).unwrap();
+        Some(Self { modules: Modules::load(&context).unwrap(), stream, context })
     }
 
     /// `len` values, every byte of which is 0xff: not-a-number in every floating-point type.

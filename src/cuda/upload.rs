@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::memory::{DeviceSlice, Pinned, Plain};
-use super::stream::Stream;
+use super::stream::{Priority, Stream};
 use crate::error::Result;
 use crate::model::LoadProgress;
 
@@ -18,7 +18,8 @@ const BUFFER: usize = 16 << 20;
 pub fn upload(context: &Arc<Context>, from: &[u8], to: DeviceSlice<u8>, progress: &LoadProgress) -> Result<()> {
     let len = BUFFER.min(from.len());
     // The stream goes first, and waits for the copies that still read the buffer.
-    let buffer = || Ok((Stream::new(context)?, Pinned::<u8>::zeroed(context, len, "copies to the device")?));
+    let buffer =
+        || Ok((Stream::new(context, Priority::Low)?, Pinned::<u8>::zeroed(context, len, "copies to the device")?));
     let mut lanes = [buffer()?, buffer()?];
     for (index, piece) in from.chunks(len.max(1)).enumerate() {
         progress.advance(0)?;

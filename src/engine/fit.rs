@@ -26,7 +26,7 @@ pub fn fit(source: &Source, options: &LoadOptions) -> Result<Fit> {
     check_shapes(&checkpoint, &spec)?;
     let plan = Plan::new(&spec, options)?;
     let weights = WeightPlan::new(&checkpoint, &spec)?;
-    let target = Target::choose(options.device, &spec, checkpoint.path())?;
+    let target = Target::choose(options, &spec, checkpoint.path())?;
     Ok(plan.fit(&weights, &spec, options, &target))
 }
 

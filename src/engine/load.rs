@@ -35,7 +35,7 @@ impl Model {
         report(&checkpoint, &spec, &config.unrecognised, &plan, &log);
 
         let weight_plan = WeightPlan::new(&checkpoint, &spec)?;
-        let target = Target::choose(options.device, &spec, checkpoint.path())?;
+        let target = Target::choose(options, &spec, checkpoint.path())?;
         let fit = plan.fit(&weight_plan, &spec, options, &target);
         report_target(&target, isa, options, &log);
         fit.check(checkpoint.path())?;
@@ -76,7 +76,7 @@ impl Model {
             Target::Cuda { context, modules, .. } => {
                 drop(weights);
                 let sizes = plan.cuda_sizes(options, context.device());
-                let cuda = CudaOptions { sizes, exact: options.exact };
+                let cuda = CudaOptions { sizes, exact: options.exact, priority: options.device_priority };
                 let (spec, counters) = (spec.clone(), counters.clone());
                 Box::new(CudaBackend::new((context, modules), spec, image, &weight_plan, counters, &cuda, progress)?)
             }
@@ -88,6 +88,7 @@ impl Model {
             layout: plan.layout,
             context_length: plan.context_length,
             prefill_chunk: options.prefill_chunk,
+            max_step: options.max_step,
             threads: plan.threads,
             language,
             sampling,

@@ -15,6 +15,7 @@ mod log;
 mod machine;
 mod model;
 mod options;
+mod pace;
 mod panics;
 mod philox;
 mod prompt;
@@ -28,7 +29,7 @@ mod target;
 mod worker;
 
 pub use crate::cpu::Isa;
-pub use crate::cuda::built_with;
+pub use crate::cuda::{HostContext as CudaContext, Priority as DevicePriority, built_with};
 pub use crate::state::KvFormat;
 pub use cache::{PackReport, pack};
 pub use fit::fit;

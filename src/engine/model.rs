@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::feed::{Feed, Writer};
 use super::language::Output;
 use super::log::Log;
+use super::pace::Pace;
 use super::panics::silence;
 use super::prompt::{Draft, PromptLimits, Prompts, check_ids};
 use super::request::{Eval, Generate, Limits, Request, Ticket, Work};
@@ -41,6 +42,8 @@ pub struct ModelParts {
     pub context_length: usize,
     /// Rows of prompts in one step at most. A step has `layout.slots` rows more at most.
     pub prefill_chunk: usize,
+    /// Time that a step should take at most.
+    pub max_step: Option<Duration>,
     /// Worker threads of the backend, for information.
     pub threads: usize,
     /// Tokenizer and chat template.
@@ -116,6 +119,7 @@ impl Model {
                 layout: parts.layout,
                 context_length: parts.context_length,
                 prefill_chunk: parts.prefill_chunk,
+                pace: Pace::new(parts.max_step, parts.prefill_chunk),
                 eos_ids: language.eos_ids.clone(),
                 profile: profile.clone(),
                 log: Log::new(parts.log),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cuda::{HostContext, Priority};
 use crate::error::{Error, Result};
 use crate::state::KvFormat;
 
@@ -41,6 +42,11 @@ pub type LogSink = Arc<dyn Fn(LogLevel, &str) + Send + Sync>;
 pub struct LoadOptions {
     /// Where to run.
     pub device: Device,
+    /// The context of the CUDA device to work in; `None`: the primary one. The caller goes on to own it, and keeps it until
+    /// the model and its streams are gone.
+    pub cuda_context: Option<HostContext>,
+    /// Whose work goes first where others of this process use the CUDA device as well.
+    pub device_priority: Priority,
     /// Bytes of device memory the model may take; 0: what is free. Without a device it has no effect.
     pub vram_budget: u64,
     /// Bytes of host memory the model may take; 0: what is available.
@@ -55,6 +61,10 @@ pub struct LoadOptions {
     pub threads: usize,
     /// Rows of one prefill step at most, 1 to 8192: smaller answers a cancel sooner, larger reads faster.
     pub prefill_chunk: usize,
+    /// Time that one step may occupy the device, or the processor; `None`: no bound. Steps have as many rows of prompts as
+    /// the steps before say that the time has room for, `prefill_chunk` at most and one at least. The first steps, and those
+    /// in which the machine gets slower, are guesses. What cannot be cut is a step of one row for each stream.
+    pub max_step: Option<Duration>,
     /// Float32 activations and KV, for comparisons with the reference.
     pub exact: bool,
     /// How keys and values are stored where the load is not `exact`.
@@ -100,6 +110,8 @@ impl Default for LoadOptions {
     fn default() -> Self {
         Self {
             device: Device::Automatic,
+            cuda_context: None,
+            device_priority: Priority::Default,
             vram_budget: 0,
             ram_budget: 0,
             context_length: 0,
@@ -107,6 +119,7 @@ impl Default for LoadOptions {
             kv_tokens: 0,
             threads: 0,
             prefill_chunk: 512,
+            max_step: None,
             exact: false,
             kv: KvFormat::default(),
             cache_dir: None,

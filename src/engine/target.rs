@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Device;
+use super::{Device, LoadOptions};
 use crate::cuda::{Context, Modules, check_spec};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::ModelSpec;
 
 /// What a model will run on.
@@ -17,19 +17,27 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// What `device` stands for on this machine, for the model at `path`. [`Device::Automatic`] is the machine's own
-    /// processor.
+    /// What the device of `options` stands for on this machine, for the model at `path`. [`Device::Automatic`] is the
+    /// machine's own processor.
     ///
     /// # Errors
-    /// [`crate::Error::Unsupported`] for a model that a device's kernels do not take,
-    /// [`crate::Error::NoDevice`], [`crate::Error::DriverTooOld`], [`crate::Error::OutOfDeviceMemory`] for a device
+    /// [`Error::Unsupported`] for a model that a device's kernels do not take, [`Error::InvalidArgument`] for a context that
+    /// is not one of the device, [`Error::NoDevice`], [`Error::DriverTooOld`], [`Error::OutOfDeviceMemory`] for a device
     /// without room for anything.
-    pub(super) fn choose(device: Device, spec: &ModelSpec, path: &Path) -> Result<Self> {
-        match device {
-            Device::Automatic | Device::Cpu => Ok(Target::Cpu),
+    pub(super) fn choose(options: &LoadOptions, spec: &ModelSpec, path: &Path) -> Result<Self> {
+        match options.device {
+            Device::Automatic | Device::Cpu => match options.cuda_context {
+                None => Ok(Target::Cpu),
+                Some(_) => Err(Error::InvalidArgument(
+                    "cuda_context is given, and device does not name the CUDA device that it belongs to".into(),
+                )),
+            },
             Device::Cuda(ordinal) => {
                 check_spec(spec, path)?;
-                let context = Context::hold(ordinal)?;
+                let context = match options.cuda_context {
+                    None => Context::hold(ordinal)?,
+                    Some(host) => Context::of_host(ordinal, host)?,
+                };
                 // Before any weight is read, because not every device has code in a build.
                 let modules = Modules::load(&context)?;
                 let (free, _) = context.memory()?;

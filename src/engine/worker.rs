@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
 use super::log::Log;
+use super::pace::Pace;
 use super::panics::catch;
 use super::request::{Generate, Request, Work};
 use super::schedule;
@@ -27,6 +28,7 @@ pub(super) struct WorkerParts {
     pub layout: StateLayout,
     pub context_length: usize,
     pub prefill_chunk: usize,
+    pub pace: Pace,
     pub eos_ids: Vec<u32>,
     pub profile: Arc<ProfileCounters>,
     pub log: Log,
@@ -137,7 +139,7 @@ impl Worker {
             return;
         }
         let pending: Vec<usize> = self.running.iter().map(Running::pending).collect();
-        let mut rows = schedule::rows(&pending, self.parts.prefill_chunk, self.steps);
+        let mut rows = schedule::rows(&pending, self.parts.pace.chunk(&pending), self.steps);
         self.cut_evaluations(&mut rows);
         self.steps = self.steps.wrapping_add(1);
         let phase = self.phase(&rows);
@@ -149,6 +151,7 @@ impl Worker {
                 return;
             }
         };
+        self.parts.pace.note(rows.iter().sum(), costs.total().time);
         // Before the streams hear of their ends, so that who waits for one finds its steps counted.
         self.parts.profile.record_step(phase, rows.iter().sum(), &costs);
         let computed = Instant::now();

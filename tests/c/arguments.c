@@ -116,11 +116,15 @@ int main(int argc, char **argv) {
     bad_stop.stop_count = null_stop.stop_count = no_stops.stop_count = 2;
     nan.temperature = NAN;
     late.deadline_us = -1;
-    qm_load_options_t bad_cache = lo, bad_device = lo, bad_level = lo, bad_kv = lo;
+    qm_load_options_t bad_cache = lo, bad_device = lo, bad_level = lo, bad_kv = lo, bad_step = lo;
+    qm_load_options_t bad_priority = lo, bad_context = lo;
     bad_cache.cache_dir = BAD_UTF8;
     bad_device.device = -3;
     bad_level.log_level = 5;
     bad_kv.kv = 3;
+    bad_step.max_step_us = -1;
+    bad_priority.device_priority = 3;
+    bad_context.cuda_context = &lo; /* without the number of its device */
     int32_t negative[] = {1, -1};
     model = POISON;
     started = POISON;
@@ -132,6 +136,9 @@ int main(int argc, char **argv) {
         ROW(qm_load(path, &bad_device, &model)),
         ROW(qm_load(path, &bad_level, &model)),
         ROW(qm_load(path, &bad_kv, &model)),
+        ROW(qm_load(path, &bad_step, &model)),
+        ROW(qm_load(path, &bad_priority, &model)),
+        ROW(qm_load(path, &bad_context, &model)),
         ROW(qm_load_start(BAD_UTF8, NULL, &started)),
         ROW(qm_fit(BAD_UTF8, NULL, &fit, sizeof fit)),
         ROW(qm_generate(m, BAD_UTF8, &o, buf, sizeof buf, &len)),

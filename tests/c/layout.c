@@ -15,7 +15,7 @@ FIELD(qm_load_progress_t, done_bytes, 8);
 FIELD(qm_load_progress_t, total_bytes, 16);
 FIELD(qm_load_progress_t, elapsed_us, 24);
 
-SIZE(qm_load_options_t, 104);
+SIZE(qm_load_options_t, 120);
 FIELD(qm_load_options_t, struct_size, 0);
 FIELD(qm_load_options_t, device, 4);
 FIELD(qm_load_options_t, vram_budget, 8);
@@ -33,7 +33,9 @@ FIELD(qm_load_options_t, log_user_data, 72);
 FIELD(qm_load_options_t, progress, 80);
 FIELD(qm_load_options_t, progress_user_data, 88);
 FIELD(qm_load_options_t, kv, 96);
-FIELD(qm_load_options_t, reserved, 100);
+FIELD(qm_load_options_t, device_priority, 100);
+FIELD(qm_load_options_t, cuda_context, 104);
+FIELD(qm_load_options_t, max_step_us, 112);
 
 SIZE(qm_generate_options_t, 72);
 FIELD(qm_generate_options_t, struct_size, 0);

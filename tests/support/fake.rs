@@ -37,6 +37,8 @@ pub struct Control {
     /// What the next step does in place of its work.
     pub fail_next: AtomicBool,
     pub panic_next: AtomicBool,
+    /// How long a step takes, and each of its rows besides.
+    pub cost: Mutex<(Duration, Duration)>,
     /// `(position, rows)` of each sequence of each step.
     pub batches: Mutex<Vec<Vec<(usize, usize)>>>,
     /// The backend was dropped.
@@ -137,6 +139,8 @@ impl Backend for Fake {
     fn embed(&mut self, batch: &Batch<'_>) -> Result<()> {
         self.control.steps.fetch_add(1, Ordering::SeqCst);
         self.control.pass();
+        let (fixed, per_row) = *self.control.cost.lock().unwrap();
+        std::thread::sleep(fixed + per_row * batch.tokens.len() as u32);
         let shape = batch.sequences.iter().map(|s| (s.position, s.rows.len())).collect();
         self.control.batches.lock().unwrap().push(shape);
         if self.control.fail_next.swap(false, Ordering::SeqCst) {
@@ -207,11 +211,13 @@ pub struct Sizes {
     /// KV positions of all streams; 0: enough for all.
     pub kv_tokens: usize,
     pub chunk: usize,
+    /// Time of a step at most.
+    pub max_step: Option<Duration>,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { streams: 4, context: 64, kv_tokens: 0, chunk: 8 }
+        Self { streams: 4, context: 64, kv_tokens: 0, chunk: 8, max_step: None }
     }
 }
 
@@ -236,6 +242,7 @@ pub fn parts(sizes: &Sizes) -> (ModelParts, Arc<Control>) {
         layout,
         context_length: sizes.context,
         prefill_chunk: sizes.chunk,
+        max_step: sizes.max_step,
         threads: 1,
         language,
         sampling: SamplingDefaults::default(),

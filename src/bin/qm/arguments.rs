@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use qwen3moe::{Device, GenerateOptions, KvFormat, LoadOptions};
+use qwen3moe::{Device, DevicePriority, GenerateOptions, KvFormat, LoadOptions};
 
 /// Which model, and how to load it.
 #[derive(Debug, Args)]
@@ -28,6 +28,13 @@ pub struct ModelArguments {
     /// Device memory the model may take, such as 12GiB [default: what is free]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "0", hide_default_value = true)]
     pub vram_budget: u64,
+    /// Whose work goes first where others use the device, too: default, low or high
+    #[arg(long, value_name = "PRIORITY", default_value_t = DevicePriority::default())]
+    pub device_priority: DevicePriority,
+    /// Milliseconds that one step may occupy the device, or the processor: prompts are read in pieces that fit [default: no
+    /// bound]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = parse_milliseconds)]
+    pub max_step: Option<Duration>,
     /// Compute with float32 activations and KV, for comparisons with a reference
     #[arg(long)]
     pub exact: bool,
@@ -47,6 +54,8 @@ impl ModelArguments {
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions {
             device: self.device,
+            device_priority: self.device_priority,
+            max_step: self.max_step,
             vram_budget: self.vram_budget,
             context_length: self.context,
             threads: self.threads,
@@ -136,6 +145,13 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
+/// A time, not 0.
+fn parse_milliseconds(text: &str) -> Result<Duration, String> {
+    let milliseconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of milliseconds"))?;
+    let time = Duration::try_from_secs_f64(milliseconds / 1e3).map_err(|e| e.to_string())?;
+    if time.is_zero() { Err("expected more than 0".into()) } else { Ok(time) }
+}
+
 /// `cpu`, or the number of a CUDA device.
 pub fn parse_device(text: &str) -> Result<Device, String> {
     match text {
@@ -168,7 +184,17 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_bytes;
+    use std::time::Duration;
+
+    use super::{parse_bytes, parse_milliseconds};
+
+    #[test]
+    fn bounds_of_steps_are_milliseconds_and_not_nothing() {
+        assert_eq!(parse_milliseconds("2.5"), Ok(Duration::from_micros(2500)));
+        for wrong in ["0", "-1", "nan", "1e30", "5ms", ""] {
+            assert!(parse_milliseconds(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn byte_counts_take_decimal_and_binary_units() {

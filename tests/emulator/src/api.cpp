@@ -147,6 +147,24 @@ API cuCtxGetCurrent(void** handle) {
     return SUCCESS;
 }
 
+API cuCtxGetDevice(int* device) {
+    BEFORE(true);
+    *device = 0;
+    return SUCCESS;
+}
+
+// There is one context: a second one is another name for it.
+API cuCtxCreate_v4(void** handle, void*, unsigned, int device) {
+    if (const int code = cuDevicePrimaryCtxRetain(handle, device)) return code;
+    current.push_back(*handle);
+    return SUCCESS;
+}
+
+API cuCtxDestroy_v2(void* handle) {
+    BEFORE(false);
+    return handle == context() ? cuDevicePrimaryCtxRelease_v2(0) : INVALID_CONTEXT;
+}
+
 API cuCtxSetCurrent(void* handle) {
     BEFORE(false);
     if (handle != nullptr && handle != context()) return INVALID_CONTEXT;
@@ -459,12 +477,18 @@ API cuLaunchKernelEx(const LaunchConfig* config, void* handle, void** arguments,
     return stream->add(std::move(work));
 }
 
-API cuStreamCreate(void** handle, unsigned) {
+API cuStreamCreateWithPriority(void** handle, unsigned, int) {
     BEFORE(true);
     LOCK;
     auto stream = std::make_shared<Stream>(++state.streams_made);
     *handle = stream.get();
     state.streams[*handle] = std::move(stream);
+    return SUCCESS;
+}
+
+API cuCtxGetStreamPriorityRange(int* lowest, int* highest) {
+    BEFORE(true);
+    *lowest = 0, *highest = -5;
     return SUCCESS;
 }
 
