@@ -104,7 +104,7 @@ struct ProductsArgs {
     uint32_t count;  // rows of the input
     uint32_t add;    // 1: add to what `out` holds
     uint32_t forms;  // INPUT_FLOATS, INPUT_INT8 or both: what the matrices take
-    uint32_t unused;
+    uint32_t together;  // rows of the input that a block takes: 1 for kernels of one row; 2, 4, 6 or 8 for those of many
 };
 
 struct AttentionArgs {
@@ -227,7 +227,7 @@ struct MoeArgs {
     uint32_t max_items;
     uint32_t gate_up_forms;  // of `input`, as in ProductsArgs
     uint32_t down_forms;     // of `activations`
-    uint32_t item_rows;      // entries of an item at most: 1, 2, 4 or 8
+    uint32_t item_rows;      // entries of an item at most: 1 for kernels of one row; 2, 4 or 8 for those of many
 };
 
 static_assert(sizeof(Matrix) == 56 && sizeof(Product) == 80 && sizeof(Expert) == 168 && sizeof(Item) == 16);

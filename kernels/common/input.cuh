@@ -9,6 +9,21 @@
 // Floats of a tile, padded so that lanes of eight tiles read different banks.
 const int TILE_FLOATS = 36;
 
+// Rows that are multiplied together: with two of them the sums of eight slots hide each other's latency. Kernels of many rows
+// keep room for whole pairs, and stop behind the last one that has a row: few of an expert's groups are full.
+const int PAIR = 2;
+
+// Calls `work(row)` for the first `rows` of up to R rows, pair by pair; the second row of the last pair may be none.
+template <int R, class Work>
+DEVICE void for_pairs(int rows, Work work) {
+#pragma unroll
+    for (int first = 0; first < R; first += PAIR) {
+        if (R > PAIR && first >= rows) break;
+#pragma unroll
+        for (int row = first; row < first + PAIR && row < R; ++row) work(row);
+    }
+}
+
 struct Input {
     float* floats;      // [rows, tiles, TILE_FLOATS]
     uint32_t* codes;    // [rows, tiles, 8], four columns a word

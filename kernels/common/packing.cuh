@@ -372,15 +372,13 @@ struct Packing<BNB4> {
     }
 };
 
-template <int TILES>
-struct PackingInt4 : Nibbles {
+struct Int4 : Nibbles {
     uint2 factors;
     uint32_t zeros;
 
-    static __device__ __forceinline__ int block_bytes(int tiles) { return 256 * tiles + 48 * (tiles / TILES); }
-    __device__ __forceinline__ void load(const uint8_t* block, int tiles, int tile, int quad) {
+    __device__ __forceinline__ void load_in_group(const uint8_t* block, int tiles, int tile, int group_of_tile, int quad) {
         load_codes(block, tile, quad);
-        const uint8_t* group = block + 256 * tiles + 48 * (tile / TILES);
+        const uint8_t* group = block + 256 * tiles + 48 * group_of_tile;
         factors = load_8(group + 8 * quad);
         zeros = load_4(group + 32 + 4 * quad);
     }
@@ -393,6 +391,14 @@ struct PackingInt4 : Nibbles {
     }
 };
 
+template <int TILES>
+struct PackingInt4 : Int4 {
+    static __device__ __forceinline__ int block_bytes(int tiles) { return 256 * tiles + 48 * (tiles / TILES); }
+    __device__ __forceinline__ void load(const uint8_t* block, int tiles, int tile, int quad) {
+        load_in_group(block, tiles, tile, tile / TILES, quad);
+    }
+};
+
 template <>
 struct Packing<INT4_32> : PackingInt4<1> {};
 template <>
@@ -401,6 +407,17 @@ template <>
 struct Packing<INT4_128> : PackingInt4<4> {};
 template <>
 struct Packing<INT4_256> : PackingInt4<8> {};
+
+// Groups of any size: what kernels of every format have for the four of these.
+struct PackingAnyInt4 : Int4 {
+    int shift;  // a group has 1 << shift tiles
+
+    __device__ __forceinline__ void choose(uint32_t format) { shift = format - INT4_32; }
+    __device__ __forceinline__ int block_bytes(int tiles) const { return 256 * tiles + 48 * (tiles >> shift); }
+    __device__ __forceinline__ void load(const uint8_t* block, int tiles, int tile, int quad) {
+        load_in_group(block, tiles, tile, tile >> shift, quad);
+    }
+};
 
 // Calls `work` with the packing of `format` as its argument's type.
 template <class Work>
@@ -414,9 +431,6 @@ DEVICE void with_packing(uint32_t format, Work&& work) {
         case Q5_K: return work(Packing<Q5_K>{});
         case Q6_K: return work(Packing<Q6_K>{});
         case BNB4: return work(Packing<BNB4>{});
-        case INT4_32: return work(Packing<INT4_32>{});
-        case INT4_64: return work(Packing<INT4_64>{});
-        case INT4_128: return work(Packing<INT4_128>{});
-        case INT4_256: return work(Packing<INT4_256>{});
+        default: return work(PackingAnyInt4{});
     }
 }

@@ -29,16 +29,15 @@ struct StoredRow {
             if (col < cols) ahead[i] = load_16(data + static_cast<uint64_t>(col) * (16 / per_load));
         }
     }
-    // Adds the products of all loads, each of N columns in one tile or two fours of it.
+    // Adds the products of all loads, each of N columns in one tile or two fours of it, with the first `rows` of up to R rows.
     template <int R, int N, class Value>
-    __device__ __forceinline__ void add(const Input& input, int first, float (&sums)[R], Value value) const {
+    __device__ __forceinline__ void add(const Input& input, int rows, int first, float (&sums)[R], Value value) const {
 #pragma unroll
         for (int i = 0; i < ROW_LOADS; ++i) {
             const int col = first + (i * WARP + threadIdx.x % WARP) * N;
             if (col >= cols) continue;
             const uint32_t words[4] = {ahead[i].x, ahead[i].y, ahead[i].z, ahead[i].w};
-#pragma unroll
-            for (int r = 0; r < R; ++r) {
+            for_pairs<R>(rows, [&](int r) {
                 const float* x = input.floats + (r * input.tiles + col / TILE) * TILE_FLOATS + col % TILE;
 #pragma unroll
                 for (int four = 0; four < N / 4; ++four) {
@@ -48,31 +47,30 @@ struct StoredRow {
                     sums[r] = fmaf(value(words, 4 * four + 2), v.z, sums[r]);
                     sums[r] = fmaf(value(words, 4 * four + 3), v.w, sums[r]);
                 }
-            }
+            });
         }
     }
     template <int R>
-    __device__ __forceinline__ void multiply(const Input& input, float (&sums)[R]) {
+    __device__ __forceinline__ void multiply(const Input& input, float (&sums)[R], int rows = R) {
         const int lane = threadIdx.x % WARP;
 #pragma unroll
         for (int r = 0; r < R; ++r) sums[r] = 0.0f;
         if (per_load == 0) {
             for (int col = begin + lane; col < cols; col += WARP) {
                 const float weight = stored_element(m, row, col);
-#pragma unroll
-                for (int r = 0; r < R; ++r) sums[r] = fmaf(weight, input.value(r, col), sums[r]);
+                for_pairs<R>(rows, [&](int r) { sums[r] = fmaf(weight, input.value(r, col), sums[r]); });
             }
         }
         for (int first = begin; per_load > 0 && first < cols; first += ROW_LOADS * WARP * per_load) {
             if (first > begin) load(first);
             if (m.format == F32) {
-                add<R, 4>(input, first, sums, [](const uint32_t (&w)[4], int i) { return __uint_as_float(w[i]); });
+                add<R, 4>(input, rows, first, sums, [](const uint32_t (&w)[4], int i) { return __uint_as_float(w[i]); });
             } else if (m.format == BF16) {
-                add<R, 8>(input, first, sums, [](const uint32_t (&w)[4], int i) {
+                add<R, 8>(input, rows, first, sums, [](const uint32_t (&w)[4], int i) {
                     return __uint_as_float(i % 2 ? w[i / 2] & 0xffff0000 : w[i / 2] << 16);
                 });
             } else {
-                add<R, 8>(input, first, sums, [](const uint32_t (&w)[4], int i) {
+                add<R, 8>(input, rows, first, sums, [](const uint32_t (&w)[4], int i) {
                     return half_bits(w[i / 2] >> (16 * (i % 2)) & 0xffff);
                 });
             }

@@ -5,7 +5,6 @@
 #include "common/device.cuh"
 
 const int LOGITS_OF_LANE = 16;
-const int MOST_EXPERTS = LOGITS_OF_LANE * WARP;
 
 struct Choices {
     float logits[LOGITS_OF_LANE];

@@ -6,24 +6,25 @@
 
 const int WARPS = 8;
 
-// `out[warp][i][slot]`: this warp's share of strip `strip` times `R` rows of the input. `prepare` puts the input into shared
-// memory once the first weights are asked for; every thread of the block comes here and calls it.
+// `out[warp][i][slot]`: this warp's share of strip `strip` times the first `rows` of up to `R` rows of the input. `prepare` puts the input into shared
+// memory once the first weights are asked for, the first time that it is called; every thread of the block comes here.
 template <class P, int R, class Prepare>
-__device__ __noinline__ void packed_strip(const Matrix& m, int strip, const Input& input, bool int8, float* out,
-                                          Prepare prepare) {
+__device__ __noinline__ void packed_strip(const Matrix& m, int strip, const Input& input, int rows, bool int8,
+                                          float* out, Prepare& prepare) {
     const int warp = threadIdx.x / WARP, blocks = ceil_div(m.cols, BLOCK);
     Codebook book;
     if constexpr (P::CODEBOOK) book.load(m);
     Walk<P> walk(m, strip, warp);
     prepare();
     Sums<R> sums = {};
-    walk.template multiply_all<R>(warp, WARPS, book, m, input, int8, sums);
-    reduce<R>(sums, out + warp * R * SLOTS);
+    walk.template multiply_all<R>(warp, WARPS, book, m, input, rows, int8, sums);
+    reduce<R>(sums, out + warp * R * SLOTS, rows);
 }
 
 // As `packed_strip` for a matrix as stored; every warp takes whole rows, so that only the first warp's sums are not zero.
 template <int R, class Prepare>
-__device__ __noinline__ void stored_strip(const Matrix& m, int strip, const Input& input, float* out, Prepare prepare) {
+__device__ __noinline__ void stored_strip(const Matrix& m, int strip, const Input& input, int rows, float* out,
+                                          Prepare& prepare) {
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     prepare();
     for (int i = lane; i < R * SLOTS; i += WARP) {
@@ -32,7 +33,7 @@ __device__ __noinline__ void stored_strip(const Matrix& m, int strip, const Inpu
     for (int row_in = warp; row_in < SLOTS; row_in += WARPS) {
         const uint32_t row = strip * SLOTS + row_in;
         float sums[R] = {};
-        if (row < m.rows) StoredRow(m, row).multiply<R>(input, sums);
+        if (row < m.rows) StoredRow(m, row).multiply<R>(input, sums, rows);
 #pragma unroll
         for (int i = 0; i < R; ++i) {
             if (lane == 0) out[i * SLOTS + slot_of_row(row_in)] = sums[i];
@@ -41,13 +42,14 @@ __device__ __noinline__ void stored_strip(const Matrix& m, int strip, const Inpu
 }
 
 template <int R, class Prepare>
-DEVICE void strip_products(const Matrix& m, int strip, const Input& input, uint32_t forms, float* out, Prepare prepare) {
+DEVICE void strip_products(const Matrix& m, int strip, const Input& input, int rows, uint32_t forms, float* out,
+                           Prepare& prepare) {
     if (m.packed) {
         const bool int8 = forms & INPUT_INT8 && takes_int8(m);
         with_packing(m.format,
-                     [&](auto tag) { packed_strip<decltype(tag), R>(m, strip, input, int8, out, prepare); });
+                     [&](auto tag) { packed_strip<decltype(tag), R>(m, strip, input, rows, int8, out, prepare); });
     } else {
-        stored_strip<R>(m, strip, input, out, prepare);
+        stored_strip<R>(m, strip, input, rows, out, prepare);
     }
 }
 
@@ -58,7 +60,7 @@ __device__ __noinline__ void packed_by_warp(const Matrix& m, int strip, const In
     if constexpr (P::CODEBOOK) book.load(m);
     Walk<P> walk(m, strip, 0);
     Sums<1> sums = {};
-    walk.template multiply_all<1>(0, 1, book, m, input, int8, sums);
+    walk.template multiply_all<1>(0, 1, book, m, input, 1, int8, sums);
     reduce<1>(sums, out);
 }
 

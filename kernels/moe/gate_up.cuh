@@ -14,16 +14,19 @@ DEVICE void gate_up(const MoeArgs& args) {
     const Expert& expert = args.table[item.expert];
     const int strip = blockIdx.x, width = expert.gate.rows, rows = item.count;
     if (strip * SLOTS >= width) return;
-    const Input input(shared, R, args.hidden, args.gate_up_forms);
+    const Input input(shared, args.item_rows, args.hidden, args.gate_up_forms);
+    bool ready = false;
     const auto prepare = [&]() {
+        if (ready) return;
+        ready = true;
         const auto row = [&](int i) {
             return args.input + static_cast<uint64_t>(args.entry_rows[item.first + i]) * args.hidden;
         };
         fill(input, row, rows, args.hidden, args.norm, args.eps, args.gate_up_forms, scratch);
         __syncthreads();
     };
-    strip_products<R>(expert.gate, strip, input, args.gate_up_forms, &partial[0][0][0][0], prepare);
-    strip_products<R>(expert.up, strip, input, args.gate_up_forms, &partial[1][0][0][0], []() {});
+    strip_products<R>(expert.gate, strip, input, rows, args.gate_up_forms, &partial[0][0][0][0], prepare);
+    strip_products<R>(expert.up, strip, input, rows, args.gate_up_forms, &partial[1][0][0][0], prepare);
     __syncthreads();
     for (int t = threadIdx.x; t < rows * SLOTS; t += blockDim.x) {
         const int row_in = t % SLOTS, i = t / SLOTS, slot = slot_of_row(row_in);

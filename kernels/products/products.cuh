@@ -1,6 +1,6 @@
 // Products of up to four matrices with the same rows of activations: every projection of a layer, the router, the head.
 //
-// A block puts up to R rows into shared memory, normed and quantised on the way, and walks strips of 16 weight rows; each of
+// A block puts a row, or up to eight of many, into shared memory, normed and quantised on the way, and walks strips of 16 weight rows; each of
 // its eight warps has a share of the columns, and their sums meet in shared memory. Bound by the bytes of the weights: the
 // first of them are asked for before the kernel waits for its input.
 #pragma once
@@ -9,6 +9,7 @@
 
 const int WARPS = 8;
 
+// R: rows of a block at most.
 template <int R>
 struct ProductsBlock {
     const ProductsArgs& args;
@@ -23,8 +24,8 @@ struct ProductsBlock {
 
     __device__ __forceinline__ ProductsBlock(const ProductsArgs& a, uint8_t* shared, float* scratch,
                                              float (*partial)[WARPS][R][SLOTS])
-        : args(a), input(shared, R, a.cols, a.forms), scratch(scratch), partial(partial), first_row(blockIdx.y * R),
-          rows(min(R, static_cast<int>(a.count) - first_row)) {
+        : args(a), input(shared, a.together, a.cols, a.forms), scratch(scratch), partial(partial),
+          first_row(blockIdx.y * a.together), rows(min(a.together, a.count - first_row)) {
         sharers = min(WARPS, max(1, ceil_div(a.cols, BLOCK)));
         groups = WARPS / sharers;
     }
@@ -77,11 +78,11 @@ struct ProductsBlock {
                     };
                     if constexpr (P::AHEAD) load_next();
                     const int tile = index * (BLOCK / TILE) + threadIdx.x % WARP / 4;
-                    if (tile < walk.cols / TILE) multiply<P, R>(now, book, m, input, tile, int8, sums);
+                    if (tile < walk.cols / TILE) multiply<P, R>(now, book, m, input, rows, tile, int8, sums);
                     if constexpr (!P::AHEAD) load_next();
                 }
             }
-            reduce<R>(sums, &partial[parity][warp][0][0]);
+            reduce<R>(sums, &partial[parity][warp][0][0], rows);
             __syncthreads();
             for (int t = threadIdx.x; t < groups * R * SLOTS; t += blockDim.x) {
                 const int row_in = t % SLOTS, i = t / SLOTS % R, g = t / SLOTS / R, slot = slot_of_row(row_in);
@@ -103,7 +104,7 @@ struct ProductsBlock {
             StoredRow walk(p.matrix, has ? row : 0);
             prepare();
             float sums[R];
-            walk.multiply<R>(input, sums);
+            walk.multiply<R>(input, sums, rows);
 #pragma unroll
             for (int i = 0; i < R; ++i) {
                 if (has && i < rows && threadIdx.x % WARP == 0) publish(p, i, row, sums[i]);

@@ -1,10 +1,4 @@
-// Where the activations of an entry are.
+// What the tiles of experts share with their other kernels.
 #pragma once
+#include "moe/activations.cuh"
 #include "tiles/tiles.cuh"
-
-DEVICE float* activations_of(const MoeArgs& args, uint32_t entry) {
-    const uint32_t routed = args.count * args.top_k;
-    if (entry < routed) return args.activations + static_cast<uint64_t>(entry) * args.width;
-    return args.activations + static_cast<uint64_t>(routed) * args.width +
-           static_cast<uint64_t>(entry - routed) * args.shared_width;
-}

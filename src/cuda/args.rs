@@ -94,7 +94,7 @@ structs! {
         count: u32,
         add: u32,
         forms: u32,
-        unused: u32,
+        together: u32,
     }
 
     /// Attention between the projections.

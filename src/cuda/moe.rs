@@ -23,9 +23,9 @@ const ONE_ROW_COLUMNS: usize = 256;
 pub struct Moe {
     route: Kernel,
     group: Kernel,
-    /// For one row, and for groups of two, four and eight.
-    gate_up: [Kernel; 4],
-    down: [Kernel; 4],
+    /// For one row, and for groups of more.
+    gate_up: [Kernel; 2],
+    down: [Kernel; 2],
     combine: Kernel,
     /// For one row, and for each of [`INT8_FORMATS`]; they choose the experts by themselves.
     one_gate_up: Vec<Kernel>,
@@ -118,18 +118,14 @@ pub struct MoeWork {
 impl Moe {
     pub fn new(modules: &Modules, device: &DeviceInfo, tiles: Option<Arc<Tiles>>, exact: bool) -> Result<Self> {
         let kernel = |name| modules.kernel(name);
-        let four = |names: [&'static str; 4]| -> Result<[Kernel; 4]> {
-            let [one, two, four, eight] = names;
-            Ok([kernel(one)?, kernel(two)?, kernel(four)?, kernel(eight)?])
-        };
         let each_format = |name: &str| -> Result<Vec<Kernel>> {
             INT8_FORMATS.iter().map(|(_, format)| modules.kernel(&format!("{name}_{format}"))).collect()
         };
         Ok(Self {
             route: kernel("moe_route")?,
             group: kernel("moe_group")?,
-            gate_up: four(["moe_gate_up_1", "moe_gate_up_2", "moe_gate_up_4", "moe_gate_up_8"])?,
-            down: four(["moe_down_1", "moe_down_2", "moe_down_4", "moe_down_8"])?,
+            gate_up: [kernel("moe_gate_up_1")?, kernel("moe_gate_up_many")?],
+            down: [kernel("moe_down_1")?, kernel("moe_down_many")?],
             combine: kernel("moe_combine")?,
             one_gate_up: each_format("moe_gate_up_1")?,
             one_down: each_format("moe_down_1")?,
@@ -147,7 +143,7 @@ impl Moe {
         let gate_up = Forms::of(experts.iter().flat_map(|e| [&e.gate, &e.up]), self.exact);
         let down = Forms::of(experts.iter().map(|e| &e.down), self.exact);
         let fits = |rows: usize| {
-            let which = rows.ilog2() as usize;
+            let which = usize::from(rows > 1);
             let bytes = if rows == 1 { one_row(&shape, down).1 } else { down.bytes(rows, shape.widest()) };
             gate_up.bytes(rows, shape.hidden) <= self.gate_up[which].shared_memory
                 && bytes <= self.down[which].shared_memory
@@ -275,11 +271,10 @@ impl Moe {
             tiles.experts(stream, args, work.normed, work.activations, values, (widest, shape.hidden))?;
             return queue(&self.combine, [count, 1], 256, 0);
         }
-        let which = layer.item_rows.ilog2() as usize;
         let (first, second) =
             (layer.gate_up.bytes(layer.item_rows, shape.hidden), layer.down.bytes(layer.item_rows, widest));
-        queue(&self.gate_up[which], [gate_up_strips, items], 256, first)?;
-        queue(&self.down[which], [down_strips, items], 256, second)?;
+        queue(&self.gate_up[1], [gate_up_strips, items], 256, first)?;
+        queue(&self.down[1], [down_strips, items], 256, second)?;
         queue(&self.combine, [count, 1], 256, 0)
     }
 }

@@ -12,12 +12,15 @@ use super::tiles::{self, Tiles};
 use super::weights::Weight;
 use crate::error::{Error, Result};
 
-/// Rows of the input that a block takes together, of each kernel.
-const ROWS: [usize; 4] = [1, 2, 4, 8];
+/// Rows of the input that a block takes together at most, and what their number is a multiple of where there are several.
+const MOST_ROWS: usize = 8;
+const PAIR: usize = 2;
 
 pub struct Products {
-    /// One for each of [`ROWS`].
-    kernels: [Kernel; 4],
+    /// For one row, and for several; of every format.
+    one: Kernel,
+    many: Kernel,
+    /// For one row, by format.
     one_row: OneRow,
     /// For many rows.
     tiles: Option<Arc<Tiles>>,
@@ -55,9 +58,9 @@ pub enum Output {
 impl Products {
     /// `exact` never quantises inputs.
     pub fn new(modules: &Modules, device: &DeviceInfo, tiles: Option<Arc<Tiles>>, exact: bool) -> Result<Self> {
-        let kernel = |name| modules.kernel(name);
         Ok(Self {
-            kernels: [kernel("products_1")?, kernel("products_2")?, kernel("products_4")?, kernel("products_8")?],
+            one: modules.kernel("products_1")?,
+            many: modules.kernel("products_many")?,
             one_row: OneRow::new(modules, device)?,
             tiles,
             multiprocessors: device.multiprocessors as usize,
@@ -130,7 +133,8 @@ impl Products {
         }
         let (groups, others) = self.one_row.groups(products, exact);
         for group in groups {
-            let (args, forms) = args(inputs, &group.products, add, exact)?;
+            let forms = forms(&group.products, exact);
+            let args = args(inputs, &group.products, add, forms, 1)?;
             self.one_row.run(stream, &group, args, forms.bytes(1, args.cols as usize))?;
         }
         self.general(stream, inputs, &others, add, exact)
@@ -141,41 +145,43 @@ impl Products {
         if products.is_empty() {
             return Ok(());
         }
-        let (args, forms) = args(inputs, products, add, exact)?;
-        let (count, cols) = (inputs.count, args.cols as usize);
+        let (count, cols, forms) = (inputs.count, products[0].matrix.cols as usize, forms(products, exact));
+        let kernel = if count == 1 { &self.one } else { &self.many };
+        let rows = rows_together(count, cols, forms, kernel.shared_memory)?;
+        let args = args(inputs, products, add, forms, rows)?;
         let strips: u32 = products.iter().map(|product| product.matrix.rows.div_ceil(16)).sum();
-        let which = self.rows_together(count, cols, forms)?;
-        let rows = ROWS[which];
         let grid = [strips.min(2 * number(self.multiprocessors)), number(count.div_ceil(rows)), 1];
-        let launch = self.kernels[which].launch(grid, [256, 1, 1]).shared(number(forms.bytes(rows, cols)));
+        let launch = kernel.launch(grid, [256, 1, 1]).shared(number(forms.bytes(rows, cols)));
         // SAFETY: the kernel's argument; the input has `count` rows of `cols` values or is picked from a step's rows, each
         // output as many rows, and each matrix is as its plan says.
         unsafe { launch.arg(args).queue(stream) }
     }
-
-    /// The kernel that takes as many of `count` rows together as shared memory holds.
-    fn rows_together(&self, count: usize, cols: usize, forms: Forms) -> Result<usize> {
-        let fitting = (0..ROWS.len()).take_while(|&i| i == 0 || ROWS[i - 1] < count);
-        fitting.filter(|&i| forms.bytes(ROWS[i], cols) <= self.kernels[i].shared_memory).last().ok_or_else(|| {
-            Error::Internal(format!(
-                "rows of {cols} values do not fit {} bytes of shared memory",
-                self.kernels[0].shared_memory
-            ))
-        })
-    }
 }
 
-/// The argument of the kernels that keep the input in shared memory, and its forms there.
-fn args(inputs: Inputs, products: &[Product], add: bool, exact: bool) -> Result<(ProductsArgs, Forms)> {
+/// As many of `count` rows as a block takes together in `shared_memory` bytes.
+fn rows_together(count: usize, cols: usize, forms: Forms, shared_memory: usize) -> Result<usize> {
+    let most = if count == 1 { 1 } else { count.min(MOST_ROWS).next_multiple_of(PAIR) };
+    let mut all = (1..=most).rev().filter(|rows| *rows == most || rows.is_multiple_of(PAIR));
+    all.find(|rows| forms.bytes(*rows, cols) <= shared_memory).ok_or_else(|| {
+        Error::Internal(format!("rows of {cols} values do not fit {shared_memory} bytes of shared memory"))
+    })
+}
+
+/// The forms in which `products` take their inputs.
+fn forms(products: &[Product], exact: bool) -> Forms {
+    Forms::of(products.iter().map(|product| &product.matrix), exact)
+}
+
+/// The argument of the kernels that keep `together` rows of the input in shared memory, in `forms`.
+fn args(inputs: Inputs, products: &[Product], add: bool, forms: Forms, together: usize) -> Result<ProductsArgs> {
     let (count, cols) = (inputs.count, products.first().map_or(0, |product| product.matrix.cols as usize));
     let mut all = [Product::NONE; 4];
     all.iter_mut().zip(products).for_each(|(to, product)| *to = *product);
-    let forms = Forms::of(products.iter().map(|product| &product.matrix), exact);
     let (norm, eps) = match inputs.norm {
         Some((norm, eps)) => (norm.holding(cols, "the weights of a norm")?, eps),
         None => (DevicePtr::NULL, 0.0),
     };
-    let args = ProductsArgs {
+    Ok(ProductsArgs {
         products: all,
         input: inputs.data.holding(if inputs.pick.is_some() { 0 } else { count * cols }, "inputs of a product")?,
         norm,
@@ -190,7 +196,6 @@ fn args(inputs: Inputs, products: &[Product], add: bool, exact: bool) -> Result<
         count: number(count),
         add: add.into(),
         forms: forms.bits(),
-        unused: 0,
-    };
-    Ok((args, forms))
+        together: number(together),
+    })
 }

@@ -179,15 +179,11 @@ fn check(
         bench.run(&bench.kernel("moe_down_1"), [strips[1], 1, 1], 32 * warps, shared, args);
     } else {
         let together = item_rows as usize;
-        let names = match together {
-            2 => ["moe_gate_up_2", "moe_down_2"],
-            4 => ["moe_gate_up_4", "moe_down_4"],
-            _ => ["moe_gate_up_8", "moe_down_8"],
-        };
         bench.run(&bench.kernel("moe_route"), [count, 1, 1], 256, 4 * experts, args);
         bench.run(&bench.kernel("moe_group"), [1, 1, 1], 1024, 8 * (experts + 1), args);
-        bench.run(&bench.kernel(names[0]), [strips[0], max_items, 1], 256, gate_up.bytes(together, hidden), args);
-        bench.run(&bench.kernel(names[1]), [strips[1], max_items, 1], 256, down.bytes(together, widest), args);
+        let shared = [gate_up.bytes(together, hidden), down.bytes(together, widest)];
+        bench.run(&bench.kernel("moe_gate_up_many"), [strips[0], max_items, 1], 256, shared[0], args);
+        bench.run(&bench.kernel("moe_down_many"), [strips[1], max_items, 1], 256, shared[1], args);
         bench.run(&bench.kernel("moe_combine"), [count, 1, 1], 256, 0, args);
     }
     let mut expected = Vec::new();

@@ -5,7 +5,9 @@ use super::super::memory::DevicePtr;
 use super::{Bench, assert_close, decoded, dot, in_other_order, quantised, rms_norm, values, weight};
 use crate::quant::{Format, Group, Weight};
 
-const KERNELS: [(&str, usize); 4] = [("products_1", 1), ("products_2", 2), ("products_4", 4), ("products_8", 8)];
+/// Kernels of every format, with rows that a block takes together.
+const KERNELS: [(&str, usize); 5] =
+    [("products_1", 1), ("products_many", 2), ("products_many", 4), ("products_many", 6), ("products_many", 8)];
 
 /// The kernels of one row, by format.
 const DECODE: [(Format, &str); 10] = [
@@ -51,6 +53,7 @@ fn one(bench: &mut Bench, weight: &Weight, format: Format, count: usize, exact: 
     let matrix = bench.matrix(weight);
     let out = bench.room::<f32>(count * rows);
     let forms = Forms::of([&matrix], exact);
+    let (name, together) = KERNELS[which];
     let input = bench.put(&inputs.concat());
     let args = ProductsArgs {
         products: [Product { matrix, out: out.slice.start(), out_stride: rows as u32, ..NONE }, NONE, NONE, NONE],
@@ -64,9 +67,8 @@ fn one(bench: &mut Bench, weight: &Weight, format: Format, count: usize, exact: 
         count: count as u32,
         add: 0,
         forms: forms.bits(),
-        unused: 0,
+        together: together as u32,
     };
-    let (name, together) = KERNELS[which];
     let grid = [3.min(rows.div_ceil(16)), count.div_ceil(together), 1];
     bench.run(&bench.kernel(name), grid, 256, forms.bytes(together, cols), args);
     let found = bench.gpu.download(out.slice);
@@ -91,7 +93,7 @@ fn products_of_every_format_match_the_reference_decoder() {
             }
             let weight = weight(format, rows, cols, (rows * 7 + cols) as u32);
             for (which, (_, together)) in KERNELS.into_iter().enumerate() {
-                if together > 1 && together >= 2 * count {
+                if together >= count + 2 {
                     continue;
                 }
                 for exact in [true, false] {
@@ -149,7 +151,7 @@ fn matrices_of_different_formats_share_a_normed_input_that_is_picked_biased_and_
             count: count as u32,
             add: 1,
             forms: forms.bits(),
-            unused: 0,
+            together: together as u32,
         };
         bench.run(&bench.kernel(name), [5, count.div_ceil(together), 1], 256, forms.bytes(together, cols), args);
         for (i, weight) in weights.iter().enumerate() {
@@ -195,7 +197,7 @@ fn decode(bench: &mut Bench, format: Option<Format>, name: &'static str, cols: u
             count: 1,
             add: 1,
             forms: forms.bits(),
-            unused: 0,
+            together: 1,
         };
         bench.run(&bench.kernel(name), [7, 1, 1], 256, forms.bytes(1, cols), args);
         let input = if normed { rms_norm(&x, &norm, eps) } else { x.clone() };

@@ -1,5 +1,0 @@
-#include "moe/down.cuh"
-
-extern "C" __global__ void __launch_bounds__(256, 1) moe_down_4(const __grid_constant__ MoeArgs args) {
-    down<4>(args);
-}
