@@ -16,8 +16,9 @@ use super::moe::{Moe, MoeLayer, MoeWork};
 use super::norm::Norm;
 use super::plan::{Layout, Sizes, moe_shape};
 use super::products::{Inputs, Output, Products};
+use super::recording::Graph;
 use super::step::{Step, StepBuffer};
-use super::stream::{Graph, Priority, Stream};
+use super::stream::{Priority, Stream};
 use super::tiles::Tiles;
 use super::upload::{upload, upload_values};
 use super::weights::{ExpertBytes, OnDevice, Weight, Weights};
@@ -199,9 +200,7 @@ impl CudaBackend {
             if let Error::DeviceLost(_) = error {
                 self.lost = Some(error.clone());
             }
-            if let Mode::Record(_) = self.mode {
-                drop(self.stream.end_recording());
-            }
+            self.stream.drop_recording();
             (self.mode, self.step) = (Mode::Run, None);
             // What was queued may still read what the next step tells.
             let _ = self.stream.wait();
@@ -366,14 +365,12 @@ impl CudaBackend {
         match self.mode {
             Mode::Run => self.queue_head(&step)?,
             Mode::Record(key) => {
-                let queued = self.queue_head(&step);
-                self.mode = Mode::Run;
-                let graph = self.stream.end_recording();
-                queued?;
+                self.queue_head(&step)?;
+                let graph = self.stream.end_recording()?;
                 if self.recordings.len() >= MOST_RECORDINGS {
                     self.recordings.clear();
                 }
-                self.recordings.insert(key, graph?);
+                self.recordings.insert(key, graph);
                 self.replay(key)?;
             }
             Mode::Replay(key) => self.replay(key)?,
@@ -400,7 +397,7 @@ impl CudaBackend {
 
     fn replay(&self, key: (usize, usize)) -> Result<()> {
         let graph = self.recordings.get(&key).ok_or_else(|| Error::Internal("a recorded step is gone".into()))?;
-        self.stream.launch(graph)
+        self.stream.replay(graph)
     }
 
     /// Waits for the step, and brings its logits and choices to the host.

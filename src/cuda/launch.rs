@@ -7,7 +7,6 @@ use std::ffi::c_void;
 
 use cudarc::driver::sys;
 
-use super::driver::check;
 use super::memory::Plain;
 use super::module::Kernel;
 use super::stream::Stream;
@@ -67,7 +66,7 @@ impl Launch<'_> {
         self
     }
 
-    /// Queues the launch.
+    /// Queues the launch, or adds it to what `stream` records.
     ///
     /// # Errors
     /// [`Error::Internal`] for a launch that the device cannot do; errors of the kernel itself come later.
@@ -88,12 +87,8 @@ impl Launch<'_> {
             // SAFETY: `arg` put the argument there.
             *pointer = unsafe { words.add(*start) }.cast();
         }
-        let mut attribute = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
-        let config = sys::CUlaunchConfig {
+        let launch = sys::CUDA_KERNEL_NODE_PARAMS {
+            func: self.kernel.raw,
             gridDimX: self.grid[0],
             gridDimY: self.grid[1],
             gridDimZ: self.grid[2],
@@ -101,13 +96,12 @@ impl Launch<'_> {
             blockDimY: self.block[1],
             blockDimZ: self.block[2],
             sharedMemBytes: self.shared,
-            hStream: stream.raw,
-            attrs: &mut attribute,
-            numAttrs: u32::from(self.kernel.overlaps),
+            kernelParams: pointers.as_mut_ptr(),
+            extra: std::ptr::null_mut(),
+            kern: std::ptr::null_mut(),
+            ctx: std::ptr::null_mut(),
         };
         // SAFETY: the caller vouches for the arguments.
-        let code =
-            unsafe { sys::cuLaunchKernelEx(&config, self.kernel.raw, pointers.as_mut_ptr(), std::ptr::null_mut()) };
-        check(&self.kernel.name, code)
+        unsafe { stream.launch(self.kernel, &launch) }
     }
 }

@@ -1,12 +1,15 @@
-//! A queue of work for a device, and work that was recorded to be queued as one.
+//! A queue of work for a device.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use cudarc::driver::sys;
 
 use super::context::Context;
-use super::driver::{check, check_for_memory};
+use super::driver::check;
 use super::memory::{DeviceSlice, Pinned, Plain};
+use super::module::Kernel;
+use super::recording::{Graph, Recorder};
 use crate::error::{Error, Result};
 
 /// Whose work a device takes first, among the queues of a process that wait for it.
@@ -68,7 +71,9 @@ impl std::str::FromStr for Priority {
 /// [`Stream::wait`] returns.
 pub struct Stream {
     context: Arc<Context>,
-    pub(super) raw: sys::CUstream,
+    raw: sys::CUstream,
+    /// What launches are added to instead of being queued.
+    recorder: RefCell<Option<Recorder>>,
 }
 
 // SAFETY: the driver's streams may be used from any thread.
@@ -85,7 +90,7 @@ impl Stream {
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: writes one handle, which `drop` destroys.
         check("a CUDA stream", unsafe { sys::cuStreamCreateWithPriority(&mut raw, flags, priority.number()?) })?;
-        Ok(Self { context: context.clone(), raw })
+        Ok(Self { context: context.clone(), raw, recorder: RefCell::new(None) })
     }
 
     /// Waits until everything queued so far is done.
@@ -97,17 +102,58 @@ impl Stream {
         check("waiting for the device", unsafe { sys::cuStreamSynchronize(self.raw) })
     }
 
+    /// The driver's queue, for work that cannot be recorded.
+    fn queue(&self) -> Result<sys::CUstream> {
+        match *self.recorder.borrow() {
+            None => Ok(self.raw),
+            Some(_) => Err(Error::Internal("only launches can be recorded".into())),
+        }
+    }
+
+    /// Queues a launch of `kernel`, or adds it to what is recorded.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for a launch that the device cannot do; errors of the kernel itself come later.
+    ///
+    /// # Safety
+    /// `launch` has the arguments that the kernel declares; what they point to lives until the stream is waited for or, in
+    /// a recording, as long as the graph.
+    pub unsafe fn launch(&self, kernel: &Kernel, launch: &sys::CUDA_KERNEL_NODE_PARAMS) -> Result<()> {
+        if let Some(recorder) = &mut *self.recorder.borrow_mut() {
+            // SAFETY: as the caller promises.
+            return unsafe { recorder.add(kernel, launch) };
+        }
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: launch.gridDimX,
+            gridDimY: launch.gridDimY,
+            gridDimZ: launch.gridDimZ,
+            blockDimX: launch.blockDimX,
+            blockDimY: launch.blockDimY,
+            blockDimZ: launch.blockDimZ,
+            sharedMemBytes: launch.sharedMemBytes,
+            hStream: self.raw,
+            attrs: &mut attribute,
+            numAttrs: u32::from(kernel.overlaps),
+        };
+        // SAFETY: the caller vouches for the arguments.
+        let code = unsafe { sys::cuLaunchKernelEx(&config, launch.func, launch.kernelParams, launch.extra) };
+        check(&kernel.name, code)
+    }
+
     /// Queues a copy of the first `to.len()` values of `from`.
     ///
     /// # Errors
     /// [`Error::Internal`] where `from` has fewer.
     pub fn upload<T: Plain>(&self, from: &Pinned<T>, to: DeviceSlice<T>) -> Result<()> {
         let part = from.get(..to.len()).ok_or_else(|| too_short(from.len(), to.len()))?;
-        let (target, bytes) = (to.start().address(), size_of_val(part));
+        let (target, bytes, queue) = (to.start().address(), size_of_val(part), self.queue()?);
         // SAFETY: so many bytes on both sides; the type says who keeps them.
-        check("copying to the device", unsafe {
-            sys::cuMemcpyHtoDAsync_v2(target, part.as_ptr().cast(), bytes, self.raw)
-        })
+        check("copying to the device", unsafe { sys::cuMemcpyHtoDAsync_v2(target, part.as_ptr().cast(), bytes, queue) })
     }
 
     /// Waits until everything queued so far is done, and brings `from` into the beginning of `to`. Pinned memory is the
@@ -118,9 +164,9 @@ impl Stream {
     pub fn fetch<T: Plain>(&self, from: DeviceSlice<T>, to: &mut [T]) -> Result<()> {
         let len = to.len();
         let part = to.get_mut(..from.len()).ok_or_else(|| too_short(from.len(), len))?;
-        let (source, bytes) = (from.start().address(), size_of_val(part));
+        let (source, bytes, queue) = (from.start().address(), size_of_val(part), self.queue()?);
         // SAFETY: so many bytes on both sides, and nobody else touches them before the copy's end is waited for below.
-        let copied = unsafe { sys::cuMemcpyDtoHAsync_v2(part.as_mut_ptr().cast(), source, bytes, self.raw) };
+        let copied = unsafe { sys::cuMemcpyDtoHAsync_v2(part.as_mut_ptr().cast(), source, bytes, queue) };
         self.wait()?;
         check("copying from the device", copied)
     }
@@ -138,49 +184,43 @@ impl Stream {
     /// # Errors
     /// Whatever the driver reports.
     pub fn fill<T: Plain>(&self, to: DeviceSlice<T>, byte: u8) -> Result<()> {
-        let bytes = to.len() * size_of::<T>();
+        let (bytes, queue) = (to.len() * size_of::<T>(), self.queue()?);
         // SAFETY: writes so many bytes of device memory, which every type takes.
-        check("clearing device memory", unsafe { sys::cuMemsetD8Async(to.start().address(), byte, bytes, self.raw) })
+        check("clearing device memory", unsafe { sys::cuMemsetD8Async(to.start().address(), byte, bytes, queue) })
     }
 
-    /// From here on work is recorded instead of done.
+    /// From here on launches are recorded instead of queued.
     ///
     /// # Errors
     /// Whatever the driver reports.
     pub fn begin_recording(&self) -> Result<()> {
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: a stream of the current context.
-        check("recording a step", unsafe { sys::cuStreamBeginCapture_v2(self.raw, mode) })
+        let recorder = Recorder::new(&self.context)?;
+        *self.recorder.borrow_mut() = Some(recorder);
+        Ok(())
     }
 
-    /// What was recorded since [`Stream::begin_recording`].
+    /// What was recorded since [`Stream::begin_recording`]; from here on launches are queued.
     ///
     /// # Errors
-    /// [`Error::Internal`] for work that cannot be recorded.
+    /// [`Error::OutOfDeviceMemory`].
     pub fn end_recording(&self) -> Result<Graph> {
-        let mut graph = std::ptr::null_mut();
-        // SAFETY: writes one handle, which is destroyed below.
-        check("recording a step", unsafe { sys::cuStreamEndCapture(self.raw, &mut graph) })?;
-        let mut raw = std::ptr::null_mut();
-        // SAFETY: a whole graph; writes one handle, which `drop` destroys.
-        let made = unsafe { sys::cuGraphInstantiateWithFlags(&mut raw, graph, 0) };
-        // SAFETY: the executable graph does not need it.
-        let _ = unsafe { sys::cuGraphDestroy(graph) };
-        check_for_memory("the recorded step", 0, made)?;
-        let graph = Graph { context: self.context.clone(), raw };
-        // The device's side of it is set up now and not in the first step.
-        // SAFETY: a graph and a stream of the current context.
-        check("the recorded step", unsafe { sys::cuGraphUpload(graph.raw, self.raw) })?;
-        Ok(graph)
+        let recorder = self.recorder.take();
+        recorder.ok_or_else(|| Error::Internal("nothing was recorded".into()))?.finish(self.raw)
+    }
+
+    /// Forgets what was recorded, if anything was; from here on launches are queued.
+    pub fn drop_recording(&self) {
+        *self.recorder.borrow_mut() = None;
     }
 
     /// Queues everything that `graph` recorded.
     ///
     /// # Errors
     /// Whatever the driver reports.
-    pub fn launch(&self, graph: &Graph) -> Result<()> {
+    pub fn replay(&self, graph: &Graph) -> Result<()> {
+        let queue = self.queue()?;
         // SAFETY: a graph and a stream of the current context. What it works on is kept by who recorded it.
-        check("starting a step", unsafe { sys::cuGraphLaunch(graph.raw, self.raw) })
+        check("starting a step", unsafe { sys::cuGraphLaunch(graph.raw, queue) })
     }
 }
 
@@ -195,22 +235,5 @@ impl Drop for Stream {
         let _ = unsafe { sys::cuStreamSynchronize(self.raw) };
         // SAFETY: `new` made it.
         let _ = unsafe { sys::cuStreamDestroy_v2(self.raw) };
-    }
-}
-
-/// Recorded work.
-pub struct Graph {
-    context: Arc<Context>,
-    raw: sys::CUgraphExec,
-}
-
-// SAFETY: the driver's graphs may be used from any thread, one at a time.
-unsafe impl Send for Graph {}
-
-impl Drop for Graph {
-    fn drop(&mut self) {
-        let Ok(_entered) = self.context.enter() else { return };
-        // SAFETY: `end_recording` made it; work under way keeps what it needs of it.
-        let _ = unsafe { sys::cuGraphExecDestroy(self.raw) };
     }
 }

@@ -11,16 +11,24 @@ using namespace emulator;
 // Contexts that are current on this thread, the last one on top. There is one, or none.
 static thread_local std::vector<void*> current;
 
-static void* context() { return &State::get(); }
+// The device whose context `handle` is, or null.
+static State* device_of(void* handle) {
+    for (int device = 0; device < DEVICES; ++device) {
+        if (handle == &State::of(device)) return &State::of(device);
+    }
+    return nullptr;
+}
 
-// Streams of this thread that record.
-static thread_local int recordings = 0;
+State& emulator::State::get() {
+    State* state = current.empty() ? nullptr : device_of(current.back());
+    return state != nullptr ? *state : of(0);
+}
 
 // What a function finds wrong before its own work.
 static int before(const char* function, bool in_context) {
     if (const int code = injected_failure(function)) return code;
     State& state = State::get();
-    if (!state.initialized) return NOT_INITIALIZED;
+    if (!State::of(0).initialized) return NOT_INITIALIZED;
     if (!in_context) return SUCCESS;
     if (current.empty() || current.back() == nullptr) return INVALID_CONTEXT;
     if (state.held == 0) return CONTEXT_IS_DESTROYED;
@@ -32,9 +40,6 @@ static int before(const char* function, bool in_context) {
     State& state = State::get();                                             \
     (void)state
 #define LOCK const std::lock_guard<std::mutex> guard(state.lock)
-// What must not come between the beginning and the end of a recording.
-#define NOT_WHILE_RECORDING \
-    if (recordings > 0) return STREAM_CAPTURE_UNSUPPORTED
 
 static std::shared_ptr<Stream> stream_of(void* handle) {
     State& state = State::get();
@@ -50,7 +55,7 @@ static std::shared_ptr<Stream> stream_of(void* handle) {
 API cuInit(unsigned flags) {
     if (const int code = injected_failure(__func__)) return code;
     if (flags != 0) return INVALID_VALUE;
-    State& state = State::get();
+    State& state = State::of(0);
     LOCK;
     take_faults();
     state.initialized = true;
@@ -65,41 +70,43 @@ API cuDriverGetVersion(int* version) {
 
 API cuDeviceGetCount(int* count) {
     BEFORE(false);
-    *count = 1;
+    *count = DEVICES;
     return SUCCESS;
 }
 
 API cuDeviceGet(int* device, int ordinal) {
     BEFORE(false);
-    if (ordinal != 0) return INVALID_DEVICE;
-    *device = 0;
+    if (ordinal < 0 || ordinal >= DEVICES) return INVALID_DEVICE;
+    *device = ordinal;
     return SUCCESS;
 }
 
+static bool is_device(int device) { return device >= 0 && device < DEVICES; }
+
 API cuDeviceGetName(char* name, int len, int device) {
     BEFORE(false);
-    if (device != 0) return INVALID_DEVICE;
+    if (!is_device(device)) return INVALID_DEVICE;
     snprintf(name, static_cast<size_t>(len), "emulated");
     return SUCCESS;
 }
 
 API cuDeviceGetUuid_v2(char* uuid, int device) {
     BEFORE(false);
-    if (device != 0) return INVALID_DEVICE;
+    if (!is_device(device)) return INVALID_DEVICE;
     memcpy(uuid, "emulated device", 16);
     return SUCCESS;
 }
 
 API cuDeviceTotalMem_v2(size_t* bytes, int device) {
     BEFORE(false);
-    if (device != 0) return INVALID_DEVICE;
+    if (!is_device(device)) return INVALID_DEVICE;
     *bytes = Settings::get().memory;
     return SUCCESS;
 }
 
 API cuDeviceGetAttribute(int* value, int attribute, int device) {
     BEFORE(false);
-    if (device != 0) return INVALID_DEVICE;
+    if (!is_device(device)) return INVALID_DEVICE;
     const Settings& settings = Settings::get();
     switch (attribute) {
         case 1: *value = 1024; break;          // threads of a block
@@ -125,19 +132,21 @@ API cuDeviceGetAttribute(int* value, int attribute, int device) {
 
 API cuDevicePrimaryCtxRetain(void** handle, int device) {
     BEFORE(false);
-    if (device != 0) return INVALID_DEVICE;
-    LOCK;
-    ++state.held;
-    *handle = context();
+    if (!is_device(device)) return INVALID_DEVICE;
+    State& own = State::of(device);
+    const std::lock_guard<std::mutex> guard(own.lock);
+    ++own.held;
+    *handle = &own;
     return SUCCESS;
 }
 
 API cuDevicePrimaryCtxRelease_v2(int device) {
     BEFORE(false);
-    if (device != 0) return INVALID_DEVICE;
-    LOCK;
-    if (state.held == 0) return INVALID_CONTEXT;
-    if (--state.held == 0) state.destroy_context();
+    if (!is_device(device)) return INVALID_DEVICE;
+    State& own = State::of(device);
+    const std::lock_guard<std::mutex> guard(own.lock);
+    if (own.held == 0) return INVALID_CONTEXT;
+    if (--own.held == 0) own.destroy_context();
     return SUCCESS;
 }
 
@@ -149,11 +158,11 @@ API cuCtxGetCurrent(void** handle) {
 
 API cuCtxGetDevice(int* device) {
     BEFORE(true);
-    *device = 0;
+    *device = device_of(current.back())->number;
     return SUCCESS;
 }
 
-// There is one context: a second one is another name for it.
+// A device has one context: a second one is another name for it.
 API cuCtxCreate_v4(void** handle, void*, unsigned, int device) {
     if (const int code = cuDevicePrimaryCtxRetain(handle, device)) return code;
     current.push_back(*handle);
@@ -162,12 +171,12 @@ API cuCtxCreate_v4(void** handle, void*, unsigned, int device) {
 
 API cuCtxDestroy_v2(void* handle) {
     BEFORE(false);
-    return handle == context() ? cuDevicePrimaryCtxRelease_v2(0) : INVALID_CONTEXT;
+    return device_of(handle) != nullptr ? cuDevicePrimaryCtxRelease_v2(device_of(handle)->number) : INVALID_CONTEXT;
 }
 
 API cuCtxSetCurrent(void* handle) {
     BEFORE(false);
-    if (handle != nullptr && handle != context()) return INVALID_CONTEXT;
+    if (handle != nullptr && device_of(handle) == nullptr) return INVALID_CONTEXT;
     if (!current.empty()) current.pop_back();
     if (handle != nullptr) current.push_back(handle);
     return SUCCESS;
@@ -175,8 +184,8 @@ API cuCtxSetCurrent(void* handle) {
 
 API cuCtxPushCurrent_v2(void* handle) {
     BEFORE(false);
-    if (handle != context()) return INVALID_CONTEXT;
-    if (state.held == 0) return CONTEXT_IS_DESTROYED;
+    if (device_of(handle) == nullptr) return INVALID_CONTEXT;
+    if (device_of(handle)->held == 0) return CONTEXT_IS_DESTROYED;
     current.push_back(handle);
     return SUCCESS;
 }
@@ -191,7 +200,6 @@ API cuCtxPopCurrent_v2(void** handle) {
 
 API cuCtxSynchronize() {
     BEFORE(true);
-    NOT_WHILE_RECORDING;
     return state.wait_for_all();
 }
 
@@ -207,7 +215,6 @@ static uint64_t accounted(uint64_t bytes) { return (bytes + 511) / 512 * 512; }
 
 API cuMemAlloc_v2(uint64_t* start, size_t bytes) {
     BEFORE(true);
-    NOT_WHILE_RECORDING;
     if (bytes == 0) return INVALID_VALUE;
     LOCK;
     if (bytes > Settings::get().memory || accounted(bytes) > Settings::get().memory - state.used) return OUT_OF_MEMORY;
@@ -220,7 +227,6 @@ API cuMemAlloc_v2(uint64_t* start, size_t bytes) {
 
 API cuMemFree_v2(uint64_t start) {
     BEFORE(true);
-    NOT_WHILE_RECORDING;
     // As on a device, what is queued ends first.
     state.wait_for_all();
     LOCK;
@@ -232,7 +238,6 @@ API cuMemFree_v2(uint64_t start) {
 
 API cuMemHostAlloc(void** start, size_t bytes, unsigned) {
     BEFORE(true);
-    NOT_WHILE_RECORDING;
     if (bytes == 0) return INVALID_VALUE;
     LOCK;
     *start = state.pinned.take(bytes);
@@ -241,7 +246,6 @@ API cuMemHostAlloc(void** start, size_t bytes, unsigned) {
 
 API cuMemFreeHost(void* start) {
     BEFORE(true);
-    NOT_WHILE_RECORDING;
     state.wait_for_all();
     LOCK;
     uint64_t bytes = 0;
@@ -277,7 +281,7 @@ API cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* hand
     work.to = reinterpret_cast<uint8_t*>(to), work.bytes = bytes;
     work.from = static_cast<const uint8_t*>(from);
     // The device reads pinned memory by itself and later, and other memory before the call returns.
-    if (!stream->captures() && !pinned(from, bytes)) {
+    if (!pinned(from, bytes)) {
         work.staged = std::make_shared<const std::vector<uint8_t>>(work.from, work.from + bytes);
     }
     return stream->add(std::move(work));
@@ -294,7 +298,7 @@ API cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* handle) {
     work.to = static_cast<uint8_t*>(to), work.bytes = bytes;
     work.from = reinterpret_cast<const uint8_t*>(from);
     const int code = stream->add(std::move(work));
-    return code != SUCCESS || stream->captures() || pinned(to, bytes) ? code : stream->wait();
+    return code != SUCCESS || pinned(to, bytes) ? code : stream->wait();
 }
 
 API cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* handle) {
@@ -324,7 +328,6 @@ API cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void* handle
 
 API cuModuleLoadData(void** handle, const void* image) {
     BEFORE(true);
-    NOT_WHILE_RECORDING;
     const Library* library = nullptr;
     if (const int code = load_library(image, library)) return code;
     auto module = std::make_unique<Module>();
@@ -337,7 +340,6 @@ API cuModuleLoadData(void** handle, const void* image) {
 
 API cuModuleUnload(void* handle) {
     BEFORE(true);
-    NOT_WHILE_RECORDING;
     state.wait_for_all();
     LOCK;
     return state.modules.erase(handle) == 1 ? static_cast<int>(state.error) : INVALID_HANDLE;
@@ -423,31 +425,17 @@ static int refuse(int code, const KernelInfo& kernel, const char* why) {
     return code;
 }
 
-API cuLaunchKernelEx(const LaunchConfig* config, void* handle, void** arguments, void** extra) {
-    BEFORE(true);
-    const auto stream = stream_of(config->stream);
-    if (stream == nullptr || handle == nullptr) return INVALID_HANDLE;
-    const Function& function = *static_cast<Function*>(handle);
+// A launch of `function` with copies of its arguments, as `work`. `cluster.x` 0: what the kernel says.
+static int make_launch(const Function& function, const uint32_t (&grid_size)[3], const uint32_t (&block_size)[3],
+                       uint32_t dynamic_shared, Dim3 wished_cluster, bool early, void** arguments, Work& work) {
     const KernelInfo& kernel = *function.kernel;
-    if (extra != nullptr) return NOT_SUPPORTED;
     auto launch = std::make_shared<Launch>();
     launch->kernel = &kernel;
     launch->shared = function.library->shared;
-    launch->grid = {config->grid[0], config->grid[1], config->grid[2]};
-    launch->block = {config->block[0], config->block[1], config->block[2]};
-    launch->cluster = kernel.cluster.x == 0 ? Dim3{1, 1, 1} : kernel.cluster;
-    launch->dynamic_shared = config->shared;
-    bool early = false;
-    for (uint32_t i = 0; i < config->attribute_count; ++i) {
-        const LaunchAttribute& attribute = config->attributes[i];
-        if (attribute.id == 6) {
-            early = attribute.value.programmatic != 0;
-        } else if (attribute.id == 4 && kernel.cluster.x == 0) {
-            launch->cluster = {attribute.value.cluster.x, attribute.value.cluster.y, attribute.value.cluster.z};
-        } else if (attribute.id != 0) {
-            return refuse(NOT_SUPPORTED, kernel, "an attribute that is not emulated");
-        }
-    }
+    launch->grid = {grid_size[0], grid_size[1], grid_size[2]};
+    launch->block = {block_size[0], block_size[1], block_size[2]};
+    launch->cluster = kernel.cluster.x != 0 ? kernel.cluster : wished_cluster.x != 0 ? wished_cluster : Dim3{1, 1, 1};
+    launch->dynamic_shared = dynamic_shared;
     if (Settings::get().major < 9 && (early || launch->cluster.x * launch->cluster.y * launch->cluster.z > 1)) {
         return refuse(NOT_SUPPORTED, kernel, "devices before 9.0 have no clusters and no early launches");
     }
@@ -464,17 +452,40 @@ API cuLaunchKernelEx(const LaunchConfig* config, void* handle, void** arguments,
     if (kernel.max_threads != 0 && threads > kernel.max_threads) {
         return refuse(INVALID_VALUE, kernel, "more threads than its launch bounds");
     }
-    if (config->shared > function.dynamic_limit) return refuse(INVALID_VALUE, kernel, "more shared memory than its limit");
+    if (dynamic_shared > function.dynamic_limit) return refuse(INVALID_VALUE, kernel, "more shared memory than its limit");
     for (uint32_t i = 0; i < kernel.argument_count; ++i) {
         if (arguments == nullptr || arguments[i] == nullptr) return INVALID_VALUE;
         launch->arguments.emplace_back((kernel.arguments[i] + 7) / 8);
         memcpy(launch->arguments.back().data(), arguments[i], kernel.arguments[i]);
     }
-    Work work;
     work.kind = Work::LAUNCH;
     work.launch = std::move(launch);
     work.early = early;
-    return stream->add(std::move(work));
+    return SUCCESS;
+}
+
+API cuLaunchKernelEx(const LaunchConfig* config, void* handle, void** arguments, void** extra) {
+    BEFORE(true);
+    const auto stream = stream_of(config->stream);
+    if (stream == nullptr || handle == nullptr) return INVALID_HANDLE;
+    const Function& function = *static_cast<Function*>(handle);
+    if (extra != nullptr) return NOT_SUPPORTED;
+    bool early = false;
+    Dim3 cluster = {0, 0, 0};
+    for (uint32_t i = 0; i < config->attribute_count; ++i) {
+        const LaunchAttribute& attribute = config->attributes[i];
+        if (attribute.id == 6) {
+            early = attribute.value.programmatic != 0;
+        } else if (attribute.id == 4) {
+            cluster = {attribute.value.cluster.x, attribute.value.cluster.y, attribute.value.cluster.z};
+        } else if (attribute.id != 0) {
+            return refuse(NOT_SUPPORTED, *function.kernel, "an attribute that is not emulated");
+        }
+    }
+    Work work;
+    const int code =
+        make_launch(function, config->grid, config->block, config->shared, cluster, early, arguments, work);
+    return code != SUCCESS ? code : stream->add(std::move(work));
 }
 
 API cuStreamCreateWithPriority(void** handle, unsigned, int) {
@@ -511,27 +522,78 @@ API cuStreamSynchronize(void* handle) {
 
 API cuStreamQuery(void* handle) { return cuStreamSynchronize(handle); }
 
-API cuStreamBeginCapture_v2(void* handle, int mode) {
-    BEFORE(true);
-    const auto stream = handle == nullptr ? nullptr : stream_of(handle);
-    if (stream == nullptr) return INVALID_HANDLE;
-    const int code = stream->begin_capture();
-    // A relaxed recording forbids nothing.
-    if (code == SUCCESS && mode != 2) ++recordings;
-    return code;
+// For tests: everything that was taken and not given back.
+extern "C" __attribute__((visibility("default"))) long emulator_held() {
+    size_t held = 0;
+    for (int device = 0; device < DEVICES; ++device) {
+        State& state = State::of(device);
+        LOCK;
+        held += state.held + state.streams.size() + state.modules.size() + state.graphs.size() + state.executables.size() +
+                state.memory.count() + state.pinned.count();
+    }
+    return static_cast<long>(held);
 }
 
-API cuStreamEndCapture(void* handle, void** graph) {
-    if (recordings > 0) --recordings;
+API cuGraphCreate(void** graph, unsigned flags) {
     BEFORE(true);
-    const auto stream = handle == nullptr ? nullptr : stream_of(handle);
-    if (stream == nullptr) return INVALID_HANDLE;
+    if (flags != 0) return INVALID_VALUE;
     auto made = std::make_shared<Graph>();
-    *graph = nullptr;
-    if (const int code = stream->end_capture(*made)) return code;
     LOCK;
     *graph = made.get();
     state.graphs[*graph] = std::move(made);
+    return SUCCESS;
+}
+
+namespace {
+struct KernelNode {
+    void* function;
+    uint32_t grid[3], block[3], shared;
+    void **arguments, **extra;
+    void *kernel, *context;
+};
+struct Edge {
+    uint8_t from_port, to_port, type, reserved[5];
+};
+}  // namespace
+
+// Nodes are numbers of a graph's works from 1.
+static void* node_of(size_t number) { return reinterpret_cast<void*>(number); }
+
+// Graphs that are chains, each node of which is put behind the last one as soon as it is there, are emulated.
+API cuGraphAddKernelNode_v2(void** node, void* handle, void* const* behind, size_t count, const KernelNode* added) {
+    BEFORE(true);
+    if (added->function == nullptr || added->extra != nullptr) return NOT_SUPPORTED;
+    Work work;
+    const Function& function = *static_cast<Function*>(added->function);
+    const int code =
+        make_launch(function, added->grid, added->block, added->shared, {0, 0, 0}, false, added->arguments, work);
+    if (code != SUCCESS) return code;
+    LOCK;
+    const auto found = state.graphs.find(handle);
+    if (found == state.graphs.end()) return INVALID_VALUE;
+    Graph& graph = *found->second;
+    if (count > 1 || (count == 1 && behind[0] != node_of(graph.work.size()))) return NOT_SUPPORTED;
+    graph.work.push_back(std::move(work));
+    graph.chained += count;
+    *node = node_of(graph.work.size());
+    return SUCCESS;
+}
+
+API cuGraphAddDependencies_v2(void* handle, void* const* from, void* const* to, const Edge* edge, size_t count) {
+    BEFORE(true);
+    LOCK;
+    const auto found = state.graphs.find(handle);
+    if (found == state.graphs.end()) return INVALID_VALUE;
+    Graph& graph = *found->second;
+    const size_t last = graph.work.size();
+    if (count != 1 || last < 2 || graph.chained + 2 != last || to[0] != node_of(last) || from[0] != node_of(last - 1)) {
+        return NOT_SUPPORTED;
+    }
+    const bool early = edge != nullptr && edge->type == 1;
+    if (edge != nullptr && (edge->from_port != edge->type || edge->type > 1 || edge->to_port != 0)) return INVALID_VALUE;
+    if (early && Settings::get().major < 9) return NOT_SUPPORTED;
+    graph.work.back().early = early;
+    ++graph.chained;
     return SUCCESS;
 }
 
@@ -540,6 +602,7 @@ API cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long lo
     LOCK;
     const auto found = state.graphs.find(graph);
     if (found == state.graphs.end()) return INVALID_VALUE;
+    if (found->second->chained + 1 < found->second->work.size()) return NOT_SUPPORTED;
     auto made = std::make_shared<Graph>(*found->second);
     *executable = made.get();
     state.executables[*executable] = std::move(made);
@@ -601,10 +664,6 @@ static const struct {
     {MISALIGNED_ADDRESS, "CUDA_ERROR_MISALIGNED_ADDRESS", "misaligned address"},
     {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
     {NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
-    {STREAM_CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
-     "operation not permitted when stream is capturing"},
-    {STREAM_CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
-     "operation failed due to a previous error during capture"},
 };
 
 static int text_of(int code, const char** text, bool name) {

@@ -1,4 +1,4 @@
-// The emulated device and the primary context on it: what the driver's functions work on.
+// The emulated devices and the primary context on each: what the driver's functions work on.
 #pragma once
 #include <atomic>
 #include <deque>
@@ -29,8 +29,6 @@ enum Code : int {
     NOT_READY = 600,
     CONTEXT_IS_DESTROYED = 709,
     NOT_SUPPORTED = 801,
-    STREAM_CAPTURE_UNSUPPORTED = 900,
-    STREAM_CAPTURE_INVALIDATED = 901,
     LAUNCH_OUT_OF_RESOURCES = 701,
 };
 
@@ -53,6 +51,7 @@ class Memory {
     bool give_back(void* start, uint64_t& bytes);
     bool holds(const void* start, uint64_t bytes) const;
     void give_all_back();
+    size_t count() const { return parts_.size(); }
 
   private:
     struct Part {
@@ -97,20 +96,18 @@ struct Work {
 
 struct Graph {
     std::vector<Work> work;
+    size_t chained = 0;  // works that are put behind the one before
 };
 
 // A queue of work, which is done as late as it may be, or now and then at once.
 class Stream {
   public:
     explicit Stream(uint64_t number) : random_state_(number) {}
-    // Queues or records.
+    // Queues.
     int add(Work work);
     int add(const Graph& graph);
     // Does everything that is queued.
     int wait();
-    int begin_capture();
-    int end_capture(Graph& graph);
-    bool captures() const { return captures_; }
 
   private:
     int drain();
@@ -118,15 +115,16 @@ class Stream {
 
     std::recursive_mutex lock_;
     std::deque<Work> queue_;
-    std::vector<Work> captured_;
-    std::atomic<bool> captures_ = false;
-    bool capture_failed_ = false;
     BegunPtr begun_;
     uint64_t random_state_;
 };
 
-// The device, with its one context.
+// Devices of the machine.
+const int DEVICES = 2;
+
+// A device, with its one context.
 struct State {
+    int number = 0;
     std::mutex lock;
     bool initialized = false;
     uint64_t held = 0, used = 0, streams_made = 0;
@@ -134,9 +132,11 @@ struct State {
     Memory memory, pinned;
     std::map<void*, std::shared_ptr<Stream>> streams;
     std::map<void*, std::unique_ptr<Module>> modules;
-    std::map<void*, std::shared_ptr<const Graph>> graphs, executables;
+    std::map<void*, std::shared_ptr<Graph>> graphs, executables;
     std::shared_ptr<Stream> default_stream;
 
+    static State& of(int device);
+    // Of the device whose context is current on this thread, else of the first one.
     static State& get();
     // Does all work of all streams.
     int wait_for_all();

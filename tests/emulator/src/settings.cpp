@@ -27,38 +27,52 @@ namespace {
 // `name:after:code`: the call of `name` that follows `after` others fails.
 struct Rule {
     std::string name;
-    std::atomic<long> left;
+    long left;
     int code;
 };
 }  // namespace
 
-static std::deque<Rule>& rules() {
-    static std::deque<Rule> all;
-    static std::once_flag once;
-    std::call_once(once, [] {
-        const char* value = getenv("QM_EMULATOR_FAIL");
-        std::string text = value != nullptr ? value : "";
-        for (size_t begin = 0; begin < text.size();) {
-            const size_t end = std::min(text.find(',', begin), text.size());
-            const std::string rule = text.substr(begin, end - begin);
-            const size_t second = rule.rfind(':'), first = second == std::string::npos ? second : rule.rfind(':', second - 1);
-            if (first != std::string::npos) {
-                all.emplace_back();
-                all.back().name = rule.substr(0, first);
-                all.back().left = atol(rule.c_str() + first + 1);
-                all.back().code = atoi(rule.c_str() + second + 1);
-            }
-            begin = end + 1;
+static struct {
+    std::mutex lock;
+    std::deque<Rule> all;
+    long fired = 0;
+} rules;
+
+// With the lock held.
+static void set_rules(const std::string& text) {
+    rules.all.clear();
+    for (size_t begin = 0; begin < text.size();) {
+        const size_t end = std::min(text.find(',', begin), text.size());
+        const std::string rule = text.substr(begin, end - begin);
+        const size_t second = rule.rfind(':'), first = second == std::string::npos ? second : rule.rfind(':', second - 1);
+        if (first != std::string::npos) {
+            rules.all.push_back({rule.substr(0, first), atol(rule.c_str() + first + 1), atoi(rule.c_str() + second + 1)});
         }
-    });
-    return all;
+        begin = end + 1;
+    }
 }
 
 int injected_failure(const char* function) {
-    for (Rule& rule : rules()) {
-        if (rule.name == function && rule.left-- == 0) return rule.code;
+    static std::once_flag once;
+    const std::lock_guard<std::mutex> guard(rules.lock);
+    std::call_once(once, [] {
+        const char* value = getenv("QM_EMULATOR_FAIL");
+        if (value != nullptr && rules.all.empty()) set_rules(value);
+    });
+    for (Rule& rule : rules.all) {
+        if (rule.name == function && rule.left-- == 0) return ++rules.fired, rule.code;
     }
     return 0;
+}
+
+// What tests call beside the driver's own functions: sets the rules that QM_EMULATOR_FAIL sets at the start, and returns how
+// many of those before have made a call fail.
+extern "C" __attribute__((visibility("default"))) long emulator_fail(const char* text) {
+    const std::lock_guard<std::mutex> guard(rules.lock);
+    set_rules(text);
+    const long fired = rules.fired;
+    rules.fired = 0;
+    return fired;
 }
 
 }  // namespace emulator

@@ -12,10 +12,6 @@ uint64_t Stream::random() {
 
 int Stream::add(Work work) {
     const std::lock_guard<std::recursive_mutex> guard(lock_);
-    if (captures_) {
-        captured_.push_back(std::move(work));
-        return SUCCESS;
-    }
     queue_.push_back(std::move(work));
     // What fails is told by a later call, as on a device.
     if (random() % 8 == 0) drain();
@@ -24,7 +20,6 @@ int Stream::add(Work work) {
 
 int Stream::add(const Graph& graph) {
     const std::lock_guard<std::recursive_mutex> guard(lock_);
-    if (captures_) return STREAM_CAPTURE_UNSUPPORTED;
     bool first = true;
     for (const Work& work : graph.work) {
         queue_.push_back(work);
@@ -38,28 +33,7 @@ int Stream::add(const Graph& graph) {
 
 int Stream::wait() {
     const std::lock_guard<std::recursive_mutex> guard(lock_);
-    if (captures_) {
-        capture_failed_ = true;
-        return STREAM_CAPTURE_UNSUPPORTED;
-    }
     return drain();
-}
-
-int Stream::begin_capture() {
-    const std::lock_guard<std::recursive_mutex> guard(lock_);
-    if (captures_) return STREAM_CAPTURE_UNSUPPORTED;
-    captures_ = true, capture_failed_ = false;
-    captured_.clear();
-    return SUCCESS;
-}
-
-int Stream::end_capture(Graph& graph) {
-    const std::lock_guard<std::recursive_mutex> guard(lock_);
-    if (!captures_) return INVALID_VALUE;
-    captures_ = false;
-    graph.work = std::move(captured_);
-    captured_.clear();
-    return capture_failed_ ? STREAM_CAPTURE_INVALIDATED : SUCCESS;
 }
 
 // Kernels that were seen to ask for the next one.
@@ -94,7 +68,8 @@ int Stream::drain() {
         const bool overlaps = !queue_.empty() && queue_.front().kind == Work::LAUNCH && queue_.front().early;
         if (overlaps && asks_for_next(work.launch->kernel, false)) next = begin(*queue_.front().launch, random());
         const std::string rule = std::string("launch:") + work.launch->kernel->name;
-        Outcome outcome = {injected_failure(rule.c_str()), rule + ": as QM_EMULATOR_FAIL asks"};
+        const int every = injected_failure("launch"), own = injected_failure(rule.c_str());
+        Outcome outcome = {every != 0 ? every : own, rule + ": as QM_EMULATOR_FAIL asks"};
         bool asks = false;
         if (outcome.code == 0) outcome = run(*work.launch, random(), std::move(begun_), asks);
         if (asks) asks_for_next(work.launch->kernel, true);
@@ -112,9 +87,13 @@ int State::fail(const Outcome& outcome) {
     return error;
 }
 
-State& State::get() {
-    static State* state = new State;
-    return *state;
+State& State::of(int device) {
+    static State* states = [] {
+        State* all = new State[DEVICES];
+        for (int number = 0; number < DEVICES; ++number) all[number].number = number;
+        return all;
+    }();
+    return states[device];
 }
 
 int State::wait_for_all() {
@@ -125,7 +104,7 @@ int State::wait_for_all() {
         if (default_stream != nullptr) all.push_back(default_stream);
     }
     for (const auto& stream : all) {
-        if (!stream->captures()) stream->wait();
+        stream->wait();
     }
     return error;
 }
