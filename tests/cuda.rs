@@ -98,7 +98,7 @@ fn rows_of_several_sequences_in_one_batch_do_not_mix() {
             let max_rows = rows.iter().sum();
             let multiprocessors = context.device().multiprocessors as usize;
             let sizes = Sizes { layout, kv: KvFormat::F32, max_rows, max_logits: max_rows, multiprocessors };
-            let options = CudaOptions { sizes, exact: true, priority: Priority::Default };
+            let options = CudaOptions { sizes, exact: true, priority: Priority::Default, eos_ids: Vec::new() };
             let counters = counters(&spec);
             let backend =
                 CudaBackend::new((&context, &modules), spec.clone(), image, &plan, counters, &options, &progress);

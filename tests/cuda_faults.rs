@@ -19,7 +19,7 @@ const ILLEGAL_ADDRESS: i32 = 700;
 const LAUNCH_FAILED: i32 = 719;
 
 /// Everything that a load calls.
-const LOAD: [&str; 21] = [
+const LOAD: [&str; 22] = [
     "cuDriverGetVersion",
     "cuInit",
     "cuDeviceGet",
@@ -38,13 +38,14 @@ const LOAD: [&str; 21] = [
     "cuMemHostAlloc",
     "cuCtxGetStreamPriorityRange",
     "cuStreamCreateWithPriority",
+    "cuEventCreate",
     "cuMemcpyHtoDAsync_v2",
     "cuMemsetD8Async",
     "cuStreamSynchronize",
 ];
 
 /// Everything that steps call.
-const STEP: [&str; 10] = [
+const STEP: [&str; 11] = [
     "cuMemcpyHtoDAsync_v2",
     "cuLaunchKernelEx",
     "cuGraphCreate",
@@ -53,8 +54,9 @@ const STEP: [&str; 10] = [
     "cuGraphInstantiateWithFlags",
     "cuGraphUpload",
     "cuGraphLaunch",
-    "cuStreamSynchronize",
     "cuMemcpyDtoHAsync_v2",
+    "cuEventRecord",
+    "cuEventSynchronize",
 ];
 
 /// The switch of the emulated device. Held by one test at a time: there is one device.

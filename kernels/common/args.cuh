@@ -34,9 +34,12 @@ struct Matrix {
     uint32_t block_size;   // stored Bnb4 only
 };
 
+// The token of a row that goes on with what the step before chose for its slot.
+const uint32_t TOKEN_CHOSEN = 0xffffffff;
+
 // One row of the step.
 struct Row {
-    uint32_t token;
+    uint32_t token;  // or TOKEN_CHOSEN
     uint32_t position;
     uint32_t sequence;  // index into the step's sequences
     uint32_t slot;
@@ -58,6 +61,7 @@ struct EmbedArgs {
     float* x;                  // [count, hidden]
     const float* frequencies;  // [pairs]; null where the model has no attention
     float* angles;             // [count, 2, pairs]: cosines, then sines, times `angle_scale`
+    const uint32_t* chosen;    // [slots]: the token that the step before chose for each
     float angle_scale;
     uint32_t pairs;
     uint32_t count;
@@ -230,7 +234,68 @@ struct MoeArgs {
     uint32_t item_rows;      // entries of an item at most: 1 for kernels of one row; 2, 4 or 8 for those of many
 };
 
+// What a row of logits is for.
+const uint32_t SAMPLE_CHOOSE = 1;     // a token is chosen; without it, nothing is
+const uint32_t SAMPLE_GREEDY = 2;     // the most likely one
+const uint32_t SAMPLE_PENALTIES = 4;  // by what the slot has seen
+const uint32_t SAMPLE_NO_END = 8;     // none that ends a text
+
+// How the token of a row of logits is chosen (src/model/sampling.rs).
+struct SampleRow {
+    uint64_t seed;
+    uint64_t index;         // tokens that the stream chose before
+    uint64_t top_p;         // in units of 2^-64; 0: all
+    uint64_t least_weight;  // what min-p leaves at least, of 2^44
+    float temperature;
+    float repetition_penalty;
+    float presence_penalty;
+    float frequency_penalty;
+    uint32_t top_k;  // 0: all
+    uint32_t flags;
+    uint32_t slot;
+    uint32_t unused;
+};
+
+const uint32_t SAMPLE_CHOSEN = 1;
+const uint32_t SAMPLE_NOT_FINITE = 2;  // of `token` the logit, whose bits are `logit`
+const uint32_t SAMPLE_NONE_LEFT = 3;
+
+struct SampleResult {
+    uint32_t token;
+    uint32_t status;
+    uint32_t logit;
+    uint32_t unused;
+};
+
+// How far the blocks of a row are: zero between steps.
+struct SampleProgress {
+    uint32_t blocks;   // that are done
+    uint32_t largest;  // key of the largest logit
+    uint32_t wrong;    // ~id of the first token whose logit is not finite
+    uint32_t unused;
+    unsigned long long total;  // weight of all tokens
+    unsigned long long unused_too;
+};
+
+struct SampleArgs {
+    float* logits;             // [count, vocab], which penalties change
+    const SampleRow* rows;     // [count]; no two of one slot
+    uint32_t* history;         // [slots, vocab]: how often each token was chosen; bit 31: it is in the prompt
+    const uint32_t* ends;      // [ceil(vocab / 32)]: a bit for each token that ends a text
+    uint32_t* chosen;          // [slots]
+    SampleResult* results;     // [count]
+    SampleProgress* progress;  // [slots]
+    uint32_t* largest;         // [slots, groups]: the largest key of each 128 tokens
+    unsigned long long* sums;  // [slots, groups]: the weight of each 128 tokens
+    uint32_t* counts;          // [slots, 4096], zero between steps: tokens by the first bits of their keys
+    unsigned long long* weights;  // [slots, 4096], zero between steps: their weights
+    uint32_t vocab;
+    uint32_t groups;  // ceil(vocab / 128)
+};
+
+static_assert(sizeof(SampleRow) == 64 && sizeof(SampleResult) == 16 && sizeof(SampleProgress) == 32);
+static_assert(sizeof(SampleArgs) == 96);
 static_assert(sizeof(Matrix) == 56 && sizeof(Product) == 80 && sizeof(Expert) == 168 && sizeof(Item) == 16);
-static_assert(sizeof(Row) == 16 && sizeof(Sequence) == 32 && sizeof(EmbedArgs) == 104 && sizeof(NormArgs) == 48);
+static_assert(sizeof(Row) == 16 && sizeof(Sequence) == 32 && sizeof(EmbedArgs) == 112 && sizeof(NormArgs) == 48);
 static_assert(sizeof(ProductsArgs) == 376 && sizeof(AttentionArgs) == 176 && sizeof(DeltaArgs) == 240);
 static_assert(sizeof(MoeArgs) == 504);

@@ -6,10 +6,11 @@ extern "C" __global__ void __launch_bounds__(1024) embed(const __grid_constant__
     after_previous_kernel();
     const uint32_t i = blockIdx.x;
     const Row row = args.rows[i];
+    const uint32_t token = row.token == TOKEN_CHOSEN ? args.chosen[row.slot] : row.token;
     const Matrix& m = args.embedding;
     float* x = args.x + static_cast<uint64_t>(i) * m.cols;
     for (uint32_t col = threadIdx.x; col < m.cols; col += blockDim.x) {
-        const float value = m.packed ? packed_element(m, row.token, col) : stored_element(m, row.token, col);
+        const float value = m.packed ? packed_element(m, token, col) : stored_element(m, token, col);
         x[m.order == nullptr ? col : m.order[col]] = value;
     }
     for (uint32_t pair = threadIdx.x; pair < args.pairs; pair += blockDim.x) {

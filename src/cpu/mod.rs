@@ -145,7 +145,7 @@ impl Backend for CpuBackend {
     }
 
     fn embed(&mut self, batch: &Batch<'_>) -> Result<()> {
-        batch.check(self.spec.vocab, self.max_rows, &self.layout)?;
+        batch.check(self.spec.vocab, self.max_rows, &self.layout, false)?;
         let hidden = self.spec.hidden;
         self.work.rows = batch.tokens.len();
         let (x, embedding) = (&mut self.work.x[..self.work.rows * hidden], &self.weights.embedding);

@@ -48,16 +48,56 @@ structs! {
     }
 
     /// Embeddings and rotary angles.
-    EmbedArgs, 104 {
+    EmbedArgs, 112 {
         embedding: Matrix,
         rows: DevicePtr<Row>,
         x: DevicePtr<f32>,
         frequencies: DevicePtr<f32>,
         angles: DevicePtr<f32>,
+        chosen: DevicePtr<u32>,
         angle_scale: f32,
         pairs: u32,
         count: u32,
         unused: u32,
+    }
+
+    /// How the token of a row of logits is chosen.
+    SampleRow, 64 {
+        seed: u64,
+        index: u64,
+        top_p: u64,
+        least_weight: u64,
+        temperature: f32,
+        repetition_penalty: f32,
+        presence_penalty: f32,
+        frequency_penalty: f32,
+        top_k: u32,
+        flags: u32,
+        slot: u32,
+        unused: u32,
+    }
+
+    /// What came of it.
+    SampleResult, 16 { token: u32, status: u32, logit: u32, unused: u32 }
+
+    /// How far the blocks of a row are.
+    SampleProgress, 32 { blocks: u32, largest: u32, wrong: u32, unused: u32, total: u64, unused_too: u64 }
+
+    /// The choice of tokens.
+    SampleArgs, 96 {
+        logits: DevicePtr<f32>,
+        rows: DevicePtr<SampleRow>,
+        history: DevicePtr<u32>,
+        ends: DevicePtr<u32>,
+        chosen: DevicePtr<u32>,
+        results: DevicePtr<SampleResult>,
+        progress: DevicePtr<SampleProgress>,
+        largest: DevicePtr<u32>,
+        sums: DevicePtr<u64>,
+        counts: DevicePtr<u32>,
+        weights: DevicePtr<u64>,
+        vocab: u32,
+        groups: u32,
     }
 
     /// A norm of rows.

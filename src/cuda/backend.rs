@@ -1,22 +1,27 @@
 //! The backend: all weights, states and activations in one allocation of device memory.
 //!
-//! Operations queue work and do not wait for it; [`Backend::head`] does. A step in which every sequence writes its next
-//! token is recorded the first time that so many rows come, and from then on queued as one.
+//! Operations queue work and do not wait for it; [`Backend::head`] and [`Backend::collect`] do. A step in which every sequence
+//! writes its next token is recorded the first time that so many rows come, and from then on queued as one, from the tokens
+//! to those chosen next: whatever differs from step to step is in the device's memory when the recording runs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
+use super::args::SampleResult;
 use super::attention::{Attention, AttentionWork, KvLayer};
 use super::context::Context;
 use super::delta_net::{DeltaNet, DeltaStates, DeltaWork};
 use super::embed::{Angles, Embed};
+use super::event::Event;
 use super::memory::{DeviceMemory, DeviceSlice, Pinned};
 use super::module::Modules;
 use super::moe::{Moe, MoeLayer, MoeWork};
 use super::norm::Norm;
-use super::plan::{Layout, Sizes, moe_shape};
+use super::plan::{Layout, Sizes, moe_shape, results};
 use super::products::{Inputs, Output, Products};
 use super::recording::Graph;
+use super::sample::{Sample, ends, seen};
 use super::step::{Step, StepBuffer};
 use super::stream::{Priority, Stream};
 use super::tiles::Tiles;
@@ -26,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::experts::ExpertCounters;
 use crate::model::{
     Backend, BackendInfo, Batch, Costs, FeedForward, LoadProgress, Logits, MixerWeights, ModelSpec, Operation,
-    WeightBytes, WeightPlan,
+    Sampling, WeightBytes, WeightPlan,
 };
 use crate::state::Sequence;
 
@@ -43,6 +48,8 @@ pub struct CudaOptions {
     pub exact: bool,
     /// Whose work goes first.
     pub priority: Priority,
+    /// Tokens that end a text.
+    pub eos_ids: Vec<u32>,
 }
 
 /// Runs the network on a CUDA device.
@@ -52,7 +59,15 @@ pub struct CudaBackend {
     recordings: HashMap<(usize, usize), Graph>,
     kernels: Kernels,
     step_buffer: StepBuffer,
-    choices: Pinned<u32>,
+    /// What came of each of two steps, and the place behind which it is there.
+    reports: [(Pinned<u32>, Event); 2],
+    /// Steps that are queued.
+    queued: VecDeque<Queued>,
+    /// Which of the two sides the next step takes.
+    side: usize,
+    /// What a stream that begins has seen.
+    seen: Pinned<u32>,
+    sample: Sample,
     model: Model,
     work: Work,
     step: Option<Step>,
@@ -87,6 +102,22 @@ struct Model {
     moe_index: Vec<usize>,
 }
 
+/// A step that is queued, and not collected.
+struct Queued {
+    side: usize,
+    /// Choices of experts of one layer.
+    per_layer: usize,
+    sequences: Vec<QueuedSequence>,
+}
+
+struct QueuedSequence {
+    /// Of the step.
+    rows: Range<usize>,
+    /// Of its logits.
+    logits: Range<usize>,
+    chooses: bool,
+}
+
 /// Activations of the step in progress.
 struct Work {
     rope: Angles,
@@ -97,6 +128,7 @@ struct Work {
     /// The choices of all layers, and the gates whether or not a layer has them.
     moe: MoeWork,
     logits: DeviceSlice<f32>,
+    report: DeviceSlice<u32>,
 }
 
 /// What the operations of the step in progress do.
@@ -161,11 +193,18 @@ impl CudaBackend {
             moe_index: moe_index.collect(),
         };
         let parts = &layout.work;
-        let choices = memory.part(parts.choices)?;
+        let work = Work::new(&memory, &layout, &spec, sizes)?;
+        let sample = Sample::new(modules, device, (&memory, &parts.sample), spec.vocab, &stream)?;
+        upload_values(context, &stream, &ends(&options.eos_ids, spec.vocab), sample.ends())?;
+        let report = || Ok((Pinned::zeroed(context, work.report.len(), "what a step reports")?, Event::new(context)?));
         let backend = Self {
             step_buffer: StepBuffer::new(context, memory.part(parts.step)?)?,
-            choices: Pinned::zeroed(context, choices.len(), "chosen experts")?,
-            work: Work::new(&memory, &layout, &spec)?,
+            reports: [report()?, report()?],
+            queued: VecDeque::new(),
+            side: 0,
+            seen: Pinned::zeroed(context, spec.vocab, "the tokens of a prompt")?,
+            sample,
+            work,
             stream,
             recordings: HashMap::new(),
             kernels,
@@ -202,6 +241,7 @@ impl CudaBackend {
             }
             self.stream.drop_recording();
             (self.mode, self.step) = (Mode::Run, None);
+            self.queued.clear();
             // What was queued may still read what the next step tells.
             let _ = self.stream.wait();
         }
@@ -230,8 +270,16 @@ impl CudaBackend {
         if let Some(error) = &self.lost {
             return Err(error.clone());
         }
-        batch.check(self.spec.vocab, self.sizes.max_rows, &self.sizes.layout)?;
-        let step = self.step_buffer.tell(batch, &self.stream)?;
+        batch.check(self.spec.vocab, self.sizes.max_rows, &self.sizes.layout, true)?;
+        // Logits of a step are in the way of the next one's.
+        let brings = |step: &Queued| step.sequences.iter().any(|s| !s.chooses && !s.logits.is_empty());
+        if self.queued.len() >= self.reports.len() || self.queued.iter().any(brings) {
+            return Err(Error::Internal(format!("a step behind {} that were not collected", self.queued.len())));
+        }
+        if batch.logit_rows().len() > self.sizes.max_logits {
+            return Err(Error::Internal(format!("{} rows of logits in a step", batch.logit_rows().len())));
+        }
+        let step = self.step_buffer.tell(batch, self.side, &self.stream)?;
         self.step = Some(step);
         self.mode = Mode::Run;
         if step.decode && step.count() <= MOST_RECORDED_ROWS {
@@ -245,7 +293,7 @@ impl CudaBackend {
             self.mode = Mode::Record(key);
         }
         let (work, embedding) = (&self.work, &self.model.weights.embedding);
-        self.kernels.embed.run(&self.stream, &step, embedding, work.x, &work.rope)
+        self.kernels.embed.run(&self.stream, (&step, self.sample.chosen()), embedding, work.x, &work.rope)
     }
 
     fn run_attention(&mut self, layer: usize, batch: &Batch<'_>) -> Result<()> {
@@ -352,20 +400,17 @@ impl CudaBackend {
         self.stream.wait()
     }
 
-    fn finish(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
+    /// Ends the telling of a step: queues what is left of it, and the copy of what it reports.
+    fn finish(&mut self, batch: &Batch<'_>) -> Result<()> {
         let step = self.step()?;
-        let (wanted, vocab) = (step.picks.len(), self.spec.vocab);
-        if logits.len() != wanted * vocab || wanted > self.sizes.max_logits {
-            return Err(Error::Internal(format!("{} logits for {wanted} rows", logits.len())));
-        }
-        if wanted > 0 {
+        if step.picks.len() > 0 {
             self.costs[Operation::Head].bytes += self.model.weights.head.bytes;
         }
         self.costs[Operation::Embed].bytes += (batch.tokens.len() * self.spec.hidden) as u64;
         match self.mode {
-            Mode::Run => self.queue_head(&step)?,
+            Mode::Run => self.queue_end(&step, step.chooses)?,
             Mode::Record(key) => {
-                self.queue_head(&step)?;
+                self.queue_end(&step, true)?;
                 let graph = self.stream.end_recording()?;
                 if self.recordings.len() >= MOST_RECORDINGS {
                     self.recordings.clear();
@@ -377,7 +422,30 @@ impl CudaBackend {
         }
         self.step = None;
         self.mode = Mode::Run;
-        self.download(&step, logits)
+        let per_layer = step.count() * self.spec.moe.as_ref().map_or(0, |moe| moe.top_k);
+        let words = results(&self.sizes) + self.spec.moe_layers() * per_layer;
+        let (report, event) = &mut self.reports[self.side];
+        self.stream.download(self.work.report.part(0, words)?, report)?;
+        self.stream.mark(event)?;
+        let mut first = 0;
+        let sequences = batch.sequences.iter().map(|sequence| {
+            let logits = first..first + sequence.logit_rows().len();
+            first = logits.end;
+            QueuedSequence { rows: sequence.rows.clone(), logits, chooses: sequence.choice.is_some() }
+        });
+        self.queued.push_back(Queued { side: self.side, per_layer, sequences: sequences.collect() });
+        self.side = (self.side + 1) % self.reports.len();
+        Ok(())
+    }
+
+    /// Head, and the choice of tokens.
+    fn queue_end(&self, step: &Step, chooses: bool) -> Result<()> {
+        self.queue_head(step)?;
+        if !chooses || step.picks.len() == 0 {
+            return Ok(());
+        }
+        let results = self.work.report.part(0, results(&self.sizes))?.cast();
+        self.sample.run(&self.stream, step.samples, self.work.logits, results)
     }
 
     fn queue_head(&self, step: &Step) -> Result<()> {
@@ -400,34 +468,67 @@ impl CudaBackend {
         self.stream.replay(graph)
     }
 
-    /// Waits for the step, and brings its logits and choices to the host.
-    fn download(&mut self, step: &Step, logits: &mut [f32]) -> Result<()> {
-        let per_layer = step.count() * self.spec.moe.as_ref().map_or(0, |moe| moe.top_k);
-        let choices = self.work.moe.choices.part(0, self.spec.moe_layers() * per_layer)?;
-        self.stream.fetch(choices, &mut self.choices)?;
-        self.stream.fetch(self.work.logits.part(0, logits.len())?, logits)?;
-        self.count_choices(per_layer);
-        Ok(())
+    /// Waits for the oldest step. Its tokens, and its logits into the beginning of `logits`.
+    fn bring(&mut self, wanted: Option<&[bool]>, logits: &mut [f32]) -> Result<Vec<Result<u32>>> {
+        let step = self.queued.pop_front().ok_or_else(|| Error::Internal("no step is queued".into()))?;
+        let (report, event) = &self.reports[step.side];
+        event.wait()?;
+        let results = report.as_chunks::<4>().0;
+        let chooses = step.sequences.iter().filter(|sequence| sequence.chooses);
+        let result = |sequence: &QueuedSequence| {
+            let result = sequence.logits.clone().next().and_then(|row| results.get(row));
+            let missing = || Err(Error::Internal("a choice without logits".into()));
+            result.map_or_else(missing, |words| SampleResult::of_words(*words).token())
+        };
+        let tokens = chooses.map(result).collect();
+        let (vocab, mut unread) = (self.spec.vocab, logits);
+        for sequence in step.sequences.iter().filter(|s| !s.chooses && !s.logits.is_empty()) {
+            let len = sequence.logits.len() * vocab;
+            let short = || Error::Internal(format!("room for fewer logits than the {len} of a sequence"));
+            let (own, rest) = unread.split_at_mut_checked(len).ok_or_else(short)?;
+            self.stream.fetch(self.work.logits.part(sequence.logits.start * vocab, len)?, own)?;
+            unread = rest;
+        }
+        self.count_choices(&step, wanted);
+        Ok(tokens)
     }
 
-    /// Counts the experts that a step's rows chose, and the bytes of those that any chose.
-    fn count_choices(&mut self, per_layer: usize) {
-        let experts = self.spec.moe.as_ref().map_or(0, |moe| moe.experts);
-        let mut visits = vec![0u64; experts];
+    /// Counts the experts that the rows of a step's wanted sequences chose, and the bytes of those that any row chose.
+    fn count_choices(&mut self, step: &Queued, wanted: Option<&[bool]>) {
+        let (experts, top_k) = self.spec.moe.as_ref().map_or((0, 0), |moe| (moe.experts, moe.top_k));
+        let choices = self.reports[step.side].0.get(results(&self.sizes)..).unwrap_or_default();
+        let (mut visits, mut visited) = (vec![0u64; experts], vec![false; experts]);
         let moe = |(layer, index): (usize, &usize)| {
             (self.spec.layers[layer].feed_forward == FeedForward::Moe).then_some((layer, *index))
         };
         for (layer, index) in self.model.moe_index.iter().enumerate().filter_map(moe) {
             visits.fill(0);
-            for choice in self.choices.iter().skip(index * per_layer).take(per_layer) {
-                visits.get_mut(*choice as usize).into_iter().for_each(|visits| *visits += 1);
+            visited.fill(false);
+            let of_layer = choices.get(index * step.per_layer..).unwrap_or_default();
+            for (i, sequence) in step.sequences.iter().enumerate() {
+                let counts = wanted.is_none_or(|wanted| wanted.get(i).copied().unwrap_or(true));
+                let own = of_layer.get(sequence.rows.start * top_k..sequence.rows.end * top_k).unwrap_or_default();
+                for choice in own.iter().map(|choice| *choice as usize).filter(|choice| *choice < experts) {
+                    visits[choice] += u64::from(counts);
+                    visited[choice] = true;
+                }
             }
             let bytes = self.model.expert_bytes[layer].routed;
+            self.costs[Operation::Experts].bytes += bytes * visited.iter().filter(|visited| **visited).count() as u64;
             for (expert, visits) in visits.iter().enumerate().filter(|(_, visits)| **visits > 0) {
                 self.counters.add(layer, expert, *visits);
-                self.costs[Operation::Experts].bytes += bytes;
             }
         }
+    }
+
+    fn begin_stream_in(&mut self, slot: usize, sampling: &Sampling, prompt: &[u32]) -> Result<()> {
+        if !sampling.has_penalties() {
+            return Ok(());
+        }
+        seen(prompt, &mut self.seen);
+        self.stream.upload(&self.seen, self.sample.history(slot)?)?;
+        // The next stream's takes the same place.
+        self.stream.wait()
     }
 }
 
@@ -463,7 +564,7 @@ impl Kernels {
 }
 
 impl Work {
-    fn new(memory: &DeviceMemory, layout: &Layout, spec: &ModelSpec) -> Result<Self> {
+    fn new(memory: &DeviceMemory, layout: &Layout, spec: &ModelSpec, sizes: &Sizes) -> Result<Self> {
         let parts = &layout.work;
         let [first, second, third, fourth] = parts.projections;
         let projections = [memory.part(first)?, memory.part(second)?, memory.part(third)?, memory.part(fourth)?];
@@ -471,6 +572,8 @@ impl Work {
         let angles = memory.part(parts.angles)?;
         let frequencies = memory.part(parts.frequencies)?;
         let no_attention = spec.attention_layers() == 0;
+        let report = memory.part(parts.report)?;
+        let first_choice = results(sizes);
         Ok(Self {
             rope: Angles {
                 frequencies: if no_attention { frequencies.part(0, 0)? } else { frequencies },
@@ -494,7 +597,7 @@ impl Work {
                 normed,
                 logits: memory.part(parts.router)?,
                 shared_gate: Some(memory.part(parts.shared_gate)?),
-                choices: memory.part(parts.choices)?,
+                choices: report.part(first_choice, report.len().saturating_sub(first_choice))?,
                 shares: memory.part(parts.shares)?,
                 entry_rows: memory.part(parts.entry_rows)?,
                 entry_of: memory.part(parts.entry_of)?,
@@ -504,6 +607,7 @@ impl Work {
                 outputs: memory.part(parts.outputs)?,
             },
             logits: memory.part(parts.logits)?,
+            report,
         })
     }
 }
@@ -542,7 +646,26 @@ impl Backend for CudaBackend {
     }
 
     fn head(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
-        let outcome = self.finish(batch, logits);
+        let outcome = self.finish(batch).and_then(|()| self.bring(None, logits).map(|_| ()));
+        self.note(outcome)
+    }
+
+    fn steps_ahead(&self) -> usize {
+        self.reports.len()
+    }
+
+    fn begin_stream(&mut self, slot: usize, sampling: &Sampling, prompt: &[u32]) -> Result<()> {
+        let outcome = self.begin_stream_in(slot, sampling, prompt);
+        self.note(outcome)
+    }
+
+    fn choose(&mut self, batch: &Batch<'_>) -> Result<()> {
+        let outcome = self.finish(batch);
+        self.note(outcome)
+    }
+
+    fn collect(&mut self, wanted: &[bool], logits: &mut [f32]) -> Result<Vec<Result<u32>>> {
+        let outcome = self.bring(Some(wanted), logits);
         self.note(outcome)
     }
 

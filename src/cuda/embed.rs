@@ -27,14 +27,15 @@ impl Embed {
         Ok(Self { kernel: modules.kernel("embed")? })
     }
 
-    /// `x[row] = embedding[token of row]`, `[rows, hidden]`, and the angles of every row's position.
+    /// `x[row] = embedding[token of row]`, `[rows, hidden]`, and the angles of every row's position. `chosen`, one for each
+    /// slot, are the tokens of rows that go on with what the step before chose.
     ///
     /// # Errors
     /// [`crate::Error::Internal`] for memory that is too small.
     pub fn run(
         &self,
         stream: &Stream,
-        step: &Step,
+        (step, chosen): (&Step, DeviceSlice<u32>),
         embedding: &Weight,
         x: DeviceSlice<f32>,
         rope: &Angles,
@@ -47,12 +48,14 @@ impl Embed {
             x: x.holding(count * hidden, "embeddings")?,
             frequencies: if pairs == 0 { DevicePtr::NULL } else { rope.frequencies.start() },
             angles: rope.angles.holding(2 * count * pairs, "rotary angles")?,
+            chosen: chosen.start(),
             angle_scale: rope.scale,
             pairs: number(pairs),
             count: number(count),
             unused: 0,
         };
-        // SAFETY: the kernel's argument; the memory holds `count` rows, and a step's tokens are below the vocabulary's size.
+        // SAFETY: the kernel's argument; the memory holds `count` rows, and a step's tokens are
+        // below the vocabulary's size, those that were chosen included.
         unsafe { self.kernel.launch([number(count), 1, 1], [1024, 1, 1]).arg(args).queue(stream) }
     }
 }

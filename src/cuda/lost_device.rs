@@ -38,7 +38,7 @@ fn break_a_device_and_go_on() {
     let sizes = Sizes { layout, kv: KvFormat::F32, max_rows: 8, max_logits: 8, multiprocessors };
     let counters = Arc::new(ExpertCounters::new(0, []));
     let image = pack(&checkpoint, &plan, &progress, 1).unwrap();
-    let options = CudaOptions { sizes, exact: true, priority: Priority::High };
+    let options = CudaOptions { sizes, exact: true, priority: Priority::High, eos_ids: Vec::new() };
     let backend = CudaBackend::new((&context, &modules), spec.clone(), image, &plan, counters, &options, &progress);
     let mut backend = backend.unwrap();
     let entered = context.enter().unwrap();

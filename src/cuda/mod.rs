@@ -4,8 +4,9 @@
 //! there is, [`context`] holds a device without touching the caller's own use of it, [`memory`] is the one allocation and
 //! its parts, [`module`] the kernels, [`launch`], [`stream`] and [`recording`] the ways to run them. [`plan`] lays that allocation out,
 //! [`weights`] says what of the image lies where, [`step`] tells the device of a step's rows, and [`backend`] strings the
-//! operations together, which have a file each: [`embed`], [`norm`], [`products`], [`attention`], [`delta_net`], [`moe`]; [`one_row`]
-//! and [`tiles`] are the products of one row and of many.
+//! operations together, which have a file each: [`embed`], [`norm`], [`products`], [`attention`], [`delta_net`], [`moe`],
+//! [`sample`]; [`one_row`] and [`tiles`] are the products of one row and of many. [`event`] is how the host hears of a step's end
+//! while the next one runs.
 
 mod args;
 mod attention;
@@ -15,6 +16,7 @@ mod delta_net;
 mod device;
 mod driver;
 mod embed;
+mod event;
 mod images;
 mod launch;
 mod limits;
@@ -28,6 +30,7 @@ mod one_row;
 mod plan;
 mod products;
 mod recording;
+mod sample;
 mod step;
 mod stream;
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! What lies where in a model's one allocation of device memory.
 
-use super::args::{Expert, Item};
+use super::args::{Expert, Item, SampleResult};
 use super::memory::{Planned, Planner};
 use super::moe::MoeShape;
+use super::sample::SampleParts;
+use super::step::{ROW_WORDS, SAMPLE_WORDS, SEQUENCE_WORDS};
 use crate::model::{FeedForward, Mixer, ModelSpec, WeightPlan};
 use crate::state::{KvFormat, StateLayout};
 
@@ -82,8 +84,9 @@ pub(super) struct WorkParts {
     pub counters: Planned<u32>,
     pub router: Planned<f32>,
     pub shared_gate: Planned<f32>,
-    /// Of every layer, `[layers, rows, top_k]`: the host reads them behind the step.
-    pub choices: Planned<u32>,
+    /// What the host reads behind the step: what came of each row of logits, and the experts of every layer,
+    /// `[layers, rows, top_k]`.
+    pub report: Planned<u32>,
     pub shares: Planned<f32>,
     pub entry_rows: Planned<u32>,
     pub entry_of: Planned<u32>,
@@ -95,6 +98,7 @@ pub(super) struct WorkParts {
     pub codes: Planned<u32>,
     pub factors: Planned<f32>,
     pub logits: Planned<f32>,
+    pub sample: SampleParts,
 }
 
 impl Layout {
@@ -185,7 +189,7 @@ fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
         counters: planner.take(product(&[rows, attention.kv_heads, head_blocks(spec)])),
         router,
         shared_gate,
-        choices: planner.take(choices(spec, sizes)),
+        report: planner.take(results(sizes).saturating_add(choices(spec, sizes))),
         shares,
         entry_rows: planner.take(product(&[rows, top_k + 1])),
         entry_of: planner.take(product(&[rows, top_k])),
@@ -196,6 +200,7 @@ fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
         codes: planner.take(quantised.div_ceil(4)),
         factors: planner.take(2 * quantised.div_ceil(32)),
         logits: planner.take(product(&[sizes.max_logits, spec.vocab])),
+        sample: SampleParts::plan(planner, sizes.layout.slots, spec.vocab),
     }
 }
 
@@ -204,15 +209,22 @@ pub(super) fn choices(spec: &ModelSpec, sizes: &Sizes) -> usize {
     product(&[spec.moe_layers(), sizes.max_rows, spec.moe.as_ref().map_or(0, |moe| moe.top_k)])
 }
 
-/// Bytes of a step's rows and choices on the host.
+/// Words of what comes of all rows of logits.
+pub(super) fn results(sizes: &Sizes) -> usize {
+    sizes.max_logits.saturating_mul(size_of::<SampleResult>() / 4)
+}
+
+/// Bytes of what two steps are told and report, and of what a stream has seen.
 fn pinned(spec: &ModelSpec, sizes: &Sizes) -> u64 {
-    4 * step_words(sizes).saturating_add(choices(spec, sizes)) as u64
+    let step = step_words(sizes).saturating_add(results(sizes)).saturating_add(choices(spec, sizes));
+    (step.saturating_mul(2).saturating_add(spec.vocab) as u64).saturating_mul(4)
 }
 
 /// 32-bit words of everything that the host tells the device about a step.
 pub(super) fn step_words(sizes: &Sizes) -> usize {
     let sequences = sizes.layout.slots.min(sizes.max_rows);
-    4 * sizes.max_rows + 8 * sequences + sizes.max_logits + sizes.layout.pages
+    let words = [(sizes.max_rows, ROW_WORDS), (sequences, SEQUENCE_WORDS), (sizes.max_logits, SAMPLE_WORDS + 1)];
+    words.iter().map(|(count, words)| count * words).sum::<usize>() + sizes.layout.pages
 }
 
 /// Blocks that share the query heads of a key head: eight heads each.

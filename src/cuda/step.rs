@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::args::{Row, Sequence, number};
+use super::args::{Row, SampleRow, Sequence, number};
 use super::context::Context;
 use super::memory::{DeviceSlice, Pinned};
 use super::stream::Stream;
@@ -16,6 +16,10 @@ pub struct Step {
     pub sequences: DeviceSlice<Sequence>,
     /// The rows that need logits.
     pub picks: DeviceSlice<u32>,
+    /// What each of them is for.
+    pub samples: DeviceSlice<SampleRow>,
+    /// Some choose a token.
+    pub chooses: bool,
     /// Pages of all sequences, one after another.
     pub pages: DeviceSlice<u32>,
     /// Positions of the longest sequence, this step's included.
@@ -35,14 +39,17 @@ impl Step {
     }
 }
 
-/// The memory that steps are told in, on both sides.
+/// The memory that steps are told in: one place on the device, which a step's copy reaches when the step before is done, and
+/// one for each of two steps on the host.
 pub struct StepBuffer {
-    pinned: Pinned<u32>,
+    pinned: [Pinned<u32>; 2],
     device: DeviceSlice<u32>,
 }
 
-const ROW_WORDS: usize = size_of::<Row>() / 4;
-const SEQUENCE_WORDS: usize = size_of::<Sequence>() / 4;
+/// 32-bit words of one of each.
+pub const ROW_WORDS: usize = size_of::<Row>() / 4;
+pub const SEQUENCE_WORDS: usize = size_of::<Sequence>() / 4;
+pub const SAMPLE_WORDS: usize = size_of::<SampleRow>() / 4;
 
 impl StepBuffer {
     /// Tells steps in `device`.
@@ -50,20 +57,24 @@ impl StepBuffer {
     /// # Errors
     /// [`Error::OutOfHostMemory`].
     pub fn new(context: &Arc<Context>, device: DeviceSlice<u32>) -> Result<Self> {
-        Ok(Self { pinned: Pinned::zeroed(context, device.len(), "a step's rows")?, device })
+        let pinned = || Pinned::zeroed(context, device.len(), "a step's rows");
+        Ok(Self { pinned: [pinned()?, pinned()?], device })
     }
 
     /// Queues the copy that tells the device of `batch`. Steps of as many rows, sequences and logits have everything but
-    /// the pages in the same places, whatever they contain. The step before must be done.
+    /// the pages in the same places, whatever they contain. The step that was last told from host memory number `side`, 0 or
+    /// 1, must be done.
     ///
     /// # Errors
     /// [`Error::Internal`] for a larger step than was planned.
-    pub fn tell(&mut self, batch: &Batch<'_>, stream: &Stream) -> Result<Step> {
+    pub fn tell(&mut self, batch: &Batch<'_>, side: usize, stream: &Stream) -> Result<Step> {
         let (rows, sequences, picks) = (batch.tokens.len(), batch.sequences.len(), batch.logit_rows());
         let first_sequence = ROW_WORDS * rows;
-        let first_pick = first_sequence + SEQUENCE_WORDS * sequences;
+        let first_sample = first_sequence + SEQUENCE_WORDS * sequences;
+        let first_pick = first_sample + SAMPLE_WORDS * picks.len();
         let first_page = first_pick + picks.len();
-        let mut words = Words { all: &mut self.pinned, used: 0 };
+        let pinned = &mut self.pinned[side % 2];
+        let mut words = Words { all: &mut *pinned, used: 0 };
         for (index, sequence) in batch.sequences.iter().enumerate() {
             for (i, row) in sequence.rows.clone().enumerate() {
                 let token = batch.tokens.get(row).copied().unwrap_or_default();
@@ -78,6 +89,10 @@ impl StepBuffer {
             pages += sequence.memory.pages.len();
             longest = longest.max(sequence.position + count);
         }
+        for sequence in &batch.sequences {
+            let row = sequence.choice.as_ref().map(|choice| SampleRow::new(choice, sequence.memory.slot));
+            sequence.logit_rows().try_for_each(|_| words.put(row.unwrap_or(SampleRow::NONE).words()))?;
+        }
         picks.iter().try_for_each(|pick| words.put([number(*pick)]))?;
         let mut all_pages = batch.sequences.iter().flat_map(|sequence| &sequence.memory.pages);
         all_pages.try_for_each(|page| words.put([*page]))?;
@@ -85,12 +100,14 @@ impl StepBuffer {
         if used != first_page + pages {
             return Err(Error::Internal("the rows of a step are not those of its sequences".into()));
         }
-        stream.upload(&self.pinned, self.device.part(0, used)?)?;
+        stream.upload(pinned, self.device.part(0, used)?)?;
         let most_rows = batch.sequences.iter().map(|sequence| sequence.rows.len()).max().unwrap_or(0);
         let single_rows = batch.sequences.iter().all(|sequence| sequence.rows.len() == 1);
         Ok(Step {
             rows: self.device.part(0, first_sequence)?.cast(),
-            sequences: self.device.part(first_sequence, first_pick - first_sequence)?.cast(),
+            sequences: self.device.part(first_sequence, first_sample - first_sequence)?.cast(),
+            samples: self.device.part(first_sample, first_pick - first_sample)?.cast(),
+            chooses: batch.sequences.iter().any(|sequence| sequence.choice.is_some()),
             picks: self.device.part(first_pick, picks.len())?,
             pages: self.device.part(first_page, pages)?,
             longest,

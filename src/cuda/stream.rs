@@ -103,7 +103,7 @@ impl Stream {
     }
 
     /// The driver's queue, for work that cannot be recorded.
-    fn queue(&self) -> Result<sys::CUstream> {
+    pub(super) fn queue(&self) -> Result<sys::CUstream> {
         match *self.recorder.borrow() {
             None => Ok(self.raw),
             Some(_) => Err(Error::Internal("only launches can be recorded".into())),

@@ -59,11 +59,16 @@ impl Gpu {
     /// `values`, in device memory.
     pub fn upload<T: Plain>(&self, values: &[T]) -> Buffer<T> {
         let buffer = self.poisoned(values.len());
+        self.put(values, buffer.slice);
+        buffer
+    }
+
+    /// Puts `values` into `slice`.
+    pub fn put<T: Plain>(&self, values: &[T], slice: DeviceSlice<T>) {
         let mut pinned = Pinned::zeroed(&self.context, values.len(), "a test").unwrap();
         pinned.copy_from_slice(values);
-        self.stream.upload(&pinned, buffer.slice).unwrap();
+        self.stream.upload(&pinned, slice).unwrap();
         self.stream.wait().unwrap();
-        buffer
     }
 
     /// What `slice` holds once everything queued is done.

@@ -144,18 +144,18 @@ impl Plan {
             *component = component.saturating_add(place.taken as u64);
         }
         let logits = 4 * logit_rows(self.layout.slots, options.prefill_chunk) as u64;
-        let samplers = Sampler::BYTES_PER_TOKEN * self.layout.slots as u64;
-        let engine = (logits + samplers).saturating_mul(spec.vocab as u64);
+        let logits = logits.saturating_mul(spec.vocab as u64);
         match target {
             Target::Cpu => {
                 let plan = cpu::plan(spec, &self.layout, options.kv_format(), self.max_rows(options));
-                let workspace = plan.workspace.saturating_add(engine);
+                let samplers = (Sampler::BYTES_PER_TOKEN * self.layout.slots as u64).saturating_mul(spec.vocab as u64);
+                let workspace = plan.workspace.saturating_add(logits).saturating_add(samplers);
                 let ram = MemoryUse { kv: plan.kv, states: plan.states, workspace, ..held };
                 MemoryStats { ram, vram: MemoryUse::default() }
             }
             Target::Cuda { context, .. } => {
                 let plan = cuda::plan(spec, weights, &self.cuda_sizes(options, context.device()));
-                let ram = MemoryUse { workspace: plan.pinned.saturating_add(engine), ..MemoryUse::default() };
+                let ram = MemoryUse { workspace: plan.pinned.saturating_add(logits), ..MemoryUse::default() };
                 let vram = MemoryUse { kv: plan.kv, states: plan.states, workspace: plan.workspace, ..held };
                 MemoryStats { ram, vram }
             }

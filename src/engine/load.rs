@@ -76,7 +76,12 @@ impl Model {
             Target::Cuda { context, modules, .. } => {
                 drop(weights);
                 let sizes = plan.cuda_sizes(options, context.device());
-                let cuda = CudaOptions { sizes, exact: options.exact, priority: options.device_priority };
+                let cuda = CudaOptions {
+                    sizes,
+                    exact: options.exact,
+                    priority: options.device_priority,
+                    eos_ids: language.eos_ids.clone(),
+                };
                 let (spec, counters) = (spec.clone(), counters.clone());
                 Box::new(CudaBackend::new((context, modules), spec, image, &weight_plan, counters, &cuda, progress)?)
             }

@@ -184,7 +184,6 @@ impl Model {
         let generate = Box::new(Generate {
             writer: Writer::new(feed.clone()),
             sampling,
-            sampler: None,
             output: Output::new(shared.language.clone(), &options.stop),
             limits: Limits {
                 max_tokens: options.max_tokens,

@@ -65,7 +65,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::philox::uniform;
+    use crate::model::philox::bits;
 
     const BOUND: Duration = Duration::from_millis(4);
 
@@ -93,7 +93,7 @@ mod tests {
             let step = |_| {
                 let rows = pace.chunk(&pending) + decoding;
                 self.steps += 1;
-                let varying = 1.0 + self.noise * (2.0 * uniform(7, self.steps) - 1.0);
+                let varying = 1.0 + self.noise * (2.0 * (bits(7, self.steps) as f64 / 2f64.powi(64)) - 1.0);
                 let time = Duration::from_secs_f64(1e-6 * varying * (self.fixed + self.per_row * rows as f64));
                 pace.note(rows, time);
                 (rows, time)

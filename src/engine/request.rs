@@ -7,9 +7,8 @@ use std::time::Instant;
 
 use super::feed::Writer;
 use super::language::Output;
-use super::{FinishReason, Sampler, Sampling};
+use super::{FinishReason, Sampling};
 use crate::error::{Error, Result};
-use crate::model::LogitRows;
 
 /// One request, in line or running.
 pub(super) struct Request {
@@ -31,8 +30,6 @@ pub(super) enum Work {
 pub(super) struct Generate {
     pub writer: Writer,
     pub sampling: Sampling,
-    /// `None` in line: its memory is counted for running streams.
-    pub sampler: Option<Sampler>,
     pub output: Output,
     pub limits: Limits,
     pub generated: usize,
@@ -63,16 +60,6 @@ impl Generate {
         expired.then_some(Ok(FinishReason::Deadline))
     }
 
-    /// Leaves the line: takes the memory of a running stream that continues `prompt`.
-    ///
-    /// # Errors
-    /// [`Error::OutOfHostMemory`].
-    pub(super) fn start(&mut self, vocab: usize, prompt: &[u32], eos_ids: &[u32]) -> Result<()> {
-        self.writer.started();
-        self.sampler = Some(Sampler::new(self.sampling, vocab, prompt, eos_ids)?);
-        Ok(())
-    }
-
     /// Ends the generation.
     pub(super) fn end(mut self, end: Result<FinishReason>) {
         let mut text = String::new();
@@ -93,15 +80,6 @@ impl Request {
         match &self.work {
             Work::Generate(generate) => generate.ended(now),
             Work::Eval(_) => None,
-        }
-    }
-
-    /// Which of the next `rows` rows, after `position` earlier ones, need logits.
-    pub(super) fn logit_rows(&self, position: usize, rows: usize) -> LogitRows {
-        match self.work {
-            Work::Eval(_) => LogitRows::All,
-            Work::Generate(_) if position + rows == self.tokens.len() => LogitRows::Last,
-            Work::Generate(_) => LogitRows::None,
         }
     }
 

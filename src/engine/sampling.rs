@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use super::GenerateOptions;
 
 use crate::error::{Error, Result};
-use crate::model::GgufSampling;
+use crate::model::{GgufSampling, Sampling};
 
 /// What a model's `generation_config.json` or GGUF metadata says on sampling; `None` where it says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -85,29 +85,6 @@ impl GenerationConfig<'_> {
         let wrong = || Error::bad_file(self.path, format!("{name} is {value}, expected {expected}"));
         read(value).map(Some).ok_or_else(wrong)
     }
-}
-
-/// How the next token is chosen: every value is in its range.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampling {
-    /// Divides the logits; 0 takes the most likely token. Finite, not negative.
-    pub temperature: f32,
-    /// Keeps the k most likely tokens, and those as likely as the last of them; 0 keeps all.
-    pub top_k: u32,
-    /// Keeps the smallest set of most likely tokens with at least this probability; in (0, 1], 1 keeps all.
-    pub top_p: f32,
-    /// Drops tokens less likely than this share of the most likely one; in [0, 1], 0 drops none.
-    pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens of the prompt and the output. Finite, positive.
-    pub repetition_penalty: f32,
-    /// Subtracted from the logits of tokens of the output. Finite.
-    pub presence_penalty: f32,
-    /// Subtracted from the logits of tokens of the output, once for each time. Finite.
-    pub frequency_penalty: f32,
-    /// Tokens before which no end-of-sequence token is chosen.
-    pub min_tokens: usize,
-    /// Key of the draws.
-    pub seed: u64,
 }
 
 impl Sampling {

@@ -2,7 +2,7 @@
 
 use std::ops::{DerefMut, Range};
 
-use super::Costs;
+use super::{Costs, Sampling};
 use crate::error::{Error, Result};
 use crate::state::{Sequence, StateLayout};
 
@@ -12,7 +12,7 @@ use crate::state::{Sequence, StateLayout};
 /// contiguous and in the order of their positions.
 #[derive(Debug, Default)]
 pub struct Batch<'a> {
-    /// Token id of each row; each below the vocabulary's size.
+    /// Token id of each row, below the vocabulary's size; or [`Batch::CHOSEN`].
     pub tokens: Vec<u32>,
     /// The sequences that the rows belong to, in row order.
     pub sequences: Vec<BatchSequence<'a>>,
@@ -29,6 +29,24 @@ pub struct BatchSequence<'a> {
     pub memory: &'a Sequence,
     /// Which of the rows need logits.
     pub logits: LogitRows,
+    /// The backend chooses a token by the logits of the last row, and keeps the logits to itself.
+    pub choice: Option<Choice>,
+}
+
+/// How a backend chooses the next token of a sequence, as [`super::Sampler`] would.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Choice {
+    /// The stream's settings.
+    pub sampling: Sampling,
+    /// Tokens that were chosen for the stream before: the counter of the draws.
+    pub index: u64,
+}
+
+impl Choice {
+    /// Whether it is too early for the end of the text.
+    pub fn keeps_end_away(&self) -> bool {
+        self.index < self.sampling.min_tokens as u64
+    }
 }
 
 /// Which rows of a sequence need logits.
@@ -43,35 +61,53 @@ pub enum LogitRows {
 }
 
 impl<'a> Batch<'a> {
+    /// Stands for the token that the step before chose for the same slot: for a sequence of one row, on a backend that
+    /// chooses.
+    pub const CHOSEN: u32 = u32::MAX;
+
     /// Appends the rows of one sequence.
     pub fn push(&mut self, memory: &'a Sequence, position: usize, tokens: &[u32], logits: LogitRows) {
         let start = self.tokens.len();
         self.tokens.extend_from_slice(tokens);
-        self.sequences.push(BatchSequence { rows: start..self.tokens.len(), position, memory, logits });
+        self.sequences.push(BatchSequence { rows: start..self.tokens.len(), position, memory, logits, choice: None });
+    }
+
+    /// Appends the rows of one sequence, of which the last one's logits choose the next token.
+    pub fn push_choosing(&mut self, memory: &'a Sequence, position: usize, tokens: &[u32], choice: Choice) {
+        self.push(memory, position, tokens, LogitRows::Last);
+        self.sequences.iter_mut().last().into_iter().for_each(|sequence| sequence.choice = Some(choice));
     }
 
     /// Batch rows whose logits are wanted, in order: row `i` of the head's output belongs to the `i`-th.
     pub fn logit_rows(&self) -> Vec<usize> {
-        let rows = |s: &BatchSequence<'_>| match s.logits {
-            LogitRows::None => s.rows.end..s.rows.end,
-            LogitRows::Last => s.rows.end.saturating_sub(1).max(s.rows.start)..s.rows.end,
-            LogitRows::All => s.rows.clone(),
-        };
-        self.sequences.iter().flat_map(rows).collect()
+        self.sequences.iter().flat_map(BatchSequence::logit_rows).collect()
+    }
+}
+
+impl BatchSequence<'_> {
+    /// Batch rows of the sequence whose logits are wanted.
+    pub fn logit_rows(&self) -> Range<usize> {
+        match self.logits {
+            LogitRows::None => self.rows.end..self.rows.end,
+            LogitRows::Last => self.rows.end.saturating_sub(1).max(self.rows.start)..self.rows.end,
+            LogitRows::All => self.rows.clone(),
+        }
     }
 }
 
 impl Batch<'_> {
     /// Refuses what a backend for `vocab` tokens, steps of `max_rows` rows and the memory of `layout` must not compute.
+    /// `chooses`: it knows what [`Batch::CHOSEN`] stands for.
     ///
     /// # Errors
     /// [`Error::Internal`] for rows or memory that were not planned, [`Error::InvalidArgument`] for a token id out of range.
-    pub fn check(&self, vocab: usize, max_rows: usize, layout: &StateLayout) -> Result<()> {
+    pub fn check(&self, vocab: usize, max_rows: usize, layout: &StateLayout, chooses: bool) -> Result<()> {
         let rows = self.tokens.len();
         if rows > max_rows {
             return Err(Error::Internal(format!("a step of {rows} rows, at most {max_rows} were planned")));
         }
-        if let Some(token) = self.tokens.iter().find(|t| **t as usize >= vocab) {
+        let known = |token: &u32| (*token as usize) < vocab || (chooses && *token == Self::CHOSEN);
+        if let Some(token) = self.tokens.iter().find(|token| !known(token)) {
             return Err(Error::InvalidArgument(format!("token id {token}, vocabulary of {vocab}")));
         }
         for s in &self.sequences {
@@ -118,8 +154,43 @@ pub trait Backend: Send {
     /// `x += swiglu(norm(x))` with layer `layer`.
     fn dense(&mut self, layer: usize) -> Result<()>;
 
-    /// Logits of [`Batch::logit_rows`], `[rows, vocab]` row-major, into `logits`, which is exactly that long.
+    /// Logits of [`Batch::logit_rows`], `[rows, vocab]` row-major, into `logits`, which is exactly that long. No sequence has a
+    /// [`Choice`].
     fn head(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()>;
+
+    /// How many steps can be queued at a time on a backend that chooses tokens itself; 0: it does not. One that does runs
+    /// steps in the order in which they are queued, and ends each with [`Backend::choose`] in place of [`Backend::head`]; what
+    /// it learns between them of streams and sequences takes effect behind the steps queued before.
+    fn steps_ahead(&self) -> usize {
+        0
+    }
+
+    /// A stream begins in slot `slot` behind `prompt`: what its tokens' penalties depend on.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] by default: see [`Backend::steps_ahead`].
+    fn begin_stream(&mut self, _slot: usize, _sampling: &Sampling, _prompt: &[u32]) -> Result<()> {
+        Err(Error::Internal("this backend does not choose tokens".into()))
+    }
+
+    /// Ends the telling of a step, and does not wait for it: what its sequences asked for comes with [`Backend::collect`].
+    ///
+    /// # Errors
+    /// [`Error::Internal`] by default: see [`Backend::steps_ahead`]. After an error, nothing is queued any more.
+    fn choose(&mut self, _batch: &Batch<'_>) -> Result<()> {
+        Err(Error::Internal("this backend does not choose tokens".into()))
+    }
+
+    /// Waits for the oldest queued step, and gives its tokens, in the order of the sequences with a [`Choice`]; the logits of
+    /// the others go to the beginning of `logits`, in their order. `wanted` says for each sequence of the step whether anybody
+    /// still cares for it: of the others no expert is counted.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] by default: see [`Backend::steps_ahead`]. After an error, nothing is queued any more. A token that
+    /// cannot be chosen is an error in its place, as [`super::Sampler::sample`] has it.
+    fn collect(&mut self, _wanted: &[bool], _logits: &mut [f32]) -> Result<Vec<Result<u32>>> {
+        Err(Error::Internal("this backend does not choose tokens".into()))
+    }
 
     /// Host memory for `len` logits, of the kind that [`Backend::head`] fills fastest.
     ///

@@ -9,6 +9,20 @@ use crate::error::Result;
 /// # Errors
 /// Whatever the backend reports; the sequences of the batch are then in an undefined state and must be dropped.
 pub fn forward(spec: &ModelSpec, backend: &mut dyn Backend, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
+    layers(spec, backend, batch)?;
+    backend.head(batch, logits)
+}
+
+/// Queues one step on a backend that chooses tokens itself.
+///
+/// # Errors
+/// As [`forward`].
+pub fn queue(spec: &ModelSpec, backend: &mut dyn Backend, batch: &Batch<'_>) -> Result<()> {
+    layers(spec, backend, batch)?;
+    backend.choose(batch)
+}
+
+fn layers(spec: &ModelSpec, backend: &mut dyn Backend, batch: &Batch<'_>) -> Result<()> {
     backend.embed(batch)?;
     for (index, layer) in spec.layers.iter().enumerate() {
         match layer.mixer {
@@ -20,5 +34,5 @@ pub fn forward(spec: &ModelSpec, backend: &mut dyn Backend, batch: &Batch<'_>, l
             FeedForward::Dense => backend.dense(index)?,
         }
     }
-    backend.head(batch, logits)
+    Ok(())
 }

@@ -9,20 +9,26 @@ mod config_limits;
 mod config_refused;
 mod config_rope;
 mod forward;
+pub mod likelihood;
 mod pack_cache;
+pub mod philox;
 mod profile;
 mod progress;
 mod rope;
+mod sampler;
+mod sampling;
 mod shapes;
 mod spec;
 mod weights;
 
-pub use backend::{Backend, BackendInfo, Batch, BatchSequence, LogitRows, Logits};
+pub use backend::{Backend, BackendInfo, Batch, BatchSequence, Choice, LogitRows, Logits};
 pub use config::{ConfigReport, read_config, read_spec};
-pub use forward::forward;
+pub use forward::{forward, queue};
 pub use pack_cache::{Found, PackCache};
 pub use profile::{Cost, Costs, Operation, Phase, PhaseProfile, Profile, ProfileCounters, Timed};
 pub use progress::LoadProgress;
+pub use sampler::{Sampler, none_left, not_finite};
+pub use sampling::Sampling;
 pub use shapes::check_shapes;
 
 pub use crate::checkpoint::{

@@ -2,6 +2,10 @@
 //!
 //! [`Timed`] stands between the network and its backend and looks at the clock around every operation; the backend tells
 //! the bytes. [`ProfileCounters`] keeps the sums since load, prefill and decode apart, for any thread to read.
+//!
+//! A device does what is queued later than the clock sees it: there an operation's time is that of queueing it, and the wait for
+//! the whole step counts to the head. The times of a phase still add up to what passed, also where the next step is queued
+//! before the last one is waited for.
 
 use std::ops::{Index, IndexMut};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,9 +29,9 @@ pub enum Operation {
     Experts,
     /// Dense feed-forward layers.
     Dense,
-    /// The head.
+    /// The head. On a device, the wait for the step, in which it also chooses the tokens.
     Head,
-    /// From logits to tokens and text.
+    /// From logits to tokens and text; from tokens on, where a device chooses them.
     Sampling,
     /// What else the engine does in a step.
     Other,
@@ -94,6 +98,14 @@ impl IndexMut<Operation> for Costs {
 }
 
 impl Costs {
+    /// Adds `other`.
+    pub fn add(&mut self, other: &Costs) {
+        for operation in Operation::ALL {
+            self[operation].time += other[operation].time;
+            self[operation].bytes += other[operation].bytes;
+        }
+    }
+
     /// Of all operations together.
     pub fn total(&self) -> Cost {
         let add = |sum: Cost, cost: &Cost| Cost { time: sum.time + cost.time, bytes: sum.bytes + cost.bytes };
@@ -161,6 +173,10 @@ impl Backend for Timed<'_> {
     fn head(&mut self, batch: &Batch<'_>, logits: &mut [f32]) -> Result<()> {
         self.time(Operation::Head, |backend| backend.head(batch, logits))
     }
+
+    fn choose(&mut self, batch: &Batch<'_>) -> Result<()> {
+        self.time(Operation::Head, |backend| backend.choose(batch))
+    }
 }
 
 /// Which of the two kinds of work a step counts to.
@@ -204,10 +220,7 @@ impl PhaseProfile {
     pub fn add(&mut self, other: &PhaseProfile) {
         self.steps += other.steps;
         self.tokens += other.tokens;
-        for operation in Operation::ALL {
-            self.costs[operation].time += other.costs[operation].time;
-            self.costs[operation].bytes += other.costs[operation].bytes;
-        }
+        self.costs.add(&other.costs);
     }
 
     fn since(&self, earlier: &PhaseProfile) -> PhaseProfile {

@@ -4,7 +4,11 @@
 //! the state of the slot; its logits are a hash of all that the pages and the slot of a sequence then hold. A wrong page,
 //! slot, position or order therefore changes the output, and what the output should be follows from the tokens alone:
 //! see [`next_token`].
+//!
+//! With `ahead` it chooses tokens itself, as a device does: a step is computed when it is queued, and its tokens are heard of
+//! when it is collected.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -14,6 +18,7 @@ use qwen3moe::engine::{Language, MemoryStats, ModelParts, SamplingDefaults};
 use qwen3moe::experts::ExpertCounters;
 use qwen3moe::model::{
     AttentionSpec, Backend, Batch, Family, FeedForward, LayerSpec, Mixer, ModelSpec, MoeSpec, RopeScaling, RopeSpec,
+    Sampler, Sampling,
 };
 use qwen3moe::state::StateLayout;
 use qwen3moe::text::Tokenizer;
@@ -41,12 +46,16 @@ pub struct Control {
     pub cost: Mutex<(Duration, Duration)>,
     /// `(position, rows)` of each sequence of each step.
     pub batches: Mutex<Vec<Vec<(usize, usize)>>>,
+    /// Steps that were queued at a time at most.
+    pub most_queued: AtomicUsize,
+    /// Which sequences of each step were still wanted when it was collected.
+    pub wanted: Mutex<Vec<Vec<bool>>>,
     /// The backend was dropped.
     pub dropped: AtomicBool,
 }
 
 impl Control {
-    /// Makes the next step wait inside the backend until [`Control::open`].
+    /// Makes the next step wait inside the backend, or its tokens, until [`Control::open`].
     pub fn close(&self) {
         *self.closed.lock().unwrap() = true;
     }
@@ -76,6 +85,15 @@ pub struct Fake {
     /// Token of each position of each page; [`UNWRITTEN`] at first, then whatever the last owner left.
     kv: Vec<u32>,
     states: Vec<u64>,
+    /// Steps that can be queued.
+    ahead: usize,
+    /// Of each slot's stream, and what it chose last.
+    samplers: Vec<Option<Sampler>>,
+    chosen: Vec<u32>,
+    /// Tokens and logits of the queued steps.
+    queued: VecDeque<(Vec<Result<u32>>, Vec<f32>)>,
+    /// Tokens of the step in progress.
+    tokens: Vec<u32>,
 }
 
 const UNWRITTEN: u32 = u32::MAX;
@@ -122,6 +140,14 @@ pub fn continuation(prompt: &[u32], tokens: usize) -> Vec<u32> {
 }
 
 impl Fake {
+    fn fail(&mut self) -> Result<()> {
+        if self.control.fail_next.swap(false, Ordering::SeqCst) {
+            self.queued.clear();
+            return Err(Error::DeviceLost("the test pulled it out".into()));
+        }
+        Ok(())
+    }
+
     fn cell(&self, pages: &[u32], position: usize) -> usize {
         let page = pages[position / PAGE_TOKENS] as usize;
         assert!(page < self.layout.pages);
@@ -138,13 +164,25 @@ impl Drop for Fake {
 impl Backend for Fake {
     fn embed(&mut self, batch: &Batch<'_>) -> Result<()> {
         self.control.steps.fetch_add(1, Ordering::SeqCst);
-        self.control.pass();
+        let waiting = self.queued.len() + 1;
+        assert!(waiting <= self.ahead.max(1), "{waiting} steps are queued, {} may", self.ahead);
+        self.control.most_queued.fetch_max(waiting, Ordering::SeqCst);
+        self.tokens.clone_from(&batch.tokens);
+        for s in &batch.sequences {
+            for token in self.tokens[s.rows.clone()].iter_mut().filter(|token| **token == Batch::CHOSEN) {
+                assert!(self.ahead > 0 && s.rows.len() == 1);
+                *token = self.chosen[s.memory.slot];
+            }
+        }
+        if self.ahead == 0 {
+            self.control.pass();
+        }
         let (fixed, per_row) = *self.control.cost.lock().unwrap();
         std::thread::sleep(fixed + per_row * batch.tokens.len() as u32);
         let shape = batch.sequences.iter().map(|s| (s.position, s.rows.len())).collect();
         self.control.batches.lock().unwrap().push(shape);
-        if self.control.fail_next.swap(false, Ordering::SeqCst) {
-            return Err(Error::DeviceLost("the test pulled it out".into()));
+        if self.ahead == 0 {
+            self.fail()?;
         }
         if self.control.panic_next.swap(false, Ordering::SeqCst) {
             panic!("the test asked for it");
@@ -156,7 +194,7 @@ impl Backend for Fake {
         for s in &batch.sequences {
             for (i, row) in s.rows.clone().enumerate() {
                 let cell = self.cell(&s.memory.pages, s.position + i);
-                self.kv[cell] = batch.tokens[row];
+                self.kv[cell] = self.tokens[row];
             }
         }
         Ok(())
@@ -168,7 +206,7 @@ impl Backend for Fake {
             if s.position == 0 {
                 *state = 0;
             }
-            for &token in &batch.tokens[s.rows.clone()] {
+            for &token in &self.tokens[s.rows.clone()] {
                 *state = fold(*state, token);
             }
         }
@@ -201,6 +239,45 @@ impl Backend for Fake {
         assert!(rows.next().is_none(), "as many rows as wanted");
         Ok(())
     }
+
+    fn steps_ahead(&self) -> usize {
+        self.ahead
+    }
+
+    fn begin_stream(&mut self, slot: usize, sampling: &Sampling, prompt: &[u32]) -> Result<()> {
+        self.samplers[slot] = Some(Sampler::new(*sampling, VOCAB, prompt, &[EOS, EOT])?);
+        Ok(())
+    }
+
+    fn choose(&mut self, batch: &Batch<'_>) -> Result<()> {
+        let mut all = vec![0.0; batch.logit_rows().len() * VOCAB];
+        self.head(batch, &mut all)?;
+        let (mut unread, mut tokens, mut logits) = (&mut all[..], Vec::new(), Vec::new());
+        for s in &batch.sequences {
+            let (own, rest) = unread.split_at_mut(s.logit_rows().len() * VOCAB);
+            unread = rest;
+            let Some(choice) = &s.choice else {
+                logits.extend_from_slice(own);
+                continue;
+            };
+            let sampler = self.samplers[s.memory.slot].as_mut().unwrap();
+            assert_eq!(choice.index, sampler.chosen(), "draws are counted without a gap");
+            let token = sampler.sample(own);
+            self.chosen[s.memory.slot] = token.clone().unwrap_or(0);
+            tokens.push(token);
+        }
+        self.queued.push_back((tokens, logits));
+        Ok(())
+    }
+
+    fn collect(&mut self, wanted: &[bool], logits: &mut [f32]) -> Result<Vec<Result<u32>>> {
+        self.control.wanted.lock().unwrap().push(wanted.to_vec());
+        self.control.pass();
+        self.fail()?;
+        let (tokens, own) = self.queued.pop_front().unwrap();
+        logits[..own.len()].copy_from_slice(&own);
+        Ok(tokens)
+    }
 }
 
 /// Sizes of a fake model.
@@ -213,11 +290,13 @@ pub struct Sizes {
     pub chunk: usize,
     /// Time of a step at most.
     pub max_step: Option<Duration>,
+    /// Steps that can be queued, on a backend that chooses tokens itself; 0: one that does not.
+    pub ahead: usize,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { streams: 4, context: 64, kv_tokens: 0, chunk: 8, max_step: None }
+        Self { streams: 4, context: 64, kv_tokens: 0, chunk: 8, max_step: None, ahead: 0 }
     }
 }
 
@@ -234,6 +313,11 @@ pub fn parts(sizes: &Sizes) -> (ModelParts, Arc<Control>) {
         kv: vec![UNWRITTEN; layout.pages * PAGE_TOKENS],
         // A slot that was never written is no empty state.
         states: vec![99; layout.slots],
+        ahead: sizes.ahead,
+        samplers: vec![None; layout.slots],
+        chosen: vec![UNWRITTEN; layout.slots],
+        queued: VecDeque::new(),
+        tokens: Vec::new(),
     };
     let language = Language::new(Path::new("fake"), Some(tokenizer()), None, vec![EOS, EOT]).unwrap();
     let parts = ModelParts {

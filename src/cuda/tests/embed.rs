@@ -3,6 +3,7 @@
 use super::super::args::{EmbedArgs, NormArgs, Row};
 use super::super::memory::DevicePtr;
 use super::{Bench, assert_close, decoded, in_other_order, rms_norm, values, weight};
+use crate::model::Batch;
 use crate::quant::Format;
 
 #[test]
@@ -21,15 +22,19 @@ fn embeddings_of_every_format_are_the_reference_decoders_rows() {
         let rows: Vec<Row> = [(3u32, 0u32), (weight.rows() as u32 - 1, 70_000), (0, 5)]
             .map(|(token, position)| Row { token, position, sequence: 0, slot: 0 })
             .into();
+        // The last row goes on with what was chosen for its slot.
+        let chosen = [7, rows[2].token];
+        let told: Vec<Row> = [rows[0], rows[1], Row { token: Batch::CHOSEN, slot: 1, ..rows[2] }].into();
         let frequencies = [1.0f32, 0.1, 0.003];
         let (cols, count) = (weight.cols(), rows.len());
         let (x, angles) = (bench.room::<f32>(count * cols), bench.room::<f32>(count * 6));
         let args = EmbedArgs {
             embedding: bench.matrix(&weight),
-            rows: bench.put(&rows),
+            rows: bench.put(&told),
             x: x.slice.start(),
             frequencies: bench.put(&frequencies),
             angles: angles.slice.start(),
+            chosen: bench.put(&chosen),
             angle_scale: 1.25,
             pairs: 3,
             count: count as u32,

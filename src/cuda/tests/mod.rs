@@ -6,6 +6,7 @@ mod embed;
 mod experts;
 mod products;
 mod routing;
+mod sample;
 mod tiles;
 
 use half::{bf16, f16};

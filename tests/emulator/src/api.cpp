@@ -522,6 +522,45 @@ API cuStreamSynchronize(void* handle) {
 
 API cuStreamQuery(void* handle) { return cuStreamSynchronize(handle); }
 
+static std::shared_ptr<Event> event_of(void* handle) {
+    State& state = State::get();
+    LOCK;
+    const auto found = state.events.find(handle);
+    return found == state.events.end() ? nullptr : found->second;
+}
+
+API cuEventCreate(void** handle, unsigned) {
+    BEFORE(true);
+    LOCK;
+    auto event = std::make_shared<Event>();
+    *handle = event.get();
+    state.events[*handle] = std::move(event);
+    return SUCCESS;
+}
+
+API cuEventRecord(void* handle, void* stream_handle) {
+    BEFORE(true);
+    const auto event = event_of(handle);
+    const auto stream = stream_of(stream_handle);
+    if (event == nullptr || stream == nullptr) return INVALID_HANDLE;
+    event->stream = stream, event->queued = stream->queued();
+    return SUCCESS;
+}
+
+API cuEventSynchronize(void* handle) {
+    BEFORE(true);
+    const auto event = event_of(handle);
+    if (event == nullptr) return INVALID_HANDLE;
+    const auto stream = event->stream.lock();
+    return stream == nullptr ? SUCCESS : stream->wait_for(event->queued);
+}
+
+API cuEventDestroy_v2(void* handle) {
+    BEFORE(true);
+    LOCK;
+    return state.events.erase(handle) == 0 ? INVALID_HANDLE : SUCCESS;
+}
+
 // For tests: everything that was taken and not given back.
 extern "C" __attribute__((visibility("default"))) long emulator_held() {
     size_t held = 0;
@@ -529,7 +568,7 @@ extern "C" __attribute__((visibility("default"))) long emulator_held() {
         State& state = State::of(device);
         LOCK;
         held += state.held + state.streams.size() + state.modules.size() + state.graphs.size() + state.executables.size() +
-                state.memory.count() + state.pinned.count();
+                state.events.size() + state.memory.count() + state.pinned.count();
     }
     return static_cast<long>(held);
 }

@@ -108,19 +108,29 @@ class Stream {
     int add(const Graph& graph);
     // Does everything that is queued.
     int wait();
+    // How much was queued so far; and does that much, and no more.
+    uint64_t queued();
+    int wait_for(uint64_t queued);
 
   private:
-    int drain();
+    int drain(uint64_t queued = UINT64_MAX);
     uint64_t random();
 
     std::recursive_mutex lock_;
     std::deque<Work> queue_;
+    uint64_t queued_ = 0, done_ = 0;
     BegunPtr begun_;
     uint64_t random_state_;
 };
 
 // Devices of the machine.
 const int DEVICES = 2;
+
+// A place in a queue.
+struct Event {
+    std::weak_ptr<Stream> stream;
+    uint64_t queued = 0;
+};
 
 // A device, with its one context.
 struct State {
@@ -131,6 +141,7 @@ struct State {
     std::atomic<int> error = 0;  // stays until the context is destroyed
     Memory memory, pinned;
     std::map<void*, std::shared_ptr<Stream>> streams;
+    std::map<void*, std::shared_ptr<Event>> events;
     std::map<void*, std::unique_ptr<Module>> modules;
     std::map<void*, std::shared_ptr<Graph>> graphs, executables;
     std::shared_ptr<Stream> default_stream;

@@ -13,6 +13,7 @@ uint64_t Stream::random() {
 int Stream::add(Work work) {
     const std::lock_guard<std::recursive_mutex> guard(lock_);
     queue_.push_back(std::move(work));
+    ++queued_;
     // What fails is told by a later call, as on a device.
     if (random() % 8 == 0) drain();
     return SUCCESS;
@@ -23,6 +24,7 @@ int Stream::add(const Graph& graph) {
     bool first = true;
     for (const Work& work : graph.work) {
         queue_.push_back(work);
+        ++queued_;
         // Graphs follow each other whole.
         if (first) queue_.back().early = false;
         first = false;
@@ -36,6 +38,16 @@ int Stream::wait() {
     return drain();
 }
 
+uint64_t Stream::queued() {
+    const std::lock_guard<std::recursive_mutex> guard(lock_);
+    return queued_;
+}
+
+int Stream::wait_for(uint64_t queued) {
+    const std::lock_guard<std::recursive_mutex> guard(lock_);
+    return drain(queued);
+}
+
 // Kernels that were seen to ask for the next one.
 static bool asks_for_next(const KernelInfo* kernel, bool seen) {
     static std::mutex lock;
@@ -45,16 +57,18 @@ static bool asks_for_next(const KernelInfo* kernel, bool seen) {
     return known.count(kernel) != 0;
 }
 
-int Stream::drain() {
+int Stream::drain(uint64_t queued) {
     State& state = State::get();
-    while (!queue_.empty()) {
+    while (!queue_.empty() && done_ < queued) {
         if (state.error != 0) {
+            done_ = queued_;
             queue_.clear();
             begun_.reset();
             break;
         }
         const Work work = std::move(queue_.front());
         queue_.pop_front();
+        ++done_;
         if (work.kind == Work::COPY) {
             memcpy(work.to, work.staged != nullptr ? work.staged->data() : work.from, work.bytes);
             continue;
@@ -112,6 +126,7 @@ int State::wait_for_all() {
 // With `lock` held.
 void State::destroy_context() {
     streams.clear();
+    events.clear();
     default_stream.reset();
     modules.clear();
     graphs.clear();

@@ -24,13 +24,12 @@ fn block(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// A number from 0 up to, not including, 1: draw `index` of the sequence that `seed` names. 53 random bits.
-pub(super) fn uniform(seed: u64, index: u64) -> f64 {
+/// 64 random bits: draw `index` of the sequence that `seed` names.
+pub fn bits(seed: u64, index: u64) -> u64 {
     let halves = |value: u64| [value as u32, (value >> 32) as u32];
     let [low, high] = halves(index);
     let words = block([low, high, 0, 0], halves(seed));
-    let bits = (u64::from(words[1]) << 32 | u64::from(words[0])) >> 11;
-    bits as f64 / (1u64 << 53) as f64
+    u64::from(words[1]) << 32 | u64::from(words[0])
 }
 
 #[cfg(test)]
@@ -52,9 +51,7 @@ mod tests {
     fn draws_are_uniform() {
         let mut counts = [0u32; 10];
         for index in 0..10_000 {
-            let drawn = uniform(7, index);
-            assert!((0.0..1.0).contains(&drawn));
-            counts[(drawn * 10.0) as usize] += 1;
+            counts[((u128::from(bits(7, index)) * 10) >> 64) as usize] += 1;
         }
         assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
     }

@@ -2,7 +2,14 @@
 //!
 //! Order (`GenerationMixin._get_logits_processor`): repetition penalty, minimum length, presence and frequency penalties
 //! (the place of a caller's own processors), temperature, top-k, top-p, min-p. Each sees what the one before it left.
+//!
+//! This is also the definition for devices that choose tokens themselves (`kernels/sample`), bit by bit: a token's weight
+//! and all sums are whole numbers (see [`super::likelihood`]), equally likely tokens stand in the order of their ids, and
+//! a draw goes through the candidates from the most likely one down where top-k or top-p cut, by id where neither does.
 
+use std::cmp::Ordering;
+
+use super::likelihood::{drawn, least_weight, mass, share, weight};
 use super::philox;
 use super::sampling::Sampling;
 use crate::error::{Error, Result};
@@ -13,6 +20,7 @@ use crate::error::{Error, Result};
 pub struct Sampler {
     sampling: Sampling,
     eos_ids: Vec<u32>,
+    vocab: usize,
     /// Tokens chosen so far; the counter of the draws.
     chosen: u64,
     history: History,
@@ -21,10 +29,12 @@ pub struct Sampler {
     largest: Vec<f32>,
 }
 
-/// A token that can be drawn, with its probability as a share of the most likely one's.
+/// A token that can be drawn.
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
-    weight: f32,
+    /// Of [`super::likelihood::ONE`]: its probability as a share of the most likely one's.
+    weight: u64,
+    logit: f32,
     id: u32,
 }
 
@@ -41,24 +51,27 @@ const IN_PROMPT: u32 = 1 << 31;
 
 impl Sampler {
     /// Bytes for each token of the vocabulary at most: candidates, counts, seen tokens, and room for the largest logits.
-    pub(super) const BYTES_PER_TOKEN: u64 = (size_of::<Candidate>() + 2 * size_of::<u32>() + size_of::<f32>()) as u64;
+    pub const BYTES_PER_TOKEN: u64 = (size_of::<Candidate>() + 2 * size_of::<u32>() + size_of::<f32>()) as u64;
 
     /// A sampler at the end of `prompt`, for logits of `vocab` tokens. `eos_ids` are what `min_tokens` keeps away.
     ///
     /// # Errors
     /// [`Error::OutOfHostMemory`].
     pub fn new(sampling: Sampling, vocab: usize, prompt: &[u32], eos_ids: &[u32]) -> Result<Self> {
-        let penalties =
-            sampling.repetition_penalty != 1.0 || sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0;
         let mut history = History::default();
-        if penalties {
+        if sampling.has_penalties() {
             history = History { distinct: room(vocab)?, counts: room(vocab)? };
             history.counts.resize(vocab, 0);
             prompt.iter().for_each(|token| history.record(*token, |count| count | IN_PROMPT));
         }
         let kept = if sampling.is_greedy() { Vec::new() } else { room(vocab)? };
         let largest = room((sampling.top_k as usize).saturating_mul(2).min(vocab))?;
-        Ok(Self { sampling, eos_ids: eos_ids.to_vec(), chosen: 0, history, kept, largest })
+        Ok(Self { sampling, eos_ids: eos_ids.to_vec(), vocab, chosen: 0, history, kept, largest })
+    }
+
+    /// Tokens chosen so far.
+    pub fn chosen(&self) -> u64 {
+        self.chosen
     }
 
     /// The next token by the `logits` of the last one, which are changed on the way.
@@ -69,16 +82,17 @@ impl Sampler {
         // Without an early exit the whole check is vector instructions.
         if !logits.iter().fold(true, |finite, logit| finite & logit.is_finite()) {
             let (id, logit) = logits.iter().enumerate().find(|(_, logit)| !logit.is_finite()).unwrap_or((0, &f32::NAN));
-            return Err(Error::Internal(format!("the logit of token {id} is {logit}")));
+            return Err(not_finite(id as u32, *logit));
         }
         self.penalise(logits);
+        let most = most_likely(logits).filter(|(_, logit)| logit.is_finite());
+        let (most_likely, most) = most.ok_or_else(none_left)?;
         let id = if self.sampling.is_greedy() {
-            most_likely(logits).filter(|(_, logit)| logit.is_finite()).map(|(id, _)| id)
+            most_likely
         } else {
-            self.keep(logits);
-            self.draw()
+            let total = self.keep(logits, most);
+            self.draw(total).unwrap_or(most_likely)
         };
-        let id = id.ok_or_else(|| Error::Internal("no token is left to choose".into()))?;
         self.chosen += 1;
         self.history.record(id, |count| count.saturating_add(1));
         Ok(id)
@@ -93,7 +107,8 @@ impl Sampler {
             if times > 0 {
                 *logit -= frequency_penalty * times as f32 + presence_penalty;
             }
-            *logit = logit.clamp(f32::MIN, f32::MAX);
+            // Where infinities met, the least number.
+            *logit = if logit.is_nan() { f32::MIN } else { logit.clamp(f32::MIN, f32::MAX) };
         }
         if self.chosen < min_tokens as u64 {
             for &eos in &self.eos_ids {
@@ -104,48 +119,61 @@ impl Sampler {
         }
     }
 
-    /// Fills `kept` with the tokens that temperature, top-k, top-p and min-p leave.
-    fn keep(&mut self, logits: &[f32]) {
-        let Sampling { temperature, top_k, top_p, min_p, .. } = self.sampling;
-        self.kept.clear();
-        let Some((_, most)) = most_likely(logits) else { return };
+    /// Fills `kept` with the tokens that temperature, top-k, top-p and min-p leave, where `most` is the largest logit. Their
+    /// weight in all.
+    fn keep(&mut self, logits: &[f32], most: f32) -> u64 {
+        let Sampling { temperature, top_k, min_p, .. } = self.sampling;
         // Relative to the largest logit no temperature is too small to divide by. The weight is the probability before
         // the common divisor, which top-p alone needs.
         let weigh = |(id, logit): (usize, &f32)| {
-            let weight = ((logit - most) / temperature).exp();
-            Candidate { weight, id: id as u32 }
+            let weight = weight((logit - most) / temperature);
+            Candidate { weight, logit: *logit, id: id as u32 }
         };
         let kept = &mut self.kept;
-        let top_k = top_k as usize;
-        if top_k > 0 && top_k < logits.len() {
-            let least = kth_largest(logits, top_k, &mut self.largest);
+        kept.clear();
+        if self.sampling.cuts_to_k(logits.len()) {
+            let least = kth_largest(logits, top_k as usize, &mut self.largest);
             kept.extend(logits.iter().enumerate().filter(|(_, logit)| **logit >= least).map(weigh));
         } else {
             kept.extend(logits.iter().enumerate().map(weigh));
         }
-
-        if top_p < 1.0 {
-            let total: f64 = kept.iter().map(|candidate| f64::from(candidate.weight)).sum();
-            kept.retain(|candidate| candidate.weight >= min_p && candidate.weight > 0.0);
-            keep_nucleus(kept, f64::from(top_p) * total);
-        } else {
-            kept.retain(|candidate| candidate.weight >= min_p && candidate.weight > 0.0);
+        let sum = |kept: &[Candidate]| kept.iter().map(|candidate| candidate.weight).sum::<u64>();
+        let all = sum(kept);
+        let least = least_weight(min_p);
+        kept.retain(|candidate| candidate.weight >= least);
+        let nucleus = share(self.sampling.top_p);
+        if nucleus > 0
+            && let Some(last) = reach(kept, mass(nucleus, all))
+        {
+            kept.truncate(last + 1);
         }
+        sum(kept)
     }
 
-    /// One of `kept`, by weight.
-    fn draw(&self) -> Option<u32> {
-        let total: f64 = self.kept.iter().map(|candidate| f64::from(candidate.weight)).sum();
-        let target = philox::uniform(self.sampling.seed, self.chosen) * total;
-        let mut sum = 0.0;
-        for candidate in &self.kept {
-            sum += f64::from(candidate.weight);
-            if sum > target {
-                return Some(candidate.id);
-            }
+    /// One of `kept`, which weigh `total`.
+    fn draw(&mut self, total: u64) -> Option<u32> {
+        let target = drawn(philox::bits(self.sampling.seed, self.chosen), total);
+        let kept = &mut self.kept;
+        if self.sampling.cuts_to_k(self.vocab) || self.sampling.top_p < 1.0 {
+            return reach(kept, target + 1).map(|place| kept[place].id);
         }
-        self.kept.last().map(|candidate| candidate.id)
+        let mut sum = 0;
+        let reached = kept.iter().find(|candidate| {
+            sum += candidate.weight;
+            sum > target
+        });
+        reached.map(|candidate| candidate.id)
     }
+}
+
+/// What is wrong where a model's logits are no numbers.
+pub fn not_finite(token: u32, logit: f32) -> Error {
+    Error::Internal(format!("the logit of token {token} is {logit}"))
+}
+
+/// What is wrong where every token ends the text and none may.
+pub fn none_left() -> Error {
+    Error::Internal("no token is left to choose".into())
 }
 
 /// An empty vector with room for `len` items.
@@ -158,15 +186,16 @@ fn room<T>(len: usize) -> Result<Vec<T>> {
 }
 
 impl Sampling {
-    fn is_greedy(&self) -> bool {
-        self.temperature == 0.0 || self.top_k == 1
+    /// Whether top-k keeps fewer than all of `vocab` tokens.
+    pub fn cuts_to_k(&self, vocab: usize) -> bool {
+        self.top_k > 0 && (self.top_k as usize) < vocab
     }
 }
 
 impl Candidate {
     /// The most likely first, among equals the lowest id.
-    fn order(&self, other: &Self) -> std::cmp::Ordering {
-        other.weight.total_cmp(&self.weight).then(self.id.cmp(&other.id))
+    fn order(&self, other: &Self) -> Ordering {
+        other.logit.partial_cmp(&self.logit).unwrap_or(Ordering::Equal).then(self.id.cmp(&other.id))
     }
 }
 
@@ -219,11 +248,11 @@ fn kth_largest(logits: &[f32], k: usize, largest: &mut Vec<f32>) -> f32 {
     cut(largest, k)
 }
 
-/// Keeps the most likely candidates, in order, up to the first with which their weights reach `mass`.
+/// The first place, in the order of likelihood, with which the weights reach `mass`; `kept` is in that order up to there.
 ///
-/// Few do as a rule, so they are looked for among the largest 64, then among four times as many, and so on: the sorting of
-/// a whole vocabulary is the last resort.
-fn keep_nucleus(kept: &mut Vec<Candidate>, mass: f64) {
+/// It comes early as a rule, so it is looked for among the largest 64, then among four times as many, and so on: the
+/// sorting of a whole vocabulary is the last resort.
+fn reach(kept: &mut [Candidate], mass: u64) -> Option<usize> {
     let mut looked = 64;
     loop {
         let sorted = looked.min(kept.len());
@@ -231,16 +260,14 @@ fn keep_nucleus(kept: &mut Vec<Candidate>, mass: f64) {
             kept.select_nth_unstable_by(sorted, Candidate::order);
         }
         kept[..sorted].sort_unstable_by(Candidate::order);
-        let mut sum = 0.0;
-        for i in 0..sorted {
-            sum += f64::from(kept[i].weight);
-            if sum >= mass {
-                kept.truncate(i + 1);
-                return;
-            }
-        }
-        if sorted == kept.len() {
-            return;
+        let mut sum = 0;
+        let reaches = |candidate: &Candidate| {
+            sum += candidate.weight;
+            sum >= mass
+        };
+        let place = kept[..sorted].iter().position(reaches);
+        if place.is_some() || sorted == kept.len() {
+            return place;
         }
         looked *= 4;
     }
@@ -252,12 +279,6 @@ mod tests {
 
     fn sampler(sampling: Sampling, vocab: usize, prompt: &[u32], eos_ids: &[u32]) -> Sampler {
         Sampler::new(sampling, vocab, prompt, eos_ids).unwrap()
-    }
-    use crate::engine::GenerateOptions;
-    use crate::engine::sampling::SamplingDefaults;
-
-    fn sampling(options: GenerateOptions) -> Sampling {
-        Sampling::resolve(&options, &SamplingDefaults::default()).unwrap()
     }
 
     fn floats(value: &serde_json::Value) -> Vec<f32> {
@@ -279,10 +300,9 @@ mod tests {
             out[most_likely(&logits).unwrap().0 as usize] = 1.0;
             return out;
         }
-        sampler.keep(&logits);
-        let total: f32 = sampler.kept.iter().map(|candidate| candidate.weight).sum();
+        let total = sampler.keep(&logits, most_likely(&logits).unwrap().1);
         for candidate in &sampler.kept {
-            out[candidate.id as usize] = candidate.weight / total;
+            out[candidate.id as usize] = candidate.weight as f32 / total as f32;
         }
         out
     }
@@ -293,19 +313,19 @@ mod tests {
         let goldens: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         for case in goldens["cases"].as_array().unwrap() {
             let settings = &case["settings"];
-            let float = |name: &str| settings[name].as_f64().map(|v| v as f32);
-            let options = GenerateOptions {
-                temperature: float("temperature"),
-                top_k: settings["top_k"].as_u64().map(|k| k as u32),
-                top_p: float("top_p"),
-                min_p: float("min_p"),
-                repetition_penalty: float("repetition_penalty"),
-                presence_penalty: float("presence_penalty").unwrap_or(0.0),
-                frequency_penalty: float("frequency_penalty").unwrap_or(0.0),
-                ..Default::default()
+            let float = |name: &str, default| settings[name].as_f64().map_or(default, |v| v as f32);
+            let options = Sampling {
+                temperature: float("temperature", 1.0),
+                top_k: settings["top_k"].as_u64().map_or(0, |k| k as u32),
+                top_p: float("top_p", 1.0),
+                min_p: float("min_p", 0.0),
+                repetition_penalty: float("repetition_penalty", 1.0),
+                presence_penalty: float("presence_penalty", 0.0),
+                frequency_penalty: float("frequency_penalty", 0.0),
+                ..Sampling::default()
             };
             let logits = floats(&case["logits"]);
-            let sampler = sampler(sampling(options), logits.len(), &tokens(&case["prompt"]), &[]);
+            let sampler = sampler(options, logits.len(), &tokens(&case["prompt"]), &[]);
             let found = probabilities(sampler, &tokens(&case["generated"]), logits);
             for (id, (found, expected)) in found.iter().zip(floats(&case["probabilities"])).enumerate() {
                 let same = (found - expected).abs() < 1e-5 && (*found == 0.0) == (expected == 0.0);
@@ -316,18 +336,17 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_lowest_id_among_equals() {
-        for options in [
-            GenerateOptions { temperature: Some(0.0), ..Default::default() },
-            GenerateOptions { top_k: Some(1), ..Default::default() },
-        ] {
-            let mut sampler = sampler(sampling(options), 4, &[], &[]);
+        for options in
+            [Sampling { temperature: 0.0, ..Sampling::default() }, Sampling { top_k: 1, ..Sampling::default() }]
+        {
+            let mut sampler = sampler(options, 4, &[], &[]);
             assert_eq!(sampler.sample(&mut [1.0, 3.0, 3.0, 2.0]).unwrap(), 1);
         }
     }
 
     #[test]
     fn draws_follow_the_probabilities() {
-        let mut sampler = sampler(sampling(GenerateOptions { seed: 5, ..Default::default() }), 3, &[], &[]);
+        let mut sampler = sampler(Sampling { seed: 5, ..Sampling::default() }, 3, &[], &[]);
         let mut counts = [0; 3];
         for _ in 0..20_000 {
             let logits = [0.5f32, 0.3, 0.2].map(f32::ln);
@@ -341,8 +360,8 @@ mod tests {
     #[test]
     fn the_same_seed_draws_the_same_and_another_does_not() {
         let run = |seed| {
-            let options = GenerateOptions { seed, top_p: Some(0.99), ..Default::default() };
-            let mut sampler = sampler(sampling(options), 500, &[], &[]);
+            let options = Sampling { seed, top_p: 0.99, ..Sampling::default() };
+            let mut sampler = sampler(options, 500, &[], &[]);
             let logits: Vec<f32> = (0..500).map(|i| (i * 37 % 101) as f32 / 50.0).collect();
             (0..50).map(|_| sampler.sample(&mut logits.clone()).unwrap()).collect::<Vec<_>>()
         };
@@ -352,9 +371,9 @@ mod tests {
 
     #[test]
     fn a_flat_distribution_is_cut_at_its_mass() {
-        let options = GenerateOptions { top_p: Some(0.5), ..Default::default() };
-        let mut sampler = sampler(sampling(options), 5000, &[], &[]);
-        sampler.keep(&vec![1.0; 5000]);
+        let options = Sampling { top_p: 0.5, ..Sampling::default() };
+        let mut sampler = sampler(options, 5000, &[], &[]);
+        sampler.keep(&vec![1.0; 5000], 1.0);
         let mut ids: Vec<u32> = sampler.kept.iter().map(|candidate| candidate.id).collect();
         ids.sort_unstable();
         assert_eq!(ids, (0..2500).collect::<Vec<_>>());
@@ -364,13 +383,8 @@ mod tests {
     fn top_k_keeps_the_k_largest_and_their_equals() {
         let logits: Vec<f32> = (0..1000).map(|i| ((i * 7919) % 250) as f32).collect();
         for k in [2, 3, 17, 500, 999] {
-            let mut sampler = sampler(
-                sampling(GenerateOptions { top_k: Some(k), temperature: Some(100.0), ..Default::default() }),
-                1000,
-                &[],
-                &[],
-            );
-            sampler.keep(&logits);
+            let mut sampler = sampler(Sampling { top_k: k, temperature: 100.0, ..Sampling::default() }, 1000, &[], &[]);
+            sampler.keep(&logits, 249.0);
             let mut sorted = logits.clone();
             sorted.sort_by(|a, b| b.total_cmp(a));
             let least = sorted[k as usize - 1];
@@ -382,15 +396,15 @@ mod tests {
 
     #[test]
     fn end_of_sequence_waits_for_the_minimum() {
-        let options = GenerateOptions { min_tokens: 2, temperature: Some(0.0), ..Default::default() };
-        let mut sampler = sampler(sampling(options), 3, &[], &[0, 2]);
+        let options = Sampling { min_tokens: 2, temperature: 0.0, ..Sampling::default() };
+        let mut sampler = sampler(options, 3, &[], &[0, 2]);
         let chosen: Vec<u32> = (0..3).map(|_| sampler.sample(&mut [5.0, 1.0, 4.0]).unwrap()).collect();
         assert_eq!(chosen, [1, 1, 0]);
     }
 
     #[test]
     fn a_logit_that_is_no_number_is_an_error() {
-        let mut sampler = sampler(sampling(GenerateOptions::default()), 3, &[], &[]);
+        let mut sampler = sampler(Sampling::default(), 3, &[], &[]);
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let error = sampler.sample(&mut [1.0, bad, 0.0]).unwrap_err();
             assert_eq!(error, Error::Internal(format!("the logit of token 1 is {bad}")));
@@ -400,18 +414,13 @@ mod tests {
 
     #[test]
     fn a_sampler_takes_no_more_memory_than_it_is_counted_with() {
-        let options = GenerateOptions {
-            repetition_penalty: Some(1.1),
-            top_k: Some(900),
-            top_p: Some(0.99),
-            ..GenerateOptions::default()
-        };
-        let mut sampler = sampler(sampling(options), 1000, &[1, 2, 2], &[]);
+        let options = Sampling { repetition_penalty: 1.1, top_k: 900, top_p: 0.99, ..Sampling::default() };
+        let mut sampler = sampler(options, 1000, &[1, 2, 2], &[]);
         for step in 0..50 {
             let mut logits: Vec<f32> = (0..1000).map(|i| ((i * 37 + step * 11) % 101) as f32 / 50.0).collect();
             sampler.sample(&mut logits).unwrap();
         }
-        let bytes = 8 * sampler.kept.capacity()
+        let bytes = 16 * sampler.kept.capacity()
             + 4 * (sampler.largest.capacity()
                 + sampler.history.distinct.capacity()
                 + sampler.history.counts.capacity());
@@ -420,27 +429,27 @@ mod tests {
 
     #[test]
     fn a_sampler_beyond_all_memory_is_an_error() {
-        let refused = Sampler::new(sampling(GenerateOptions::default()), usize::MAX / 2, &[], &[]);
+        let refused = Sampler::new(Sampling::default(), usize::MAX / 2, &[], &[]);
         assert!(matches!(refused, Err(Error::OutOfHostMemory { .. })));
     }
 
     #[test]
     fn extreme_settings_still_choose() {
         let extremes = [
-            GenerateOptions { temperature: Some(1e-38), ..Default::default() },
-            GenerateOptions { temperature: Some(1e38), top_k: Some(u32::MAX), ..Default::default() },
-            GenerateOptions { repetition_penalty: Some(1e-38), ..Default::default() },
-            GenerateOptions { frequency_penalty: 3e38, presence_penalty: 3e38, ..Default::default() },
-            GenerateOptions { min_p: Some(1.0), top_p: Some(1e-30), ..Default::default() },
+            Sampling { temperature: 1e-38, ..Sampling::default() },
+            Sampling { temperature: 1e38, top_k: u32::MAX, ..Sampling::default() },
+            Sampling { repetition_penalty: 1e-38, ..Sampling::default() },
+            Sampling { frequency_penalty: 3e38, presence_penalty: 3e38, ..Sampling::default() },
+            Sampling { min_p: 1.0, top_p: 1e-30, ..Sampling::default() },
         ];
         for options in extremes {
-            let mut sampler = sampler(sampling(options.clone()), 4, &[0, 1], &[]);
+            let mut sampler = sampler(options, 4, &[0, 1], &[]);
             for _ in 0..4 {
                 let chosen = sampler.sample(&mut [3e38, -3e38, 7.0, 0.0]);
                 assert!(chosen.is_ok_and(|id| id < 4), "{options:?}");
             }
         }
-        let mut masked = sampler(sampling(GenerateOptions { min_tokens: 1, ..Default::default() }), 2, &[], &[0, 1]);
+        let mut masked = sampler(Sampling { min_tokens: 1, ..Sampling::default() }, 2, &[], &[0, 1]);
         assert!(masked.sample(&mut [1.0, 2.0]).is_err(), "where every token ends the text, none is left");
     }
 }
