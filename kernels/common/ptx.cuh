@@ -94,6 +94,49 @@ DEVICE void multiply_tile(int (&d)[4], const uint32_t (&a)[4], uint2 b) {
     }
 }
 
+// Four matrices of 8 rows of 16 bytes in shared memory: lane `8 m + r` tells where row r of matrix m is, and lane l gets the
+// four bytes `l % 4` of row `l / 4` of each.
+DEVICE void load_matrices(uint32_t (&out)[4], const void* row) {
+    const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+// The same of matrices of 16-bit values, transposed: lane l gets values `2 (l % 4)` and the next of column `l / 4`.
+DEVICE void load_transposed(uint32_t (&out)[4], const void* row) {
+    const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+// A matrix of 8 by 8 values of 16 bits, transposed: lane `4 g + t` has values 2 t and 2 t + 1 of row g.
+DEVICE uint32_t turn_matrix(uint32_t pair) {
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(pair));
+    return pair;
+}
+
+// `d += a b` of bfloat16 matrices [16, 16] and [16, 8] by a warp, whose lane `4 g + t` has of `d` the columns 2 t and the next
+// of rows g and g + 8, of `a` those columns of rows g and g + 8 and then the columns 8 further on, of `b` rows 2 t and the next
+// of column g and then the rows 8 further on.
+DEVICE void multiply_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The same of halves.
+DEVICE void multiply_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 #if HAS_CLUSTERS
 // The barrier of a cluster, in two halves; what was written before the first one is seen after the second one, unless it is
 // relaxed. Every thread of a warp comes here.

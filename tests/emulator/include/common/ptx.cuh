@@ -1,6 +1,7 @@
 // `kernels/common/ptx.cuh` on the emulated device: the same functions, by its means.
 #pragma once
 #include "cuda_device.h"
+#include "cuda_fp16.h"
 
 #define DEVICE static __device__ __forceinline__
 
@@ -67,6 +68,101 @@ DEVICE void multiply_tile(int (&d)[4], const uint32_t (&a)[4], uint2 b) {
     const uint32_t words[2] = {b.x, b.y};
     EmulatedTile own = {d, a, words};
     emulated_meet(0xffffffff, emulated_multiply_tile<std::conditional_t<SIGNED, int8_t, uint8_t>>, &own);
+}
+
+// Matrices in shared memory: lane `8 m + r` brings row r of matrix m, and lane `4 g + t` gets the two values that stand at
+// (g, 2 t) and (g, 2 t + 1) of each matrix or of its transpose (PTX ISA, ldmatrix).
+struct EmulatedMatrices {
+    uint32_t* out;
+    const void* row;
+};
+template <bool TURNED>
+static void emulated_load_matrices(emulator::Thread&, uint32_t, void* const* data) {
+    const auto lane = [&](int number) -> const EmulatedMatrices& {
+        return *static_cast<const EmulatedMatrices*>(data[number]);
+    };
+    for (int number = 0; number < 32; ++number) {
+        for (int m = 0; m < 4; ++m) {
+            const auto value = [&](int row, int column) {
+                const int from = TURNED ? column : row, at = TURNED ? row : column;
+                return static_cast<uint32_t>(static_cast<const uint16_t*>(lane(8 * m + from).row)[at]);
+            };
+            const int g = number / 4, t = number % 4;
+            lane(number).out[m] = value(g, 2 * t) | value(g, 2 * t + 1) << 16;
+        }
+    }
+}
+template <bool TURNED>
+DEVICE void emulated_load(uint32_t (&out)[4], const void* row) {
+    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) {
+        emulated_fail(emulator::MISALIGNED_ADDRESS, "a matrix whose rows are not aligned to 16 bytes");
+    }
+    EmulatedMatrices own = {out, row};
+    emulated_meet(0xffffffff, emulated_load_matrices<TURNED>, &own);
+}
+DEVICE void load_matrices(uint32_t (&out)[4], const void* row) { emulated_load<false>(out, row); }
+DEVICE void load_transposed(uint32_t (&out)[4], const void* row) { emulated_load<true>(out, row); }
+
+static void emulated_turn(emulator::Thread&, uint32_t, void* const* data) {
+    uint16_t matrix[8][8];
+    for (int number = 0; number < 32; ++number) memcpy(&matrix[number / 4][number % 4 * 2], data[number], 4);
+    for (int number = 0; number < 32; ++number) {
+        const int g = number / 4, t = number % 4;
+        *static_cast<uint32_t*>(data[number]) = matrix[2 * t][g] | static_cast<uint32_t>(matrix[2 * t + 1][g]) << 16;
+    }
+}
+DEVICE uint32_t turn_matrix(uint32_t pair) {
+    emulated_meet(0xffffffff, emulated_turn, &pair);
+    return pair;
+}
+
+// Lane `4 g + t` has columns 2 t and 2 t + 1 of rows g and g + 8 of `a`, then columns 8 further on; those rows of column g of `b`;
+// and columns 2 t and 2 t + 1 of rows g and g + 8 of `d` (PTX ISA, matrix fragments for mma.m16n8k16).
+struct EmulatedProduct {
+    float* d;
+    const uint32_t* a;
+    const uint32_t* b;
+};
+template <class Decode>
+static void emulated_multiply(emulator::Thread&, uint32_t, void* const* data) {
+    float a[16][16], b[16][8];
+    const auto lane = [&](int number) -> const EmulatedProduct& {
+        return *static_cast<const EmulatedProduct*>(data[number]);
+    };
+    for (int number = 0; number < 32; ++number) {
+        const int g = number / 4, t = number % 4;
+        for (int e = 0; e < 2; ++e) {
+            for (int i = 0; i < 4; ++i) a[g + i % 2 * 8][2 * t + e + i / 2 * 8] = Decode()(lane(number).a[i] >> 16 * e);
+            for (int i = 0; i < 2; ++i) b[2 * t + e + 8 * i][g] = Decode()(lane(number).b[i] >> 16 * e);
+        }
+    }
+    for (int number = 0; number < 32; ++number) {
+        for (int i = 0; i < 4; ++i) {
+            double sum = lane(number).d[i];
+            for (int k = 0; k < 16; ++k) {
+                sum += static_cast<double>(a[number / 4 + i / 2 * 8][k]) * b[k][number % 4 * 2 + i % 2];
+            }
+            lane(number).d[i] = static_cast<float>(sum);
+        }
+    }
+}
+struct EmulatedBf16 {
+    float operator()(uint32_t bits) const { return __uint_as_float(bits << 16); }
+};
+struct EmulatedHalf {
+    float operator()(uint32_t bits) const { return __half2float(__ushort_as_half(static_cast<uint16_t>(bits))); }
+};
+template <class Decode>
+DEVICE void emulated_product(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    const uint32_t b[2] = {b0, b1};
+    EmulatedProduct own = {d, a, b};
+    emulated_meet(0xffffffff, emulated_multiply<Decode>, &own);
+}
+DEVICE void multiply_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    emulated_product<EmulatedBf16>(d, a, b0, b1);
+}
+DEVICE void multiply_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    emulated_product<EmulatedHalf>(d, a, b0, b1);
 }
 
 #if HAS_CLUSTERS
