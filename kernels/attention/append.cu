@@ -10,6 +10,7 @@ extern "C" __global__ void __launch_bounds__(32) kv_append(const __grid_constant
     const uint32_t* pages = args.pages + args.sequences[at.sequence].first_page;
     const uint32_t number = place_of(args, pages, kv_head, at.position);
     with_channels(args.head_dim, [&](auto channels) {
-        append<decltype(channels)::value>(args, row, kv_head, number, scratch);
+        constexpr int C = decltype(channels)::value;
+        append<C>(args, HeadNorm<C>(args, args.key_norm, row), row, kv_head, number, scratch);
     });
 }

@@ -107,10 +107,10 @@ __device__ __noinline__ void attend(const AttentionArgs& args, float* shared) {
 
     // A warp for each query, and one for the new key and value.
     float* query = shared + warp * dim;
-    if (appends) append<C>(args, row, kv_head, own, shared + HEADS * dim);
+    if (appends) append<C>(args, HeadNorm<C>(args, args.key_norm, row), row, kv_head, own, shared + HEADS * dim);
     if (has_head) {
         const float* from = args.queries + (static_cast<uint64_t>(row) * args.heads + head) * args.query_stride;
-        prepare_head<C>(args, from, args.query_norm, row, query);
+        HeadNorm<C>(args, args.query_norm, row).apply(args, from, query);
     }
     __syncthreads();
     const bool has_channels = lane * C < dim && has_head;

@@ -29,39 +29,71 @@ DEVICE void load_channels(const float* x, uint32_t first, uint32_t dim, float (&
     }
 }
 
-// `out = rope(x / sqrt(mean(x²) + eps) * norm)` by one warp, of which a lane takes C channels; `out` is shared memory of
-// `head_dim` floats.
-template <int C>
-DEVICE void prepare_head(const AttentionArgs& args, const float* x, const float* norm, uint32_t row, float* out) {
-    const uint32_t first = threadIdx.x % WARP * C, dim = args.head_dim, pairs = args.pairs;
-    const float* angles = args.angles + static_cast<uint64_t>(row) * 2 * pairs;
-    float values[C], squares = 0.0f;
-    float weights[C];
-    load_channels<C>(x, first, dim, values);
-    load_channels<C>(norm, first, dim, weights);
+// `rope(x / sqrt(mean(x²) + eps) * norm)` of a head by one warp, of which a lane takes C channels. What does not depend
+// on `x` is loaded ahead of it. ALIKE: the channels of a lane are all turned the same way, because C divides the pairs.
+template <int C, bool ALIKE = false>
+struct HeadNorm {
+    float weights[C], cosines[C], sines[C];  // sines with the sign of what they are multiplied with
+
+    __device__ __forceinline__ HeadNorm(const AttentionArgs& args, const float* norm, uint32_t row) {
+        const uint32_t first = threadIdx.x % WARP * C, pairs = args.pairs;
+        const float* angles = args.angles + static_cast<uint64_t>(row) * 2 * pairs;
+        load_channels<C>(norm, first, args.head_dim, weights);
+        if constexpr (ALIKE) {
+            const uint32_t pair = first < pairs ? first : first - pairs;
+            const uint32_t last = first < 2 * pairs ? args.head_dim : 0;  // nothing is loaded beyond it
+            load_channels<C>(angles + pair, 0, last, cosines);
+            load_channels<C>(angles + pairs + pair, 0, last, sines);
 #pragma unroll
-    for (int c = 0; c < C; ++c) squares = fmaf(values[c], values[c], squares);
-    const float factor = rsqrtf(sum_lanes<32>(squares) / static_cast<float>(dim) + args.eps);
+            for (int c = 0; c < C; ++c) {
+                if (last == 0) cosines[c] = 1.0f;
+                if (first < pairs) sines[c] = -sines[c];
+            }
+        } else {
 #pragma unroll
-    for (int c = 0; c < C; ++c) {
-        if (first + c < dim) out[first + c] = values[c] = values[c] * factor * weights[c];
+            for (int c = 0; c < C; ++c) {
+                const uint32_t i = first + c, pair = i < pairs ? i : i - pairs;
+                cosines[c] = i < 2 * pairs ? angles[pair] : 1.0f;
+                sines[c] = i < 2 * pairs ? angles[pairs + pair] : 0.0f;
+                if (i < pairs) sines[c] = -sines[c];
+            }
+        }
     }
-    __syncwarp();
+    // `out` is shared memory of `head_dim` floats.
+    __device__ __forceinline__ void apply(const AttentionArgs& args, const float* x, float* out) const {
+        const uint32_t first = threadIdx.x % WARP * C, dim = args.head_dim, pairs = args.pairs;
+        float values[C], squares = 0.0f;
+        load_channels<C>(x, first, dim, values);
 #pragma unroll
-    for (int c = 0; c < C; ++c) {
-        const uint32_t i = first + c;
-        if (i >= 2 * pairs) continue;
-        const uint32_t pair = i < pairs ? i : i - pairs;
-        const float other = i < pairs ? -out[i + pairs] : out[pair];
-        values[c] = fmaf(values[c], angles[pair], other * angles[pairs + pair]);
-    }
-    __syncwarp();
+        for (int c = 0; c < C; ++c) squares = fmaf(values[c], values[c], squares);
+        const float factor = rsqrtf(sum_lanes<32>(squares) / static_cast<float>(dim) + args.eps);
 #pragma unroll
-    for (int c = 0; c < C; ++c) {
-        if (first + c < 2 * pairs) out[first + c] = values[c];
+        for (int c = 0; c < C; ++c) {
+            if (first + c < dim) out[first + c] = values[c] = values[c] * factor * weights[c];
+        }
+        __syncwarp();
+        if constexpr (ALIKE) {
+            const uint32_t other = first < pairs ? first + pairs : first < 2 * pairs ? first - pairs : first;
+            float others[C];
+            load_channels<C>(out, other, dim, others);
+            __syncwarp();
+#pragma unroll
+            for (int c = 0; c < C; ++c) out[first + c] = fmaf(values[c], cosines[c], others[c] * sines[c]);
+        } else {
+#pragma unroll
+            for (int c = 0; c < C; ++c) {
+                const uint32_t i = first + c, other = i < pairs ? i + pairs : i - pairs;
+                if (i < 2 * pairs) values[c] = fmaf(values[c], cosines[c], out[other] * sines[c]);
+            }
+            __syncwarp();
+#pragma unroll
+            for (int c = 0; c < C; ++c) {
+                if (first + c < 2 * pairs) out[first + c] = values[c];
+            }
+        }
+        __syncwarp();
     }
-    __syncwarp();
-}
+};
 
 // Number of the head at `position` of a sequence among all heads of this layer's keys or values.
 DEVICE uint32_t place_of(const AttentionArgs& args, const uint32_t* pages, uint32_t kv_head, uint32_t position) {
@@ -109,12 +141,14 @@ DEVICE void store_head(const AttentionArgs& args, const float* x, void* store, v
     }
 }
 
-// Norms, turns and stores the key and the value of a row as head `number` of all, by one warp, of which a lane takes C channels; `scratch` is shared memory of `head_dim` floats.
+// Norms, turns and stores the key and the value of a row as head `number` of all, by one warp, of which a lane takes C
+// channels. The key stays in `scratch`, shared memory of `head_dim` floats.
 template <int C>
-DEVICE void append(const AttentionArgs& args, uint32_t row, uint32_t kv_head, uint32_t number, float* scratch) {
+DEVICE void append(const AttentionArgs& args, const HeadNorm<C>& norm, uint32_t row, uint32_t kv_head, uint32_t number,
+                   float* scratch) {
     const uint64_t place = static_cast<uint64_t>(number) * args.head_dim;
     const uint64_t from = (static_cast<uint64_t>(row) * args.kv_heads + kv_head) * args.head_dim;
-    prepare_head<C>(args, args.keys + from, args.key_norm, row, scratch);
+    norm.apply(args, args.keys + from, scratch);
     store_head<C>(args, scratch, args.key_pages, args.key_scales, place);
     store_head<C>(args, args.values + from, args.value_pages, args.value_scales, place);
 }

@@ -12,6 +12,8 @@ use crate::error::Result;
 use crate::model::{AttentionSpec, ModelSpec};
 use crate::state::{KvFormat, StateLayout};
 
+/// Query heads that share a block.
+const HEADS: usize = 8;
 /// Rows of one step whose contexts may be cut into parts.
 const FEW_ROWS: usize = 16;
 /// Positions of a part at least.
@@ -19,11 +21,23 @@ const PART: usize = 16;
 /// Parts of a context at most.
 const MOST_PARTS: usize = 64;
 
+/// On tensor cores: warps of a block for one row at most, positions that one takes together, and positions that such a block
+/// takes alone: parts have to be merged, which takes as long as so many more.
+const MOST_WARPS: usize = 12;
+const POSITIONS: usize = 16;
+/// Rows that a block takes where many do.
+const ROWS_TOGETHER: usize = 8;
+const ALONE: usize = 256;
+
 pub struct Attention {
     /// Rows of sequences that have one each: appends their keys and values by itself.
     step: Kernel,
+    /// The same on tensor cores, for usual heads in halves, and the warps of a block.
+    halves: Option<(Kernel, usize)>,
     append: Kernel,
     rows: Kernel,
+    /// The same on tensor cores.
+    rows_halves: Option<Kernel>,
     multiprocessors: usize,
     spec: AttentionSpec,
     eps: f32,
@@ -105,8 +119,10 @@ impl Attention {
         let kernel = |name| modules.kernel(name);
         Ok(Self {
             step: kernel("attention_step")?,
+            halves: halves(modules, spec, kv)?,
             append: modules.kernel("kv_append")?,
             rows: kernel("attention_rows")?,
+            rows_halves: rows_halves(modules, spec, kv)?,
             multiprocessors: device.multiprocessors as usize,
             spec: spec.attention.clone(),
             eps: spec.norm_eps,
@@ -124,7 +140,13 @@ impl Attention {
         }
         let blocks = self.spec.kv_heads * self.head_blocks * step.count();
         let most = (self.multiprocessors / blocks.max(1)).clamp(1, MOST_PARTS);
-        let wanted = step.longest.div_ceil(PART).clamp(1, most).next_power_of_two();
+        let wanted = match &self.halves {
+            Some(_) if step.single_rows && step.longest <= ALONE => 1,
+            // The bytes that the last block reads of all parts are about those that it has read of its own.
+            Some(_) if step.single_rows => (step.longest / 8).isqrt(),
+            _ => step.longest.div_ceil(PART),
+        };
+        let wanted = wanted.clamp(1, most).next_power_of_two();
         if wanted > most { wanted / 2 } else { wanted }
     }
 
@@ -184,6 +206,11 @@ impl Attention {
         };
         let grid = [number(spec.kv_heads * self.head_blocks), number(splits), number(count)];
         let shared = number(shared_bytes(spec.head_dim));
+        if let Some((kernel, warps)) = self.halves.as_ref().filter(|_| step.single_rows) {
+            let shared = number(halves_bytes(spec.head_dim, *warps));
+            // SAFETY: as below.
+            return unsafe { kernel.launch(grid, [32 * number(*warps), 1, 1]).shared(shared).arg(args).queue(stream) };
+        }
         if step.single_rows {
             // SAFETY: the kernel's argument, of sizes that were checked; a step's pages are those of the cache.
             return unsafe { self.step.launch(grid, [256, 1, 1]).shared(shared).arg(args).queue(stream) };
@@ -191,9 +218,51 @@ impl Attention {
         let append = self.append.launch([number(spec.kv_heads), number(count), 1], [32, 1, 1]);
         // SAFETY: as above.
         unsafe { append.arg(args).queue(stream)? };
+        if let Some(kernel) = self.rows_halves.as_ref().filter(|_| splits == 1) {
+            let groups = number(step.most_rows.div_ceil(ROWS_TOGETHER));
+            let grid = [grid[0], groups, number(step.sequences.len())];
+            let launch = kernel.launch(grid, [256, 1, 1]).shared(number(rows_halves_bytes(spec.head_dim)));
+            // SAFETY: as above.
+            return unsafe { launch.arg(args).queue(stream) };
+        }
         // SAFETY: as above.
         unsafe { self.rows.launch(grid, [256, 1, 1]).shared(shared).arg(args).queue(stream) }
     }
+}
+
+/// The kernel for one row on tensor cores, where there is one for such heads and their store, and the warps of a block.
+fn halves(modules: &Modules, spec: &ModelSpec, kv: KvFormat) -> Result<Option<(Kernel, usize)>> {
+    let Some(dim) = halves_head(&spec.attention, kv) else { return Ok(None) };
+    let kernel = modules.kernel(&format!("attention_halves_{dim}"))?;
+    let warps = (1..=MOST_WARPS).rev().find(|warps| halves_bytes(dim, *warps) <= kernel.shared_memory);
+    Ok(warps.map(|warps| (kernel, warps)))
+}
+
+/// The kernel for many rows on tensor cores, likewise.
+fn rows_halves(modules: &Modules, spec: &ModelSpec, kv: KvFormat) -> Result<Option<Kernel>> {
+    let Some(dim) = halves_head(&spec.attention, kv) else { return Ok(None) };
+    let kernel = modules.kernel(&format!("attention_rows_halves_{dim}"))?;
+    Ok((rows_halves_bytes(dim) <= kernel.shared_memory).then_some(kernel))
+}
+
+/// Channels of a head, where there are kernels on tensor cores for it. A lane's share of them must turn all the same way.
+fn halves_head(spec: &AttentionSpec, kv: KvFormat) -> Option<usize> {
+    let (dim, pairs) = (spec.head_dim, spec.rope.dim / 2);
+    (kv == KvFormat::F16 && [128, 256].contains(&dim) && pairs.is_multiple_of(dim / 32)).then_some(dim)
+}
+
+/// Shared memory of a block for many rows: see `RowsShared` in `kernels/attention/attention_rows_halves.cu`.
+pub(super) fn rows_halves_bytes(head_dim: usize) -> usize {
+    let (tiles, queries, heads) = (2 * 2 * 2 * head_dim * POSITIONS, 2 * 2 * HEADS * head_dim, 4 * head_dim);
+    tiles + ROWS_TOGETHER * (queries + heads)
+}
+
+/// Shared memory of a block of `warps` warps: see `HalvesShared` in `kernels/attention/attention_halves.cu`.
+pub(super) fn halves_bytes(head_dim: usize, warps: usize) -> usize {
+    let slot = 2 * 2 * head_dim * POSITIONS + 2 * 4 * HEADS;
+    let (queries, heads, own) = (2 * 2 * HEADS * head_dim, 4 * (HEADS + 1) * head_dim, 2 * 2 * head_dim);
+    let merging = 4 * HEADS * MOST_PARTS + 2 * 4 * HEADS;
+    queries + heads + own + merging + warps * slot
 }
 
 /// Shared memory of a block: eight queries, and a key.

@@ -3,6 +3,7 @@
 use half::f16;
 
 use super::super::args::{AttentionArgs, Row, Sequence};
+use super::super::attention::{halves_bytes, rows_halves_bytes};
 use super::super::memory::DevicePtr;
 use super::super::testing::Buffer;
 use super::{Bench, assert_close, dot, rms_norm, sigmoid, values};
@@ -68,8 +69,16 @@ struct Cache {
     counters: Buffer<u32>,
 }
 
-/// One step: `rows[s]` rows of each sequence.
-fn step(bench: &mut Bench, shape: &Shape, cache: &Cache, streams: &mut [Stream], rows: &[usize], splits: usize) {
+/// One step: `rows[s]` rows of each sequence, their contexts in `splits` parts; single rows by blocks of `warps` warps, where a
+/// kernel takes any number.
+fn step(
+    bench: &mut Bench,
+    shape: &Shape,
+    cache: &Cache,
+    streams: &mut [Stream],
+    rows: &[usize],
+    (splits, warps): (usize, usize),
+) {
     let Shape { heads, kv_heads, head_dim, pairs, gated, kv } = *shape;
     let stride = if gated { 2 * head_dim } else { head_dim };
     let count: usize = rows.iter().sum();
@@ -154,12 +163,22 @@ fn step(bench: &mut Bench, shape: &Shape, cache: &Cache, streams: &mut [Stream],
     };
     let blocks = kv_heads * (heads / kv_heads).div_ceil(8);
     let shared = 4 * 9 * head_dim;
+    let by_sequence = [blocks, rows.iter().copied().max().unwrap_or(0).div_ceil(8), rows.len()];
     let single = rows.iter().all(|rows| *rows == 1);
     if !single {
         bench.run(&bench.gpu.modules.kernel("kv_append").unwrap(), [kv_heads, count, 1], 32, 0, args);
     }
-    let kernel = bench.kernel(if single { "attention_step" } else { "attention_rows" });
-    bench.run(&kernel, [blocks, splits, count], 256, shared, args);
+    let halves = kv == KvFormat::F16 && [128, 256].contains(&head_dim);
+    let whole = halves && splits == 1;
+    let (name, grid, warps, shared) = match (single, head_dim) {
+        (true, 128) if halves => ("attention_halves_128", [blocks, splits, count], warps, halves_bytes(128, warps)),
+        (true, 256) if halves => ("attention_halves_256", [blocks, splits, count], warps, halves_bytes(256, warps)),
+        (true, _) => ("attention_step", [blocks, splits, count], 8, shared),
+        (false, 128) if whole => ("attention_rows_halves_128", by_sequence, 8, rows_halves_bytes(128)),
+        (false, 256) if whole => ("attention_rows_halves_256", by_sequence, 8, rows_halves_bytes(256)),
+        (false, _) => ("attention_rows", [blocks, splits, count], 8, shared),
+    };
+    bench.run(&bench.kernel(name), grid, 32 * warps, shared, args);
     // An 8-bit code may go either way where a key lies between two.
     let tolerance = if kv == KvFormat::Q8_0 { 5e-3 } else { 1e-3 };
     let what = format!("{heads}/{kv_heads} x {head_dim} {kv} after {seed}, {rows:?} rows, {splits} parts");
@@ -173,6 +192,7 @@ fn attention_of_steps_and_of_many_rows_matches_float64() {
         Shape { heads: 16, kv_heads: 2, head_dim: 256, pairs: 32, gated: true, kv: KvFormat::F16 },
         Shape { heads: 16, kv_heads: 2, head_dim: 256, pairs: 32, gated: true, kv: KvFormat::Q8_0 },
         Shape { heads: 16, kv_heads: 1, head_dim: 128, pairs: 64, gated: false, kv: KvFormat::F32 },
+        Shape { heads: 20, kv_heads: 2, head_dim: 128, pairs: 64, gated: false, kv: KvFormat::F16 },
         Shape { heads: 6, kv_heads: 2, head_dim: 64, pairs: 8, gated: true, kv: KvFormat::Q8_0 },
         Shape { heads: 12, kv_heads: 1, head_dim: 20, pairs: 10, gated: false, kv: KvFormat::F16 },
         Shape { heads: 3, kv_heads: 3, head_dim: 6, pairs: 2, gated: true, kv: KvFormat::F32 },
@@ -193,10 +213,18 @@ fn attention_of_steps_and_of_many_rows_matches_float64() {
             values: Vec::new(),
         };
         let mut streams = [stream(0), stream(1)];
-        for (rows, splits) in
-            [([1, 1], 1), ([5, 1], 1), ([1, 1], 2), ([1, 37], 1), ([1, 1], 5), ([9, 2], 3), ([1, 1], 1)]
-        {
-            step(&mut bench, shape, &cache, &mut streams, &rows, splits);
+        for (rows, splits, warps) in [
+            ([1, 1], 1, 9),
+            ([5, 1], 1, 1),
+            ([1, 1], 2, 4),
+            ([1, 37], 1, 1),
+            ([1, 1], 5, 3),
+            ([9, 2], 3, 1),
+            ([1, 1], 1, 2),
+            ([1, 1], 1, 12),
+            ([1, 1], 2, 1),
+        ] {
+            step(&mut bench, shape, &cache, &mut streams, &rows, (splits, warps));
         }
         bench.kept.clear();
     }
