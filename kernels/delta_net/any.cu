@@ -1,4 +1,4 @@
-// The delta rule and the gated norm for heads of any size, as `delta.cu` has them for 128 channels: a block takes a value
+// The delta rule and the gated norm for heads of any size, as `step.cu` has them for 128 channels: a block takes a value
 // head, a thread some of its columns, and the state stays in memory. Small models only: nothing here is fast.
 #include "delta_net/conv.cuh"
 

@@ -1,10 +1,10 @@
-// The convolution and SiLU of many rows: a thread takes a channel of a sequence through some of its rows. Bound by bytes: the
-// projections are read once, what comes out is written once. `delta_rows` puts the last inputs into the history: here others
-// may still read it.
+// The convolution and SiLU of many rows: a thread takes a channel of a sequence through some of its rows. Bound by
+// bytes: the projections are read once, what comes out is written once. `delta_prepare` puts the last inputs into the
+// history: here others may still read it.
 #include "delta_net/conv.cuh"
 
 // Rows of a thread.
-const uint32_t CONV_ROWS = 64;
+const uint32_t CONV_ROWS = 16;
 
 extern "C" __global__ void __launch_bounds__(256) delta_conv(const __grid_constant__ DeltaArgs args) {
     const uint32_t channel = blockIdx.x * blockDim.x + threadIdx.x;

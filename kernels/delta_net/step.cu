@@ -1,10 +1,35 @@
-// The gated delta rule for one row of each sequence and heads of 128 channels: convolution, delta rule and gated norm in one.
-// See `delta.cu` for the rule and how a head is shared by blocks and threads.
+// The gated delta rule (arXiv 2412.06464, eq. 10) for one row of each sequence and heads of 128 channels: convolution,
+// delta rule and gated norm in one.
 //
-// Bound by the bytes of the state, read once and written once, and by latency: all that does not come from the projections is
-// asked for before the kernel waits for them, queries and keys are normalised after the products that they go into, and the
-// four blocks of a head, a cluster, exchange their sums of squares for the norm.
+// `S = decay S; u = beta (v - Sᵀk); S = S + k uᵀ; out = Sᵀq`, where `out` of the new state is `decay Sᵀq + u (k · q)`
+// of the old one, so that both products with it share a pass.
+//
+// A thread has 16 rows of one column of the state. Bound by the bytes of the state, read once and written once, and by
+// latency: all that does not come from the projections is asked for before the kernel waits for them, queries and keys
+// are normalised after the products that they go into, and the four blocks of a head, a cluster, exchange their sums of
+// squares for the norm.
 #include "delta_net/head.cuh"
+
+// The convolution of one channel, its weights and history loaded ahead of its input.
+struct Convolution {
+    float weights[MAX_TAPS], past[MAX_TAPS];  // the input's last
+
+    __device__ __forceinline__ Convolution(const DeltaArgs& args, uint32_t slot, uint32_t position, uint32_t channel,
+                                           bool used) {
+#pragma unroll
+        for (uint32_t back = 0; back < MAX_TAPS; ++back) {
+            const bool has = used && back < args.taps;
+            weights[back] = has ? args.conv[(args.taps - 1 - back) * args.channels + channel] : 0.0f;
+            past[back] = has && back > 0 && back <= position ? *history(args, slot, position - back, channel) : 0.0f;
+        }
+    }
+    __device__ __forceinline__ float apply(float x) const {
+        float sum = 0.0f;
+#pragma unroll
+        for (int back = MAX_TAPS - 1; back > 0; --back) sum = fmaf(weights[back], past[back], sum);
+        return silu(fmaf(weights[0], x, sum));
+    }
+};
 
 extern "C" __global__ void __launch_bounds__(256)
 #if HAS_CLUSTERS
@@ -12,6 +37,8 @@ extern "C" __global__ void __launch_bounds__(256)
 #endif
         delta_step(const __grid_constant__ DeltaArgs args) {
 #if HAS_CLUSTERS
+    const uint32_t GROUPS = 8;  // of state rows: one for each warp
+    const uint32_t OWN = DIM / GROUPS;
     __shared__ float queries[DIM], keys[DIM];
     __shared__ float squares[GROUPS];
     __shared__ float2 recalled[GROUPS][COLUMNS];

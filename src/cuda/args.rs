@@ -173,7 +173,7 @@ structs! {
     Place, 12 { base: u32, step: u32, index_step: u32 }
 
     /// DeltaNet between the projections.
-    DeltaArgs, 240 {
+    DeltaArgs, 248 {
         qkv: DevicePtr<f32>,
         z: DevicePtr<f32>,
         b: DevicePtr<f32>,
@@ -185,6 +185,7 @@ structs! {
         conv_state: DevicePtr<f32>,
         states: DevicePtr<f32>,
         convolved: DevicePtr<f32>,
+        chunks: DevicePtr<u8>,
         out: DevicePtr<f32>,
         sequences: DevicePtr<Sequence>,
         eps: f32,

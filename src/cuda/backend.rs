@@ -591,7 +591,12 @@ impl Work {
                 partials: memory.part(parts.partials)?,
                 counters: memory.part(parts.counters)?,
             },
-            delta_net: DeltaWork { projections, convolved: memory.part(parts.convolved)?, out: mixed },
+            delta_net: DeltaWork {
+                projections,
+                convolved: memory.part(parts.convolved)?,
+                chunks: memory.part(parts.outputs)?.cast(),
+                out: mixed,
+            },
             moe: MoeWork {
                 x,
                 normed,

@@ -14,19 +14,48 @@ use crate::model::{DeltaSpec, HeadOrder};
 const USUAL: usize = 128;
 
 /// Rows of a sequence that a block of the convolution takes.
-const CONV_ROWS: usize = 64;
+const CONV_ROWS: usize = 16;
+
+/// Rows of a chunk, and bytes of what the kernels keep of it for a key head and for a value head (`delta_net/chunk.cuh`).
+const CHUNK: usize = 32;
+const CHUNK_KEY_BYTES: usize = 4 * 2 * CHUNK * USUAL;
+const CHUNK_HEAD_BYTES: usize = 4 * 2 * CHUNK * CHUNK + 2 * 4 * CHUNK;
+/// What a block of the scan copies to shared memory while it works on what it copied before.
+const STAGES: usize = 2;
 
 pub struct DeltaNet {
     /// Rows of sequences that have one each: convolves by itself.
     step: Kernel,
     /// Its blocks stand in clusters of four that share a head.
     clusters: bool,
-    rows: Kernel,
     conv: Kernel,
-    /// The gated norm of the heads, where `rows` leaves it to another kernel.
-    gate: Option<Kernel>,
+    /// What follows the convolution of many rows.
+    rows: Rows,
     spec: DeltaSpec,
     eps: f32,
+}
+
+/// The delta rule and the gated norm of many rows.
+enum Rows {
+    /// Heads of [`USUAL`] channels, chunk by chunk. A chunk costs what two rows cost one after another: sequences of a few
+    /// rows have no kernel of their own.
+    Chunks { prepare: Kernel, scan: Kernel, gate: Kernel },
+    /// All others.
+    Any(Kernel),
+}
+
+/// Bytes that the chunks of a step of up to `rows` rows and `sequences` sequences take.
+pub(super) fn chunk_bytes(spec: &DeltaSpec, rows: usize, sequences: usize) -> usize {
+    if !is_usual(spec) {
+        return 0;
+    }
+    let heads = |count: usize, bytes: usize| count.saturating_mul(bytes);
+    let bytes = heads(spec.key_heads, CHUNK_KEY_BYTES).saturating_add(heads(spec.value_heads, CHUNK_HEAD_BYTES));
+    (rows / CHUNK).saturating_add(sequences).saturating_mul(bytes)
+}
+
+fn is_usual(spec: &DeltaSpec) -> bool {
+    spec.key_dim == USUAL && spec.value_dim == USUAL
 }
 
 /// States of one layer.
@@ -67,19 +96,28 @@ pub struct DeltaWork {
     pub projections: [DeviceSlice<f32>; 4],
     /// `[rows, channels]`.
     pub convolved: DeviceSlice<f32>,
+    /// [`chunk_bytes`] of the step.
+    pub chunks: DeviceSlice<u8>,
     /// `[rows, value_heads, value_dim]`.
     pub out: DeviceSlice<f32>,
 }
 
 impl DeltaNet {
     pub fn new(modules: &Modules, spec: &DeltaSpec, eps: f32) -> Result<Self> {
-        let usual = spec.key_dim == USUAL && spec.value_dim == USUAL;
+        let usual = is_usual(spec);
         let clustered = usual.then(|| modules.kernel("delta_step")).transpose()?.filter(|kernel| kernel.overlaps);
         let clusters = clustered.is_some();
         let step = clustered.map_or_else(|| modules.kernel("delta_any"), Ok)?;
-        let rows = modules.kernel(if usual { "delta_rows" } else { "delta_any_rows" })?;
-        let gate = usual.then(|| modules.kernel("delta_gate")).transpose()?;
-        Ok(Self { step, clusters, rows, conv: modules.kernel("delta_conv")?, gate, spec: spec.clone(), eps })
+        let kernel = |name| modules.kernel(name);
+        let rows = match usual {
+            true => Rows::Chunks {
+                prepare: kernel("delta_prepare")?,
+                scan: kernel("delta_scan")?,
+                gate: kernel("delta_gate")?,
+            },
+            false => Rows::Any(kernel("delta_any_rows")?),
+        };
+        Ok(Self { step, clusters, conv: kernel("delta_conv")?, rows, spec: spec.clone(), eps })
     }
 
     /// `out = norm(delta_rule(conv(q, k, v))) * silu(z)`, advancing the states of the step's sequences.
@@ -95,27 +133,32 @@ impl DeltaNet {
         work: &DeltaWork,
     ) -> Result<()> {
         let args = self.args(step, weights, states, work)?;
-        let sequences = number(step.sequences.len());
-        let heads = number(self.spec.value_heads);
-        let launch = |kernel: &Kernel, four: bool| {
-            let (grid, shared) = match four {
-                true => ([4, heads, sequences], 0),
-                false => ([heads, sequences, 1], 4 * (2 * self.spec.key_dim + 2 * self.spec.value_dim + 64)),
-            };
+        let sequences = step.sequences.len();
+        let (heads, parts) = (self.spec.value_heads, 4);
+        let launch = |kernel: &Kernel, grid: [usize; 3], block: u32, shared: usize| {
             // SAFETY: the kernel's argument, of sizes that were checked; a step's slots are those of the states.
-            unsafe { kernel.launch(grid, [256, 1, 1]).shared(number(shared)).arg(args).queue(stream) }
+            unsafe { kernel.launch(grid.map(number), [block, 1, 1]).shared(number(shared)).arg(args).queue(stream) }
+        };
+        let any = |kernel: &Kernel| {
+            launch(kernel, [heads, sequences, 1], 256, 4 * (2 * self.spec.key_dim + 2 * self.spec.value_dim + 64))
         };
         if step.single_rows {
-            return launch(&self.step, self.clusters);
+            return match self.clusters {
+                true => launch(&self.step, [parts, heads, sequences], 256, 0),
+                false => any(&self.step),
+            };
         }
-        let grid = [self.spec.conv_channels().div_ceil(256), step.sequences.len(), step.most_rows.div_ceil(CONV_ROWS)];
-        let conv = self.conv.launch(grid.map(number), [256, 1, 1]);
-        // SAFETY: as above.
-        unsafe { conv.arg(args).queue(stream)? };
-        launch(&self.rows, self.gate.is_some())?;
-        let Some(gate) = &self.gate else { return Ok(()) };
-        // SAFETY: as above.
-        unsafe { gate.launch([number(step.count()), 1, 1], [256, 1, 1]).arg(args).queue(stream) }
+        let channels = self.spec.conv_channels().div_ceil(256);
+        launch(&self.conv, [channels, sequences, step.most_rows.div_ceil(CONV_ROWS)], 256, 0)?;
+        match &self.rows {
+            Rows::Any(kernel) => any(kernel),
+            Rows::Chunks { prepare, scan, gate } => {
+                launch(prepare, [self.spec.key_heads, step.most_rows.div_ceil(CHUNK), sequences], 256, 0)?;
+                let shared = STAGES * (CHUNK_KEY_BYTES + CHUNK_HEAD_BYTES);
+                launch(scan, [parts, heads, sequences], 64, shared)?;
+                launch(gate, [step.count(), 1, 1], 256, 0)
+            }
+        }
     }
 
     fn args(&self, step: &Step, weights: &DeltaWeights, states: &DeltaStates, work: &DeltaWork) -> Result<DeltaArgs> {
@@ -150,6 +193,10 @@ impl DeltaNet {
             convolved: match step.single_rows {
                 true => DevicePtr::NULL,
                 false => work.convolved.holding(count * channels, "convolved rows")?,
+            },
+            chunks: match step.single_rows {
+                true => DevicePtr::NULL,
+                false => work.chunks.holding(chunk_bytes(spec, count, step.sequences.len()), "chunks of rows")?,
             },
             out: work.out.holding(count * spec.values(), "the output of heads")?,
             sequences: step.sequences.start(),

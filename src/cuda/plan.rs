@@ -1,6 +1,7 @@
 //! What lies where in a model's one allocation of device memory.
 
 use super::args::{Expert, Item, SampleResult};
+use super::delta_net::chunk_bytes;
 use super::memory::{Planned, Planner};
 use super::moe::MoeShape;
 use super::sample::SampleParts;
@@ -93,6 +94,7 @@ pub(super) struct WorkParts {
     pub items: Planned<Item>,
     pub item_count: Planned<u32>,
     pub activations: Planned<f32>,
+    /// Outputs of experts; before them, while a layer mixes rows, the chunks of the delta rule.
     pub outputs: Planned<f32>,
     /// Activations, quantised: whichever are multiplied next. Four a word, and two numbers for 32 of them.
     pub codes: Planned<u32>,
@@ -155,13 +157,14 @@ fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
     let heads = attention.heads * attention.head_dim;
     let kv = attention.kv_heads * attention.head_dim;
     let mut widths = [heads * if attention.gated { 2 } else { 1 }, kv, kv, 0];
-    let (mut mixed, mut channels) = (heads, 0);
+    let (mut mixed, mut channels, mut chunks) = (heads, 0, 0);
     if let Some(delta) = &spec.delta {
         let values = delta.values();
         channels = delta.conv_channels();
         let own = [channels + values, values, 2 * delta.value_heads, delta.value_heads];
         widths.iter_mut().zip(own).for_each(|(width, own)| *width = own.max(*width));
         mixed = mixed.max(values);
+        chunks = chunk_bytes(delta, rows, sequences(sizes));
     }
     let moe = spec.moe.as_ref();
     let (experts, top_k) = moe.map_or((0, 0), |moe| (moe.experts, moe.top_k));
@@ -174,7 +177,7 @@ fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
     let (convolved, mixed) = (float(channels), float(mixed));
     let angles = float(2 * (attention.rope.dim / 2));
     let (router, shared_gate) = (float(experts), float(1));
-    let (activations, outputs) = (float(routed + shared), float((top_k + 1) * spec.hidden));
+    let activations = float(routed + shared);
     let shares = float(top_k);
     WorkParts {
         step: planner.take(step_words(sizes)),
@@ -196,7 +199,7 @@ fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
         items: planner.take(items(spec, rows)),
         item_count: planner.take(1),
         activations,
-        outputs,
+        outputs: planner.take(product(&[rows, top_k + 1, spec.hidden]).max(chunks.div_ceil(4))),
         codes: planner.take(quantised.div_ceil(4)),
         factors: planner.take(2 * quantised.div_ceil(32)),
         logits: planner.take(product(&[sizes.max_logits, spec.vocab])),
@@ -222,9 +225,14 @@ fn pinned(spec: &ModelSpec, sizes: &Sizes) -> u64 {
 
 /// 32-bit words of everything that the host tells the device about a step.
 pub(super) fn step_words(sizes: &Sizes) -> usize {
-    let sequences = sizes.layout.slots.min(sizes.max_rows);
-    let words = [(sizes.max_rows, ROW_WORDS), (sequences, SEQUENCE_WORDS), (sizes.max_logits, SAMPLE_WORDS + 1)];
+    let words =
+        [(sizes.max_rows, ROW_WORDS), (sequences(sizes), SEQUENCE_WORDS), (sizes.max_logits, SAMPLE_WORDS + 1)];
     words.iter().map(|(count, words)| count * words).sum::<usize>() + sizes.layout.pages
+}
+
+/// Sequences of a step at most.
+fn sequences(sizes: &Sizes) -> usize {
+    sizes.layout.slots.min(sizes.max_rows)
 }
 
 /// Blocks that share the query heads of a key head: eight heads each.

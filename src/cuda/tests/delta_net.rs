@@ -13,6 +13,11 @@ struct Shape {
     taps: usize,
     interleaved: bool,
     tiled: bool,
+    /// Decay inputs and write strengths before their functions, at most: from 30 on everything is kept or forgotten.
+    gates: f32,
+    /// A row of sixteen forgets what was before it so thoroughly that the sum of log decays has no digits left for the
+    /// others, which keep nearly everything.
+    bursts: bool,
 }
 
 /// One sequence's memory in float64.
@@ -143,8 +148,12 @@ fn step(bench: &mut Bench, shape: &Shape, weights: &Weights, device: &Device, me
     let qkv = values(seed, count * qkv_width);
     let z = if shape.interleaved { qkv.clone() } else { values(seed + 1, count * z_width) };
     let z_stride = if shape.interleaved { qkv_width } else { z_width };
-    let b = values(seed + 2, count * gate_width);
-    let a = if shape.interleaved { b.clone() } else { values(seed + 3, count * gate_width) };
+    let gates = |seed| values(seed, count * gate_width).iter().map(|x| x * shape.gates).collect::<Vec<f32>>();
+    let b = gates(seed + 2);
+    let mut a = if shape.interleaved { b.clone() } else { gates(seed + 3) };
+    if shape.bursts {
+        a.iter_mut().enumerate().for_each(|(i, a)| *a += if i / heads % 16 == 3 { 20_000.0 } else { -5.0 });
+    }
     let (mut sequences, mut expected, mut row) = (Vec::new(), Vec::new(), 0);
     for (s, memory) in memory.iter_mut().enumerate() {
         sequences.push(Sequence {
@@ -167,6 +176,7 @@ fn step(bench: &mut Bench, shape: &Shape, weights: &Weights, device: &Device, me
         }
     }
     let (out, convolved) = (bench.room::<f32>(count * z_width), bench.room::<f32>(count * channels));
+    let chunks = bench.room::<u8>((count / 32 + rows.len()) * (shape.key_heads * 32768 + heads * 8448));
     let [q, k, v, z_place, b_place, a_place, head] = shape.places();
     let args = DeltaArgs {
         qkv: bench.put(&qkv),
@@ -180,6 +190,7 @@ fn step(bench: &mut Bench, shape: &Shape, weights: &Weights, device: &Device, me
         conv_state: device.conv.slice.start(),
         states: device.states.slice.start(),
         convolved: convolved.slice.start(),
+        chunks: chunks.slice.start(),
         out: out.slice.start(),
         sequences: bench.put(&sequences),
         eps: 1e-6,
@@ -204,58 +215,89 @@ fn step(bench: &mut Bench, shape: &Shape, weights: &Weights, device: &Device, me
         unused: 0,
     };
     let usual = shape.key_dim == 128 && vd == 128;
-    let single = rows.iter().all(|rows| *rows == 1);
-    if !single {
-        bench.run(&bench.kernel("delta_conv"), [channels.div_ceil(256), rows.len(), 2], 256, 0, args);
-    }
-    let name = match (usual, single) {
-        (true, true) => "delta_step",
-        (true, false) => "delta_rows",
-        (false, true) => "delta_any",
-        (false, false) => "delta_any_rows",
+    let most = rows.iter().copied().max().unwrap_or(0);
+    let launch = |name: &'static str, grid: [usize; 3], block: usize, shared: usize| {
+        bench.run(&bench.kernel(name), grid, block, shared, args);
     };
-    let kernel = bench.gpu.modules.kernel(name).unwrap();
-    if usual {
-        bench.run(&kernel, [4, heads, rows.len()], 256, 0, args);
-        if !single {
-            bench.run(&bench.kernel("delta_gate"), [count, 1, 1], 256, 0, args);
-        }
-    } else {
-        bench.run(&kernel, [heads, rows.len(), 1], 256, 4 * (2 * shape.key_dim + 2 * vd + 64), args);
+    let any = |name| launch(name, [heads, rows.len(), 1], 256, 4 * (2 * shape.key_dim + 2 * vd + 64));
+    match (usual, most) {
+        (true, 1) => launch("delta_step", [4, heads, rows.len()], 256, 0),
+        (false, 1) => any("delta_any"),
+        _ => launch("delta_conv", [channels.div_ceil(256), rows.len(), 2], 256, 0),
     }
-    let what = format!("{name} {}x{} ratio {}, {rows:?} rows after {seed}", shape.key_dim, vd, shape.ratio);
+    if most > 1 && usual {
+        launch("delta_prepare", [shape.key_heads, most.div_ceil(32), rows.len()], 256, 0);
+        launch("delta_scan", [4, heads, rows.len()], 64, 2 * (32768 + 8448));
+        launch("delta_gate", [count, 1, 1], 256, 0);
+    } else if most > 1 {
+        any("delta_any_rows");
+    }
+    let what =
+        format!("{}x{vd} ratio {} gates {}, {rows:?} rows after {seed}", shape.key_dim, shape.ratio, shape.gates);
     assert_close(&bench.gpu.download(out.slice), &expected, 1e-4, &what);
+}
+
+const BASE: Shape = Shape {
+    key_heads: 2,
+    ratio: 2,
+    key_dim: 128,
+    value_dim: 128,
+    taps: 4,
+    interleaved: false,
+    tiled: false,
+    gates: 1.0,
+    bursts: false,
+};
+
+/// Steps of two sequences, of so many rows each, one after another.
+fn run(bench: &mut Bench, shape: &Shape, steps: &[[usize; 2]]) {
+    let (channels, heads) = (shape.channels(), shape.value_heads());
+    let weights = Weights {
+        conv: values(1, shape.taps * channels),
+        decay: values(2, heads).iter().map(|x| -0.6 - 0.5 * x).collect(),
+        dt_bias: values(3, heads),
+        norm: values(4, shape.value_dim),
+    };
+    let device = Device {
+        conv: bench.room(3 * shape.taps * channels),
+        states: bench.room(3 * heads * shape.key_dim * shape.value_dim),
+    };
+    let mut memory = vec![Memory::default(); 2];
+    for rows in steps {
+        step(bench, shape, &weights, &device, &mut memory, rows);
+    }
+    bench.kept.clear();
 }
 
 #[test]
 fn delta_net_matches_the_recurrence_in_float64() {
     let Some(mut bench) = Bench::open() else { return };
-    let base =
-        Shape { key_heads: 2, ratio: 2, key_dim: 128, value_dim: 128, taps: 4, interleaved: false, tiled: false };
     let shapes = [
-        base,
-        Shape { interleaved: true, key_heads: 3, ..base },
-        Shape { tiled: true, ratio: 3, ..base },
-        Shape { key_dim: 24, value_dim: 40, ratio: 1, ..base },
-        Shape { key_dim: 16, value_dim: 8, taps: 3, tiled: true, key_heads: 3, ..base },
-        Shape { key_dim: 128, value_dim: 64, interleaved: true, ratio: 4, ..base },
+        BASE,
+        Shape { interleaved: true, key_heads: 3, ..BASE },
+        Shape { tiled: true, ratio: 3, ..BASE },
+        Shape { key_dim: 24, value_dim: 40, ratio: 1, ..BASE },
+        Shape { key_dim: 16, value_dim: 8, taps: 3, tiled: true, key_heads: 3, ..BASE },
+        Shape { key_dim: 128, value_dim: 64, interleaved: true, ratio: 4, ..BASE },
     ];
+    let steps = [[1, 1], [1, 1], [1, 5], [7, 1], [1, 1], [2, 2], [1, 1], [1, 33], [1, 1], [2, 150], [1, 1]];
     for shape in &shapes {
-        let (channels, heads) = (shape.channels(), shape.value_heads());
-        let weights = Weights {
-            conv: values(1, shape.taps * channels),
-            decay: values(2, heads).iter().map(|x| -0.6 - 0.5 * x).collect(),
-            dt_bias: values(3, heads),
-            norm: values(4, shape.value_dim),
-        };
-        let device = Device {
-            conv: bench.room(3 * shape.taps * channels),
-            states: bench.room(3 * heads * shape.key_dim * shape.value_dim),
-        };
-        let mut memory = vec![Memory::default(); 2];
-        for rows in [[1, 1], [1, 1], [1, 5], [7, 1], [1, 1], [2, 2], [1, 1], [1, 33], [1, 1], [2, 150], [1, 1]] {
-            step(&mut bench, shape, &weights, &device, &mut memory, &rows);
-        }
-        bench.kept.clear();
+        run(&mut bench, shape, &steps);
     }
+}
+
+#[test]
+fn chunks_of_the_delta_rule_begin_and_end_anywhere() {
+    let Some(mut bench) = Bench::open() else { return };
+    let shape = Shape { key_heads: 1, ..BASE };
+    run(&mut bench, &shape, &[[65, 3], [31, 32], [33, 1], [64, 130], [1, 1]]);
+}
+
+#[test]
+fn the_delta_rule_keeps_or_forgets_everything_where_its_gates_say_so() {
+    let Some(mut bench) = Bench::open() else { return };
+    for gates in [0.0, 5.0, 30.0, 200.0] {
+        run(&mut bench, &Shape { key_heads: 1, gates, ..BASE }, &[[65, 20], [40, 2], [1, 1]]);
+    }
+    run(&mut bench, &Shape { key_heads: 1, bursts: true, ..BASE }, &[[65, 20], [40, 2], [1, 1]]);
 }
