@@ -18,6 +18,8 @@ struct TileProductsArgs {
     uint32_t cols;   // of every matrix
     uint32_t count;  // rows of the input
     uint32_t add;    // 1: add to what `out` holds
+    uint32_t rows;   // of the input that a block takes
+    uint32_t room;   // bytes of a block's shared memory: two stages at least, see tiles/tiles.cuh
 };
 
 struct TileFloatsArgs {
@@ -34,6 +36,9 @@ struct TileMoeArgs {
     MoeArgs moe;
     const uint32_t* codes;  // of the rows of `input`, or of the activations, as those lie
     const float2* factors;
+    uint32_t room;  // as in TileProductsArgs
+    uint32_t unused;
 };
 
-static_assert(sizeof(QuantiseArgs) == 32 && sizeof(TileProductsArgs) == 352 && sizeof(TileFloatsArgs) == 344 && sizeof(TileMoeArgs) == sizeof(MoeArgs) + 16);
+static_assert(sizeof(QuantiseArgs) == 32 && sizeof(TileProductsArgs) == 360 && sizeof(TileFloatsArgs) == 344 &&
+              sizeof(TileMoeArgs) == sizeof(MoeArgs) + 24);

@@ -1,11 +1,10 @@
-// `activations = silu(gate · x) * (up · x)` for the entries of an item of up to 64: four warps of a block have 64 rows of the
-// gate, the four others the same rows of the other matrix.
+// `activations = silu(gate · x) * (up · x)` for the entries of an item of up to 64: four warps of a block have 64 rows
+// of the gate, the four others the same rows of the other matrix.
 #include "tiles/moe.cuh"
 
 extern "C" __global__ void __launch_bounds__(256, 2) tile_gate_up(const __grid_constant__ TileMoeArgs args) {
     DYNAMIC_SHARED(__align__(16) uint8_t, shared);
     __shared__ uint32_t tile[ROWS];
-    Stage* stages = reinterpret_cast<Stage*>(shared);
     after_previous_kernel();
     const MoeArgs& moe = args.moe;
     if (blockIdx.y >= *moe.item_count) return;
@@ -20,14 +19,16 @@ extern "C" __global__ void __launch_bounds__(256, 2) tile_gate_up(const __grid_c
     __syncthreads();
     float* ups = reinterpret_cast<float*>(shared) + warp % half * ROWS * SLOTS;  // [ROWS][SLOTS]
     with_format(m.format, [&](auto format) {
-        Sums sums;
-        multiply_strip<format>(stages, x, m, own < strips ? own : -1, sums);
-        if (warp >= half) {
-            for_sums(sums, count, [&](int row_in, int i, float sum) { ups[i * SLOTS + row_in] = sum; });
+        Sums own_sums;
+        multiply_strips<format>(shared, args.room, x, m, own, 1, strips, 1, [&](int, const Sums& sums) {
+            memcpy(&own_sums, &sums, sizeof sums);
+        });
+        if (warp >= half && own < strips) {
+            for_sums(own_sums, count, [&](int row_in, int i, float sum) { ups[i * SLOTS + row_in] = sum; });
         }
         __syncthreads();
         if (warp < half && own < strips) {
-            for_sums(sums, count, [&](int row_in, int i, float gate) {
+            for_sums(own_sums, count, [&](int row_in, int i, float gate) {
                 const uint32_t row = own * SLOTS + row_in;
                 if (row >= m.rows) return;
                 activations_of(moe, item.first + i)[row] = silu(gate) * ups[i * SLOTS + row_in];

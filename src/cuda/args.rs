@@ -226,7 +226,7 @@ structs! {
     }
 
     /// Products with one quantised input.
-    TileProductsArgs, 352 {
+    TileProductsArgs, 360 {
         products: [Product; 4],
         codes: DevicePtr<u32>,
         factors: DevicePtr<f32>,
@@ -234,6 +234,8 @@ structs! {
         cols: u32,
         count: u32,
         add: u32,
+        rows: u32,
+        room: u32,
     }
 
     /// Products with one input in float32.
@@ -247,7 +249,7 @@ structs! {
     }
 
     /// A feed-forward half with quantised inputs.
-    TileMoeArgs, 520 { moe: MoeArgs, codes: DevicePtr<u32>, factors: DevicePtr<f32> }
+    TileMoeArgs, 528 { moe: MoeArgs, codes: DevicePtr<u32>, factors: DevicePtr<f32>, room: u32, unused: u32 }
 
     /// A feed-forward half behind its router.
     MoeArgs, 504 {

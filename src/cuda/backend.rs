@@ -162,7 +162,7 @@ impl CudaBackend {
         let layout = Layout::new(&spec, plan.bytes(), sizes);
         let memory =
             DeviceMemory::take(context, layout.bytes, &format!("the model on CUDA device {}", device.ordinal))?;
-        let tiles = Tiles::new(modules, &memory, &layout.work)?.map(Arc::new);
+        let tiles = Tiles::new(modules, device, &memory, &layout.work)?.map(Arc::new);
         let kernels = Kernels::new(modules, context, &spec, tiles, options)?;
         let stream = Stream::new(context, options.priority)?;
 

@@ -203,7 +203,7 @@ impl Moe {
         let int8_only = layer.gate_up.int8_only() && layer.down.int8_only();
         let tiles = self.tiles.as_ref().filter(|_| count >= tiles::FEWEST && int8_only);
         let item_rows = match tiles {
-            Some(_) => tiles::ROWS,
+            Some(tiles) => tiles.rows,
             None if one => 1,
             None => layer.item_rows,
         };

@@ -2,22 +2,28 @@
 //! them for the tensor cores; all others are products of float32.
 
 use super::args::{MoeArgs, Product, QuantiseArgs, TileFloatsArgs, TileMoeArgs, TileProductsArgs, number};
+use super::device::DeviceInfo;
 use super::memory::{DeviceMemory, DeviceSlice};
 use super::module::{Kernel, Modules};
 use super::plan::WorkParts;
 use super::stream::Stream;
 use crate::error::Result;
 
-/// Rows of activations that a block takes, at most.
-pub const ROWS: usize = 64;
 /// Rows of a step from which it pays.
 pub const FEWEST: usize = 2;
 /// Rows of a weight that a block takes.
 const STRIPS: u32 = 128;
-/// The same of products in float32.
+/// The same of products in float32, and the rows of the input there.
 const FLOAT_ROWS: u32 = 32;
-/// Shared memory of a block: activations and weights of 256 columns, twice.
-const SHARED: usize = 2 * (ROWS * (256 + 32) + 8 * ROWS * 8 + 8 * 4352);
+const FLOAT_INPUTS: usize = 64;
+/// Columns that a block of the others takes together.
+const COLUMNS: usize = 256;
+/// Rows of the input that a block may take, the most that it has room for first.
+const ROWS: [usize; 2] = [64, 32];
+/// Shared memory that leaves a multiprocessor room for two blocks.
+const HALF: usize = 112 << 10;
+/// Blocks that a multiprocessor works on at a time.
+const BLOCKS: usize = 2;
 /// Columns that share a scale.
 const TILE: usize = 32;
 
@@ -27,6 +33,10 @@ pub struct Tiles {
     floats: Kernel,
     gate_up: Kernel,
     down: Kernel,
+    multiprocessors: usize,
+    /// Rows of the input that a block takes, and its shared memory.
+    pub rows: usize,
+    shared: usize,
     codes: DeviceSlice<u32>,
     factors: DeviceSlice<f32>,
 }
@@ -36,18 +46,28 @@ impl Tiles {
     ///
     /// # Errors
     /// Whatever the driver reports.
-    pub(super) fn new(modules: &Modules, memory: &DeviceMemory, parts: &WorkParts) -> Result<Option<Self>> {
-        let tiles = Self {
+    pub(super) fn new(
+        modules: &Modules,
+        device: &DeviceInfo,
+        memory: &DeviceMemory,
+        parts: &WorkParts,
+    ) -> Result<Option<Self>> {
+        let kernels = [modules.kernel("tile_products")?, modules.kernel("tile_gate_up")?, modules.kernel("tile_down")?];
+        let room = kernels.iter().map(|kernel| kernel.shared_memory).min().unwrap_or(0).min(HALF);
+        let Some(rows) = ROWS.into_iter().find(|rows| least_shared(*rows) <= room) else { return Ok(None) };
+        let [products, gate_up, down] = kernels;
+        Ok(Some(Self {
             quantise: modules.kernel("quantise")?,
-            products: modules.kernel("tile_products")?,
+            products,
             floats: modules.kernel("tile_floats")?,
-            gate_up: modules.kernel("tile_gate_up")?,
-            down: modules.kernel("tile_down")?,
+            gate_up,
+            down,
+            multiprocessors: device.multiprocessors as usize,
+            rows,
+            shared: room / 16 * 16,
             codes: memory.part(parts.codes)?,
             factors: memory.part(parts.factors)?,
-        };
-        let fits = [&tiles.products, &tiles.gate_up, &tiles.down].iter().all(|kernel| kernel.shared_memory >= SHARED);
-        Ok(fits.then_some(tiles))
+        }))
     }
 
     /// Quantises the first `values` values of `input`, rows of whole tiles.
@@ -83,11 +103,13 @@ impl Tiles {
             cols: number(cols),
             count: number(count),
             add: add.into(),
+            rows: number(self.rows),
+            room: number(self.shared),
         };
         let groups = products.iter().map(|product| product.matrix.rows.div_ceil(STRIPS)).sum();
-        let launch = self.products.launch([groups, number(count.div_ceil(ROWS)), 1], [256, 1, 1]);
+        let launch = self.products.launch([groups, number(count.div_ceil(self.rows)), 1], [256, 1, 1]);
         // SAFETY: the kernel's argument; the caller checked that the outputs have `count` rows.
-        unsafe { launch.shared(number(SHARED)).arg(args).queue(stream) }
+        unsafe { launch.shared(number(self.shared)).arg(args).queue(stream) }
     }
 
     /// The products of up to four matrices of any format with `count` rows of `input`, in float32.
@@ -113,12 +135,12 @@ impl Tiles {
             add: add.into(),
         };
         let groups = products.iter().map(|product| product.matrix.rows.div_ceil(FLOAT_ROWS)).sum();
-        let launch = self.floats.launch([groups, number(count.div_ceil(ROWS)), 1], [256, 1, 1]);
+        let launch = self.floats.launch([groups, number(count.div_ceil(FLOAT_INPUTS)), 1], [256, 1, 1]);
         // SAFETY: the kernel's argument; the caller checked that the outputs have `count` rows.
         unsafe { launch.arg(args).queue(stream) }
     }
 
-    /// The experts of a feed-forward half whose entries are grouped in items of [`ROWS`], behind its router: activations of
+    /// The experts of a feed-forward half whose entries are grouped in items of `rows`, behind its router: activations of
     /// `widths.0` rows of a weight, then outputs of `widths.1`. `moe` and what it points to were checked by the caller.
     ///
     /// # Errors
@@ -133,15 +155,31 @@ impl Tiles {
         widths: (usize, usize),
     ) -> Result<()> {
         self.quantise(stream, input, moe.count as usize * moe.hidden as usize)?;
-        let args = TileMoeArgs { moe, codes: self.codes.start(), factors: self.factors.start() };
-        let launch = |kernel: &Kernel, width: usize, strips: u32| {
-            let grid = [number(width).div_ceil(strips), moe.max_items, 1];
+        let args = TileMoeArgs {
+            moe,
+            codes: self.codes.start(),
+            factors: self.factors.start(),
+            room: number(self.shared),
+            unused: 0,
+        };
+        let launch = |kernel: &Kernel, blocks: u32| {
+            let grid = [blocks, moe.max_items, 1];
             // SAFETY: the kernel's argument, of sizes that were checked.
-            unsafe { kernel.launch(grid, [256, 1, 1]).shared(number(SHARED)).arg(args).queue(stream) }
+            unsafe { kernel.launch(grid, [256, 1, 1]).shared(number(self.shared)).arg(args).queue(stream) }
         };
         // Half of a block's warps have the gate's rows, the others the same rows of the other matrix.
-        launch(&self.gate_up, widths.0, STRIPS / 2)?;
+        launch(&self.gate_up, number(widths.0).div_ceil(STRIPS / 2))?;
         self.quantise(stream, activations, values)?;
-        launch(&self.down, widths.1, STRIPS)
+        // As many columns a block as of the gate, while that leaves every multiprocessor two rounds of blocks.
+        let blocks = number(widths.1).div_ceil(STRIPS);
+        let rounds = blocks as usize * moe.max_items as usize / (2 * BLOCKS * self.multiprocessors).max(1);
+        let turns = (moe.hidden as usize / widths.0.max(1)).min(rounds).max(1);
+        launch(&self.down, blocks.div_ceil(number(turns)))
     }
+}
+
+/// Shared memory that blocks of `rows` rows of the input need: activations, their scales and weights of [`COLUMNS`] columns,
+/// the largest there are, twice.
+fn least_shared(rows: usize) -> usize {
+    2 * (rows * (COLUMNS + 32 + COLUMNS / TILE * 8) + 8 * 4352)
 }

@@ -1,8 +1,9 @@
 //! Feed-forward halves: experts of every format, with one row and with many.
 
-use super::super::args::{Expert, Forms, Item, Matrix, MoeArgs};
+use super::super::args::{Expert, Forms, Item, Matrix, MoeArgs, QuantiseArgs, TileMoeArgs};
 use super::super::memory::{DevicePtr, DeviceSlice};
 use super::routing::{no_moe, route};
+use super::tiles::BLOCKS;
 use super::{Bench, assert_close, decoded, dot, rms_norm, sigmoid, silu, values, weight};
 use crate::quant::{Format, Group, Weight};
 
@@ -72,14 +73,24 @@ fn spaced(expert: &Expert, weights: &[Weight; 3], start: DeviceSlice<u8>) -> Exp
     }
 }
 
-/// `alike`: through the kernels of one row for experts of this format.
+/// Which kernels compute a layer.
+#[derive(Clone, Copy)]
+enum Kernels {
+    /// Those for anything.
+    Any,
+    /// Those of one row for experts of this format.
+    OneRow(Format),
+    /// Those on tensor cores, with the rows of a block and its shared memory, and blocks for the second half.
+    Tiles((usize, usize), usize),
+}
+
 fn check(
     bench: &mut Bench,
     shape: &Shape,
     formats: [Format; 3],
     shared_format: Format,
     (count, exact): (usize, bool),
-    alike: Option<Format>,
+    kernels: Kernels,
 ) {
     let Shape { hidden, experts, top_k, width, shared_width } = *shape;
     // So few different logits among many experts that more than a warp of them are equal.
@@ -108,10 +119,11 @@ fn check(
     let down = Forms::of(table.iter().map(|e| &e.down), exact);
     let routed = count * top_k;
     let entries = routed + if shared_width > 0 { count } else { 0 };
-    let item_rows = match count {
-        1 => 1,
-        2 => 2,
-        3..=5 => 4,
+    let item_rows = match (kernels, count) {
+        (Kernels::Tiles((rows, _), _), _) => rows as u32,
+        (_, 1) => 1,
+        (_, 2) => 2,
+        (_, 3..=5) => 4,
         _ => 8,
     };
     let max_items = entries + 1;
@@ -152,7 +164,7 @@ fn check(
     };
     let widest = if top_k > 0 { width } else { 0 }.max(shared_width);
     let strips = [widest.div_ceil(16), hidden.div_ceil(16)];
-    if let Some(format) = alike {
+    if let Kernels::OneRow(format) = kernels {
         // The experts' matrices, equally spaced in one piece.
         let block = expert_bytes(&all[0]);
         let together: Vec<u8> = all[..experts].iter().flat_map(expert_bytes).collect();
@@ -171,6 +183,26 @@ fn check(
         bench.run(&bench.kernel(down), [strips[1], 1, 1], 32 * active, each * active, args);
         let chosen: Vec<u32> = route(&logits[..experts], top_k, true).iter().map(|(expert, _)| *expert).collect();
         assert_eq!(bench.gpu.download(choices.slice), chosen);
+    } else if let Kernels::Tiles((_, room), blocks) = kernels {
+        assert!(gate_up.int8_only() && down.int8_only());
+        let values = [count * hidden, routed * width + count * shared_width];
+        let most = values[0].max(values[1]);
+        let (codes, factors) = (bench.room::<u32>(most / 4), bench.room::<f32>(most / 16));
+        let quantise = |input, values: usize| {
+            let tiles = values as u32 / 32;
+            let (codes, factors) = (codes.slice.start(), factors.slice.start());
+            let args = QuantiseArgs { input, codes, factors, tiles, unused: 0 };
+            bench.run(&bench.kernel("quantise"), [values.div_ceil(1024), 1, 1], 256, 0, args);
+        };
+        let (codes, factors) = (codes.slice.start(), factors.slice.start());
+        let tile_args = TileMoeArgs { moe: args, codes, factors, room: room as u32, unused: 0 };
+        bench.run(&bench.kernel("moe_route"), [count, 1, 1], 256, 4 * experts, args);
+        bench.run(&bench.kernel("moe_group"), [1, 1, 1], 1024, 8 * (experts + 1), args);
+        quantise(input, values[0]);
+        bench.run(&bench.kernel("tile_gate_up"), [widest.div_ceil(64), max_items, 1], 256, room, tile_args);
+        quantise(activations.slice.start(), values[1]);
+        bench.run(&bench.kernel("tile_down"), [blocks, max_items, 1], 256, room, tile_args);
+        bench.run(&bench.kernel("moe_combine"), [count, 1, 1], 256, 0, args);
     } else if one {
         bench.run(&bench.kernel("moe_route"), [count, 1, 1], 256, 4 * experts, args);
         bench.run(&bench.kernel("moe_gate_up_1"), [strips[0], max_items, 1], 256, gate_up.bytes(1, hidden), args);
@@ -223,7 +255,7 @@ fn experts_of_every_format_add_their_weighted_sum() {
     for (formats, shared) in kinds {
         for count in [1, 2, 5, 11] {
             for exact in [true, false] {
-                check(&mut bench, &shape, formats, shared, (count, exact), None);
+                check(&mut bench, &shape, formats, shared, (count, exact), Kernels::Any);
             }
         }
     }
@@ -240,7 +272,7 @@ fn odd_sizes_missing_shared_experts_and_dense_layers() {
     ];
     for shape in &shapes {
         for (format, count) in [(Format::F32, 1), (Format::F32, 9), (Format::F16, 1), (Format::F16, 3)] {
-            check(&mut bench, shape, [format; 3], format, (count, true), None);
+            check(&mut bench, shape, [format; 3], format, (count, true), Kernels::Any);
         }
     }
 }
@@ -254,9 +286,27 @@ fn one_row_through_the_kernels_of_experts_of_one_format() {
     ];
     for format in Format::ALL.into_iter().filter(|f| ![Format::F32, Format::F16, Format::BF16].contains(f)) {
         for shape in &shapes {
-            check(&mut bench, shape, [format; 3], format, (1, false), Some(format));
+            check(&mut bench, shape, [format; 3], format, (1, false), Kernels::OneRow(format));
         }
     }
     let many = Shape { hidden: 256, experts: 200, top_k: 4, width: 256, shared_width: 256 };
-    check(&mut bench, &many, [Format::Q4K; 3], Format::Q4K, (1, false), Some(Format::Q4K));
+    check(&mut bench, &many, [Format::Q4K; 3], Format::Q4K, (1, false), Kernels::OneRow(Format::Q4K));
+}
+
+#[test]
+fn experts_on_tensor_cores_add_their_weighted_sum() {
+    let Some(mut bench) = Bench::open() else { return };
+    let shape = Shape { hidden: 512, experts: 3, top_k: 2, width: 256, shared_width: 512 };
+    for (format, (count, blocks)) in
+        [(Format::Q4K, (5, 1)), (Format::Q6K, (2, 3)), (Format::Q8_0, (11, 4)), (Format::Bnb4, (70, 2))]
+    {
+        for block in BLOCKS {
+            check(&mut bench, &shape, [format; 3], format, (count, false), Kernels::Tiles(block, blocks));
+        }
+    }
+    // Sizes that fill neither a block of columns nor a block's strips, and a dense layer.
+    let odd = Shape { hidden: 320, experts: 2, top_k: 1, width: 96, shared_width: 0 };
+    check(&mut bench, &odd, [Format::Q8_0; 3], Format::Q8_0, (9, false), Kernels::Tiles(BLOCKS[0], 1));
+    let dense = Shape { hidden: 320, experts: 0, top_k: 0, width: 0, shared_width: 992 };
+    check(&mut bench, &dense, [Format::Q4_0; 3], Format::Q4_0, (9, false), Kernels::Tiles(BLOCKS[1], 2));
 }

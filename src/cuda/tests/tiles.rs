@@ -23,7 +23,7 @@ fn products_in_float32_of_every_format_match_the_reference_decoder() {
             count: count as u32,
             add: 0,
         };
-        let grid = [rows.div_ceil(32), count.div_ceil(ROWS), 1];
+        let grid = [rows.div_ceil(32), count.div_ceil(64), 1];
         bench.run(&bench.kernel("tile_floats"), grid, 256, 0, args);
         assert_close(&bench.gpu.download(out.slice), &expected(weight, &inputs, true), 2e-5, what);
         bench.kept.clear();
@@ -38,10 +38,10 @@ fn products_in_float32_of_every_format_match_the_reference_decoder() {
     check(&in_other_order(48, 576, 3), 20, "columns in another order");
 }
 
-/// Shared memory of a block, and the rows of weights and activations that it takes.
-const SHARED: usize = 114_688;
+/// Rows of weights that a block takes.
 const STRIPS: usize = 128;
-const ROWS: usize = 64;
+/// Rows of activations that a block takes, and its shared memory: two stages of the largest format.
+pub const BLOCKS: [(usize, usize); 2] = [(64, 114_688), (32, 92_160)];
 
 #[test]
 fn products_of_every_format_match_the_reference_decoder() {
@@ -66,7 +66,7 @@ fn products_of_every_format_match_the_reference_decoder() {
                 unused: 0,
             };
             bench.run(&bench.kernel("quantise"), [tiles.div_ceil(32), 1, 1], 256, 0, quantise);
-            for add in [0, 1] {
+            for (add, (block_rows, room)) in [0, 1].into_iter().zip(BLOCKS) {
                 let before: Vec<Vec<f32>> = weights.iter().map(|w| values(31, count * w.rows())).collect();
                 let outs: Vec<_> = before.iter().map(|before| bench.gpu.upload(before)).collect();
                 let bias = values(32, rows);
@@ -88,10 +88,12 @@ fn products_of_every_format_match_the_reference_decoder() {
                     cols: cols as u32,
                     count: count as u32,
                     add,
+                    rows: block_rows as u32,
+                    room: room as u32,
                 };
                 let groups = rows.div_ceil(STRIPS) + 1;
-                let grid = [groups, count.div_ceil(ROWS), 1];
-                bench.run(&bench.kernel("tile_products"), grid, 256, SHARED, args);
+                let grid = [groups, count.div_ceil(block_rows), 1];
+                bench.run(&bench.kernel("tile_products"), grid, 256, room, args);
                 for (i, (weight, out)) in weights.iter().zip(&outs).enumerate() {
                     let mut wanted = expected(weight, &inputs, false);
                     if add == 1 {
