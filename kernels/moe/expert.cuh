@@ -6,8 +6,9 @@
 
 const int WARPS = 8;
 
-// `out[warp][i][slot]`: this warp's share of strip `strip` times the first `rows` of up to `R` rows of the input. `prepare` puts the input into shared
-// memory once the first weights are asked for, the first time that it is called; every thread of the block comes here.
+// `out[warp][i][slot]`: this warp's share of strip `strip` times the first `rows` of up to `R` rows of the input. `prepare` puts
+// the input into shared memory once the first weights are asked for, the first time that it is called; every thread of the
+// block comes here.
 template <class P, int R, class Prepare>
 __device__ __noinline__ void packed_strip(const Matrix& m, int strip, const Input& input, int rows, bool int8,
                                           float* out, Prepare& prepare) {

@@ -1,8 +1,8 @@
 // Products of up to four matrices with the same rows of activations: every projection of a layer, the router, the head.
 //
-// A block puts a row, or up to eight of many, into shared memory, normed and quantised on the way, and walks strips of 16 weight rows; each of
-// its eight warps has a share of the columns, and their sums meet in shared memory. Bound by the bytes of the weights: the
-// first of them are asked for before the kernel waits for its input.
+// A block puts a row, or up to eight of many, into shared memory, normed and quantised on the way, and walks strips of 16
+// weight rows; each of its eight warps has a share of the columns, and their sums meet in shared memory. Bound by the bytes of
+// the weights: the first of them are asked for before the kernel waits for its input.
 #pragma once
 #include "common/row.cuh"
 #include "common/strip.cuh"

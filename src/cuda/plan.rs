@@ -225,8 +225,7 @@ fn pinned(spec: &ModelSpec, sizes: &Sizes) -> u64 {
 
 /// 32-bit words of everything that the host tells the device about a step.
 pub(super) fn step_words(sizes: &Sizes) -> usize {
-    let words =
-        [(sizes.max_rows, ROW_WORDS), (sequences(sizes), SEQUENCE_WORDS), (sizes.max_logits, SAMPLE_WORDS + 1)];
+    let words = [(sizes.max_rows, ROW_WORDS), (sequences(sizes), SEQUENCE_WORDS), (sizes.max_logits, SAMPLE_WORDS + 1)];
     words.iter().map(|(count, words)| count * words).sum::<usize>() + sizes.layout.pages
 }
 
