@@ -171,15 +171,7 @@ __device__ __noinline__ void attend(const AttentionArgs& args, float* shared) {
             if (lane * C + c < dim) partial[partial_channel<C>(dim, c)] = sums[c];
         }
     }
-    __shared__ bool last;
-    __threadfence();
-    __syncthreads();
-    uint32_t* counter = args.counters + row * gridDim.x + blockIdx.x;
-    if (threadIdx.x == 0) last = atomicAdd(counter, 1) == args.splits - 1;
-    __syncthreads();
-    if (!last) return;
-    __threadfence();
-    if (threadIdx.x == 0) *counter = 0;
+    if (!is_last_block(args.counters + row * gridDim.x + blockIdx.x, args.splits)) return;
     if (!has_head) return;
     // Merges all parts of this warp's head, in their order.
     float largest = -INFINITY;

@@ -222,15 +222,7 @@ DEVICE void attend_halves(const AttentionArgs& args, HalvesShared<DIM>& shared) 
     };
     merge<DIM>(shared, count, min(warps, end - begin), seen_here, sums_here, leave);
     if (args.splits == 1) return;
-    __shared__ bool last;
-    __threadfence();
-    __syncthreads();
-    uint32_t* counter = args.counters + row * gridDim.x + blockIdx.x;
-    if (threadIdx.x == 0) last = atomicAdd(counter, 1) == args.splits - 1;
-    __syncthreads();
-    if (!last) return;
-    __threadfence();
-    if (threadIdx.x == 0) *counter = 0;
+    if (!is_last_block(args.counters + row * gridDim.x + blockIdx.x, args.splits)) return;
     const auto seen_there = [&](uint32_t which, uint32_t head) { return __ldcg(partial(head, which)); };
     const auto sums_there = [&](uint32_t which, uint32_t head, uint32_t channel) {
         const float2* from = partial(head, which) + 1 + channel / 2;

@@ -55,6 +55,20 @@ DEVICE float sum_block(float v, float* shared) {
     return sum_lanes<32>(lane < warps ? shared[lane] : 0.0f);
 }
 
+// Whether this is the last of `blocks` blocks to come here, which count themselves in `*counter`, zero before and after: what
+// the others wrote is then there, for loads that pass the first-level cache. Every thread calls it.
+DEVICE bool is_last_block(uint32_t* counter, uint32_t blocks) {
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(counter, 1) == blocks - 1;
+    __syncthreads();
+    if (!last) return false;
+    __threadfence();
+    if (threadIdx.x == 0) *counter = 0;
+    return true;
+}
+
 DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 DEVICE float silu(float x) { return x * sigmoid(x); }

@@ -110,7 +110,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) sample_rank(const __grid_c
             if (counts[i] != 0) atomicAdd(row.counts + i, counts[i]);
         }
     }
-    if (!row.is_last_block()) return;
+    if (!is_last_block(&row.progress->blocks, gridDim.x)) return;
 
     const uint32_t largest = __ldcg(&row.progress->largest), not_finite = __ldcg(&row.progress->wrong);
     if (not_finite != 0 || largest <= KEY_OF_NONE) {

@@ -48,20 +48,6 @@ struct RowOf {
         for (uint32_t g = threadIdx.x / WARP; g < args.groups; g += THREADS / WARP) use(g);
     }
 
-    // Whether this is the last block of the row to come here: what the others wrote is then there, for loads that pass the
-    // first-level cache. Every thread calls it.
-    __device__ __forceinline__ bool is_last_block() const {
-        __shared__ uint32_t last;
-        __threadfence();
-        __syncthreads();
-        if (threadIdx.x == 0) last = atomicAdd(&progress->blocks, 1) == gridDim.x - 1;
-        __syncthreads();
-        if (last == 0) return false;
-        __threadfence();
-        if (threadIdx.x == 0) progress->blocks = 0;
-        return true;
-    }
-
     // What one thread says of the whole row. Leaves `progress` as it was before the step.
     __device__ __forceinline__ void choose(uint32_t token) const {
         if (asks(SAMPLE_PENALTIES)) history[token] += history[token] != 0xffffffff;

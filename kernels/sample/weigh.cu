@@ -122,7 +122,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) sample_weigh(const __grid_
             if (room.first[i] != 0) atomicAdd(row.weights + i, room.first[i]);
         }
     }
-    if (!row.is_last_block()) return;
+    if (!is_last_block(&row.progress->blocks, gridDim.x)) return;
     if (has_nucleus) draw_of_nucleus(row, room, most);
     else draw_by_id(row, room, most);
 }
