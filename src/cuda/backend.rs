@@ -276,8 +276,9 @@ impl CudaBackend {
         if self.queued.len() >= self.reports.len() || self.queued.iter().any(brings) {
             return Err(Error::Internal(format!("a step behind {} that were not collected", self.queued.len())));
         }
-        if batch.logit_rows().len() > self.sizes.max_logits {
-            return Err(Error::Internal(format!("{} rows of logits in a step", batch.logit_rows().len())));
+        let logits: usize = batch.sequences.iter().map(|sequence| sequence.logit_rows().len()).sum();
+        if logits > self.sizes.max_logits {
+            return Err(Error::Internal(format!("{logits} rows of logits in a step")));
         }
         let step = self.step_buffer.tell(batch, self.side, &self.stream)?;
         self.step = Some(step);

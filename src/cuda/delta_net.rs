@@ -165,7 +165,7 @@ impl DeltaNet {
         let (spec, count) = (&self.spec, step.count());
         let rows = |data: DeviceSlice<f32>, width: u32| data.holding(count * width as usize, "projections");
         let [first, second, third, fourth] = work.projections;
-        let ((all, gate), (strength, decay)) = (weights.qkv_and_z(), weights.b_and_a());
+        let ((all, gate), (strength, decay)) = (weights.inputs.parts(), weights.gates.parts());
         let (qkv_stride, b_stride) = (all.matrix.rows, strength.matrix.rows);
         let qkv = rows(first, qkv_stride)?;
         let b = rows(third, b_stride)?;

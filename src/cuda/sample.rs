@@ -7,7 +7,7 @@ use super::module::{Kernel, Modules};
 use super::stream::Stream;
 use crate::error::{Error, Result};
 use crate::model::likelihood::{least_weight, share};
-use crate::model::{Choice, Sampling, none_left, not_finite};
+use crate::model::{Choice, IN_PROMPT, Sampling, none_left, not_finite};
 
 /// Tokens that a warp takes together, and warps of a block (`kernels/sample/row.cuh`).
 const GROUP: usize = 128;
@@ -25,9 +25,6 @@ const NO_END: u32 = 8;
 const CHOSEN: u32 = 1;
 const NOT_FINITE: u32 = 2;
 const NONE_LEFT: u32 = 3;
-
-/// A token that is in the prompt.
-const IN_PROMPT: u32 = 1 << 31;
 
 pub struct Sample {
     rank: Kernel,

@@ -5,10 +5,7 @@ use std::ops::Range;
 use super::args::{Expert, Matrix, format_number, number};
 use super::memory::{DevicePtr, DeviceSlice};
 use crate::error::{Error, Result};
-use crate::model::{
-    self, DeltaGates, DeltaInputs, FeedForwardWeights, Linear, MatrixPlan, Place, Role, Store, SwiGlu, Tables,
-    WeightBytes,
-};
+use crate::model::{self, FeedForwardWeights, Linear, MatrixPlan, Place, Role, Store, SwiGlu, Tables, WeightBytes};
 use crate::quant::packed::strip_bytes;
 
 /// All weights of a model.
@@ -36,24 +33,6 @@ impl Linear<OnDevice> {
     /// The matrix with its bias.
     pub fn weight(&self) -> Weight {
         Weight { bias: self.bias.map_or(DevicePtr::NULL, |bias| bias.start()), ..self.matrix }
-    }
-}
-
-impl DeltaWeights {
-    /// Queries, keys and values, and the output gate where that is a matrix of its own.
-    pub fn qkv_and_z(&self) -> (&Weight, Option<&Weight>) {
-        match &self.inputs {
-            DeltaInputs::Interleaved(all) => (all, None),
-            DeltaInputs::Split { qkv, z } => (qkv, Some(z)),
-        }
-    }
-
-    /// Write strengths, and decay inputs where those are a matrix of their own.
-    pub fn b_and_a(&self) -> (&Weight, Option<&Weight>) {
-        match &self.gates {
-            DeltaGates::Interleaved(all) => (all, None),
-            DeltaGates::Split { b, a } => (b, Some(a)),
-        }
     }
 }
 

@@ -27,7 +27,7 @@ pub use forward::{forward, queue};
 pub use pack_cache::{Found, PackCache};
 pub use profile::{Cost, Costs, Operation, Phase, PhaseProfile, Profile, ProfileCounters, Timed};
 pub use progress::LoadProgress;
-pub use sampler::{Sampler, none_left, not_finite};
+pub use sampler::{IN_PROMPT, Sampler, none_left, not_finite};
 pub use sampling::Sampling;
 pub use shapes::check_shapes;
 

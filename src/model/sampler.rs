@@ -47,7 +47,8 @@ struct History {
     counts: Vec<u32>,
 }
 
-const IN_PROMPT: u32 = 1 << 31;
+/// The bit of a token of the prompt.
+pub const IN_PROMPT: u32 = 1 << 31;
 
 impl Sampler {
     /// Bytes for each token of the vocabulary at most: candidates, counts, seen tokens, and room for the largest logits.

@@ -136,23 +136,33 @@ pub enum DeltaInputs<S: Store = Host> {
 }
 
 impl<S: Store> DeltaInputs<S> {
-    /// The matrices, in order.
-    pub fn matrices(&self) -> impl Iterator<Item = &S::Matrix> {
-        let (first, second) = match self {
+    /// Queries, keys and values, with the output gate unless that is the second matrix.
+    pub fn parts(&self) -> (&S::Matrix, Option<&S::Matrix>) {
+        match self {
             DeltaInputs::Interleaved(qkvz) => (qkvz, None),
             DeltaInputs::Split { qkv, z } => (qkv, Some(z)),
-        };
+        }
+    }
+
+    /// The matrices, in order.
+    pub fn matrices(&self) -> impl Iterator<Item = &S::Matrix> {
+        let (first, second) = self.parts();
         std::iter::once(first).chain(second)
     }
 }
 
 impl<S: Store> DeltaGates<S> {
-    /// The matrices, in order.
-    pub fn matrices(&self) -> impl Iterator<Item = &S::Matrix> {
-        let (first, second) = match self {
+    /// Write strengths, with the decay inputs unless those are the second matrix.
+    pub fn parts(&self) -> (&S::Matrix, Option<&S::Matrix>) {
+        match self {
             DeltaGates::Interleaved(ba) => (ba, None),
             DeltaGates::Split { b, a } => (b, Some(a)),
-        };
+        }
+    }
+
+    /// The matrices, in order.
+    pub fn matrices(&self) -> impl Iterator<Item = &S::Matrix> {
+        let (first, second) = self.parts();
         std::iter::once(first).chain(second)
     }
 }
