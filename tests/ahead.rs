@@ -263,13 +263,7 @@ fn the_last_handle_may_go_while_steps_are_queued() {
     control.close();
     let stream = open(&model, &prompt(4, 1), &greedy(50));
     control.wait_for_steps(2);
-    let opener = {
-        let control = control.clone();
-        std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(10));
-            control.open();
-        })
-    };
+    let opener = fake::open_later(&control);
     drop(model);
     drop(stream);
     assert!(control.dropped.load(Ordering::SeqCst));

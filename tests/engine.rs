@@ -490,13 +490,7 @@ fn handles_may_go_in_any_order() {
     control.close();
     let streams = [open(&model, &prompt(4, 0), &greedy(50)), open(&model, &prompt(4, 1), &greedy(50))];
     control.wait_for_steps(1);
-    let opener = {
-        let control = control.clone();
-        std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(10));
-            control.open();
-        })
-    };
+    let opener = fake::open_later(&control);
     drop(model);
     drop(streams);
     assert!(control.dropped.load(Ordering::SeqCst));

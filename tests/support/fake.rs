@@ -54,6 +54,15 @@ pub struct Control {
     pub dropped: AtomicBool,
 }
 
+/// Opens `control` in a moment, on a thread of its own: for what waits for a step meanwhile.
+pub fn open_later(control: &Arc<Control>) -> std::thread::JoinHandle<()> {
+    let control = control.clone();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(10));
+        control.open();
+    })
+}
+
 impl Control {
     /// Makes the next step wait inside the backend, or its tokens, until [`Control::open`].
     pub fn close(&self) {

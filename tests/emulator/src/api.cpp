@@ -1,4 +1,4 @@
-// The driver's functions that this project calls, and a few near to them. Types are those of cuda.h, in its binary form.
+// The driver's functions that this project calls. Types are those of cuda.h, in its binary form.
 #include <cstdio>
 #include <cstring>
 
@@ -87,13 +87,6 @@ API cuDeviceGetName(char* name, int len, int device) {
     BEFORE(false);
     if (!is_device(device)) return INVALID_DEVICE;
     snprintf(name, static_cast<size_t>(len), "emulated");
-    return SUCCESS;
-}
-
-API cuDeviceGetUuid_v2(char* uuid, int device) {
-    BEFORE(false);
-    if (!is_device(device)) return INVALID_DEVICE;
-    memcpy(uuid, "emulated device", 16);
     return SUCCESS;
 }
 
@@ -198,11 +191,6 @@ API cuCtxPopCurrent_v2(void** handle) {
     return SUCCESS;
 }
 
-API cuCtxSynchronize() {
-    BEFORE(true);
-    return state.wait_for_all();
-}
-
 API cuMemGetInfo_v2(size_t* free, size_t* total) {
     BEFORE(true);
     LOCK;
@@ -252,12 +240,6 @@ API cuMemFreeHost(void* start) {
     return state.pinned.give_back(start, bytes) ? static_cast<int>(state.error) : INVALID_VALUE;
 }
 
-API cuMemHostGetDevicePointer_v2(uint64_t* device, void* host, unsigned) {
-    BEFORE(true);
-    *device = reinterpret_cast<uint64_t>(host);
-    return SUCCESS;
-}
-
 static bool on_device(uint64_t start, size_t bytes) {
     State& state = State::get();
     LOCK;
@@ -270,16 +252,21 @@ static bool pinned(const void* start, size_t bytes) {
     return state.pinned.holds(start, bytes);
 }
 
+static Work copy_of(void* to, const void* from, size_t bytes) {
+    Work work;
+    work.kind = Work::COPY;
+    work.to = static_cast<uint8_t*>(to), work.bytes = bytes;
+    work.from = static_cast<const uint8_t*>(from);
+    return work;
+}
+
 API cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* handle) {
     BEFORE(true);
     const auto stream = stream_of(handle);
     if (stream == nullptr) return INVALID_HANDLE;
     if (bytes == 0) return SUCCESS;
     if (!on_device(to, bytes)) return INVALID_VALUE;
-    Work work;
-    work.kind = Work::COPY;
-    work.to = reinterpret_cast<uint8_t*>(to), work.bytes = bytes;
-    work.from = static_cast<const uint8_t*>(from);
+    Work work = copy_of(reinterpret_cast<void*>(to), from, bytes);
     // The device reads pinned memory by itself and later, and other memory before the call returns.
     if (!pinned(from, bytes)) {
         work.staged = std::make_shared<const std::vector<uint8_t>>(work.from, work.from + bytes);
@@ -293,25 +280,8 @@ API cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* handle) {
     if (stream == nullptr) return INVALID_HANDLE;
     if (bytes == 0) return SUCCESS;
     if (!on_device(from, bytes)) return INVALID_VALUE;
-    Work work;
-    work.kind = Work::COPY;
-    work.to = static_cast<uint8_t*>(to), work.bytes = bytes;
-    work.from = reinterpret_cast<const uint8_t*>(from);
-    const int code = stream->add(std::move(work));
+    const int code = stream->add(copy_of(to, reinterpret_cast<const void*>(from), bytes));
     return code != SUCCESS || pinned(to, bytes) ? code : stream->wait();
-}
-
-API cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* handle) {
-    BEFORE(true);
-    const auto stream = stream_of(handle);
-    if (stream == nullptr) return INVALID_HANDLE;
-    if (bytes == 0) return SUCCESS;
-    if (!on_device(to, bytes) || !on_device(from, bytes)) return INVALID_VALUE;
-    Work work;
-    work.kind = Work::COPY;
-    work.to = reinterpret_cast<uint8_t*>(to), work.bytes = bytes;
-    work.from = reinterpret_cast<const uint8_t*>(from);
-    return stream->add(std::move(work));
 }
 
 API cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void* handle) {
@@ -519,8 +489,6 @@ API cuStreamSynchronize(void* handle) {
     const auto stream = stream_of(handle);
     return stream == nullptr ? INVALID_HANDLE : stream->wait();
 }
-
-API cuStreamQuery(void* handle) { return cuStreamSynchronize(handle); }
 
 static std::shared_ptr<Event> event_of(void* handle) {
     State& state = State::get();

@@ -13,14 +13,8 @@ emulator_switch:
     pushq %r14
     pushq %r15
     movq %rsp, (%rdi)
-    movq %rsi, %rsp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbx
-    popq %rbp
-    ret
+    movq %rsi, %rdi
+    jmp emulator_leave
     .size emulator_switch, . - emulator_switch
 
     .globl emulator_leave
