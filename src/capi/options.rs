@@ -104,7 +104,7 @@ pub struct qm_load_options_t {
     /// all of its streams are freed.
     pub cuda_context: *mut c_void,
     /// Microseconds that one step may occupy the device, or the processor, at most; 0 (default): no bound. A host that draws
-    /// frames on the same device is never blocked longer: each step has as many rows of prompts as the time has room for,
+    /// frames on the same device then waits no longer, as a rule: each step has as many rows of prompts as the time has room for,
     /// `prefill_chunk` at most and one at least, as the steps before it tell. The first steps of a model, and those in which
     /// the machine gets slower, are guesses, and may take longer. What cannot be cut is a step of one row for each stream.
     pub max_step_us: i64,
