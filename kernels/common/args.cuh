@@ -95,6 +95,12 @@ const uint32_t PRODUCTS = 4;
 const uint32_t INPUT_FLOATS = 1;
 const uint32_t INPUT_INT8 = 2;
 
+// A single row, quantised by the kernel that has computed it: tiles of 32 columns, or halves of them, with a scale each.
+struct QuantisedRow {
+    uint32_t* codes;  // four columns a word; null: there is none
+    float2* factors;  // scale, and scale times the sum of the codes
+};
+
 // Up to four products with one input.
 struct ProductsArgs {
     Product products[PRODUCTS];
@@ -109,6 +115,9 @@ struct ProductsArgs {
     uint32_t add;    // 1: add to what `out` holds
     uint32_t forms;  // INPUT_FLOATS, INPUT_INT8 or both: what the matrices take
     uint32_t together;  // rows of the input that a block takes: 1 for kernels of one row; 2, 4, 6 or 8 for those of many
+    uint32_t slots;     // kernels of one row: blocks of 256 columns that each warp keeps in shared memory
+    uint32_t unused;
+    QuantisedRow row;   // kernels of one row: takes the place of `input`, by tiles
 };
 
 struct AttentionArgs {
@@ -163,6 +172,7 @@ struct DeltaArgs {
     float* convolved;      // [rows, channels], only with many rows
     uint8_t* chunks;       // what delta_prepare hands to delta_scan: see delta_net/chunk.cuh
     float* out;            // [rows, value_heads, value_dim]
+    QuantisedRow row;      // what a single row is quantised to, by tiles
     const Sequence* sequences;
     float eps;
     uint32_t sequences_count;
@@ -221,6 +231,7 @@ struct MoeArgs {
     uint32_t* item_count;      // [1]
     float* activations;        // [entries of routed experts, width], then [count, shared_width]
     float* outputs;            // [entries, hidden]: only with many rows
+    QuantisedRow row;          // the activations of a single row, by halves of tiles
     float eps;
     uint32_t experts;
     uint32_t top_k;
@@ -233,6 +244,8 @@ struct MoeArgs {
     uint32_t gate_up_forms;  // of `input`, as in ProductsArgs
     uint32_t down_forms;     // of `activations`
     uint32_t item_rows;      // entries of an item at most: 1 for kernels of one row; 2, 4 or 8 for those of many
+    uint32_t gate_up_slots;  // kernels of one row: blocks of 256 columns that each warp keeps in shared memory
+    uint32_t down_slots;
 };
 
 // What a row of logits is for.
@@ -298,5 +311,5 @@ static_assert(sizeof(SampleRow) == 64 && sizeof(SampleResult) == 16 && sizeof(Sa
 static_assert(sizeof(SampleArgs) == 96);
 static_assert(sizeof(Matrix) == 56 && sizeof(Product) == 80 && sizeof(Expert) == 168 && sizeof(Item) == 16);
 static_assert(sizeof(Row) == 16 && sizeof(Sequence) == 32 && sizeof(EmbedArgs) == 112 && sizeof(NormArgs) == 48);
-static_assert(sizeof(ProductsArgs) == 376 && sizeof(AttentionArgs) == 176 && sizeof(DeltaArgs) == 248);
-static_assert(sizeof(MoeArgs) == 504);
+static_assert(sizeof(ProductsArgs) == 400 && sizeof(AttentionArgs) == 176 && sizeof(DeltaArgs) == 264);
+static_assert(sizeof(MoeArgs) == 528);

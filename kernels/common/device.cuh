@@ -10,10 +10,23 @@ const uint32_t WARP = 32;
 const uint32_t ALL_LANES = 0xffffffff;
 
 // Waits for the kernels before this one, then lets the next one start. Before it a kernel may read weights, and what the
-// kernels before the last one wrote: the last one asked for this start only after its own wait.
+// kernels before the last one wrote: the last one asked for this start only after its own wait. Behind a kernel that asks for
+// it earlier (`start_next_kernel_early`) only weights may be read.
 DEVICE void after_previous_kernel() {
     wait_for_previous_kernel();
     start_next_kernel();
+}
+
+// A kernel's argument in shared memory. Where a launch keeps it, each line that is read for the first time comes from afar, one
+// after another; so all come at once, while the kernel has nothing to do but to wait. Every thread calls it.
+template <class Args>
+DEVICE const Args& near_copy(const Args& args, Args& copy) {
+    static_assert(sizeof(Args) % 4 == 0);
+    for (uint32_t i = threadIdx.x; i < sizeof(Args) / 4; i += blockDim.x) {
+        reinterpret_cast<uint32_t*>(&copy)[i] = reinterpret_cast<const uint32_t*>(&args)[i];
+    }
+    __syncthreads();
+    return copy;
 }
 
 DEVICE float half_bits(uint32_t bits) { return __half2float(__ushort_as_half(static_cast<unsigned short>(bits))); }

@@ -37,6 +37,12 @@ struct Input {
         factors = reinterpret_cast<float2*>(codes + 8 * tiles * rows);
     }
 
+    // Of all that was taken of shared memory for one row, so that what follows is aligned.
+    __device__ __forceinline__ int bytes(uint32_t forms) const {
+        const int floats_bytes = forms & INPUT_FLOATS ? static_cast<int>(sizeof(float)) * TILE_FLOATS * tiles : 0;
+        return ceil_div(floats_bytes + 40 * tiles, 16) * 16;
+    }
+
     __device__ __forceinline__ float value(int row, int col) const {
         return floats[(row * tiles + col / TILE) * TILE_FLOATS + col % TILE];
     }

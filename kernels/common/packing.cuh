@@ -52,6 +52,17 @@ DEVICE void load_lines(uint32_t (&words)[N][QUAD], const uint8_t* tile, int quad
     }
 }
 
+// The lines of one half of a tile.
+template <int N>
+DEVICE void load_half_of_lines(uint32_t (&words)[N][QUAD], const uint8_t* tile, int quad, int half) {
+    const uint8_t* first = tile + 64 * N * half + 16 * (half == 1 ? (quad + 2) % 4 : quad);
+#pragma unroll
+    for (int line = 0; line < N; ++line) {
+        const uint4 v = load_16(first + 64 * line);
+        words[line][0] = v.x, words[line][1] = v.y, words[line][2] = v.z, words[line][3] = v.w;
+    }
+}
+
 // Codes of columns 4 * group .. from lines of nibbles.
 DEVICE uint32_t nibbles(const uint32_t (&words)[4][QUAD], int group, int slot) {
     const uint32_t word = words[group / 2][slot];
@@ -103,9 +114,10 @@ struct Packing;
 template <bool BRAIN>
 struct PackingHalves {
     static constexpr bool INT8 = false, MIN = false, HALVES = false, AHEAD = false, CODEBOOK = false;
-    uint32_t words[16][QUAD];
+    static constexpr int LINES = 16;
+    uint32_t words[LINES][QUAD];
 
-    static __device__ __forceinline__ int block_bytes(int tiles) { return 1024 * tiles; }
+    static constexpr __device__ __forceinline__ int block_bytes(int tiles) { return 1024 * tiles; }
     __device__ __forceinline__ void load(const uint8_t* block, int, int tile, int quad) {
         load_lines<16>(words, block + 1024 * tile, quad);
     }
@@ -122,17 +134,18 @@ struct PackingHalves {
         }
     }
     __device__ __forceinline__ void dot(const Codebook&, const uint32_t (&)[8], int (&)[QUAD]) const {}
-    // Adds the products with the 32 columns at `x`.
-    __device__ __forceinline__ void multiply(const float* x, float (&sums)[QUAD]) const {
+    // Adds the products of half of a tile's lines with the 16 columns at `x`.
+    static __device__ __forceinline__ void multiply(const uint32_t (&half)[LINES / 2][QUAD], const float* x,
+                                                    float (&sums)[QUAD]) {
 #pragma unroll
-        for (int four = 0; four < 8; ++four) {
+        for (int four = 0; four < 4; ++four) {
             const float4 v = reinterpret_cast<const float4*>(x)[four];
             const float columns[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
             for (int pair = 0; pair < 2; ++pair) {
 #pragma unroll
                 for (int slot = 0; slot < QUAD; ++slot) {
-                    const uint32_t word = words[2 * four + pair][slot];
+                    const uint32_t word = half[2 * four + pair][slot];
                     const float low = BRAIN ? bf16_bits(word & 0xffff) : half_bits(word & 0xffff);
                     const float high = BRAIN ? __uint_as_float(word & 0xffff0000) : half_bits(word >> 16);
                     sums[slot] = fmaf(low, columns[2 * pair], fmaf(high, columns[2 * pair + 1], sums[slot]));
@@ -153,7 +166,7 @@ struct Packing<Q8_0> {
     uint32_t words[8][QUAD];
     uint2 factors;
 
-    static __device__ __forceinline__ int block_bytes(int tiles) { return (512 + 32) * tiles; }
+    static constexpr __device__ __forceinline__ int block_bytes(int tiles) { return (512 + 32) * tiles; }
     __device__ __forceinline__ void load(const uint8_t* block, int tiles, int tile, int quad) {
         load_lines<8>(words, block + 512 * tile, quad);
         factors = load_8(block + 512 * tiles + 32 * tile + 8 * quad);
@@ -194,7 +207,7 @@ template <>
 struct Packing<Q4_0> : Nibbles {
     uint2 factors;
 
-    static __device__ __forceinline__ int block_bytes(int tiles) { return (256 + 32) * tiles; }
+    static constexpr __device__ __forceinline__ int block_bytes(int tiles) { return (256 + 32) * tiles; }
     __device__ __forceinline__ void load(const uint8_t* block, int tiles, int tile, int quad) {
         load_codes(block, tile, quad);
         factors = load_8(block + 256 * tiles + 32 * tile + 8 * quad);
@@ -226,7 +239,7 @@ template <>
 struct Packing<Q4_K> : Nibbles {
     uint2 record;
 
-    static __device__ __forceinline__ int block_bytes(int tiles) { return (256 + 32) * tiles; }
+    static constexpr __device__ __forceinline__ int block_bytes(int tiles) { return (256 + 32) * tiles; }
     __device__ __forceinline__ void load(const uint8_t* block, int tiles, int tile, int quad) {
         load_codes(block, tile, quad);
         record = load_8(block + 256 * tiles + 32 * tile + 8 * quad);
@@ -244,7 +257,7 @@ struct Packing<Q5_K> {
     uint32_t bits[1][QUAD];
     uint2 record;
 
-    static __device__ __forceinline__ int block_bytes(int tiles) { return (256 + 64 + 32) * tiles; }
+    static constexpr __device__ __forceinline__ int block_bytes(int tiles) { return (256 + 64 + 32) * tiles; }
     __device__ __forceinline__ void load(const uint8_t* block, int tiles, int tile, int quad) {
         load_lines<4>(words, block + 256 * tile, quad);
         load_lines<1>(bits, block + 256 * tiles + 64 * tile, quad);
@@ -279,7 +292,7 @@ struct Packing<Q6_K> {
     uint32_t weights[2];  // int8 of each slot, by half
     uint2 factors;
 
-    static __device__ __forceinline__ int block_bytes(int tiles) { return (256 + 128 + 32) * tiles + 32; }
+    static constexpr __device__ __forceinline__ int block_bytes(int tiles) { return (256 + 128 + 32) * tiles + 32; }
     __device__ __forceinline__ void load(const uint8_t* block, int tiles, int tile, int quad) {
         load_lines<4>(words, block + 256 * tile, quad);
         load_lines<2>(crumbs, block + 256 * tiles + 128 * tile, quad);
@@ -326,7 +339,7 @@ struct Packing<BNB4> {
     uint32_t words[4][QUAD];
     uint2 absmax;
 
-    static __device__ __forceinline__ int block_bytes(int tiles) { return (256 + 16) * tiles; }
+    static constexpr __device__ __forceinline__ int block_bytes(int tiles) { return (256 + 16) * tiles; }
     __device__ __forceinline__ void load(const uint8_t* block, int tiles, int tile, int quad) {
         load_lines<4>(words, block + 256 * tile, quad);
         absmax = load_8(block + 256 * tiles + 32 * (tile / 2) + 8 * quad);
@@ -393,7 +406,7 @@ struct Int4 : Nibbles {
 
 template <int TILES>
 struct PackingInt4 : Int4 {
-    static __device__ __forceinline__ int block_bytes(int tiles) { return 256 * tiles + 48 * (tiles / TILES); }
+    static constexpr __device__ __forceinline__ int block_bytes(int tiles) { return 256 * tiles + 48 * (tiles / TILES); }
     __device__ __forceinline__ void load(const uint8_t* block, int tiles, int tile, int quad) {
         load_in_group(block, tiles, tile, tile / TILES, quad);
     }

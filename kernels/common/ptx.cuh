@@ -30,6 +30,9 @@ DEVICE void start_next_kernel() {
 #endif
 }
 
+// The same before the own wait: for a kernel behind which only such kernels come as read nothing but weights before theirs.
+DEVICE void start_next_kernel_early() { start_next_kernel(); }
+
 // Weights are read once a step: they pass the first-level cache. Volatile, so that they stay where they are written: ahead
 // of the work that hides them.
 DEVICE uint4 load_16(const uint8_t* p) {

@@ -8,6 +8,7 @@
 // latency: all that does not come from the projections is asked for before the kernel waits for them, queries and keys
 // are normalised after the products that they go into, and the four blocks of a head, a cluster, exchange their sums of
 // squares for the norm.
+#include "common/quantise.cuh"
 #include "delta_net/head.cuh"
 
 // The convolution of one channel, its weights and history loaded ahead of its input.
@@ -31,7 +32,7 @@ struct Convolution {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
 #if HAS_CLUSTERS
     __cluster_dims__(4, 1, 1)
 #endif
@@ -39,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(256)
 #if HAS_CLUSTERS
     const uint32_t GROUPS = 8;  // of state rows: one for each warp
     const uint32_t OWN = DIM / GROUPS;
-    __shared__ float queries[DIM], keys[DIM];
+    __shared__ __align__(16) float queries[DIM], keys[DIM];
     __shared__ float squares[GROUPS];
     __shared__ float2 recalled[GROUPS][COLUMNS];
     __shared__ float along[GROUPS];
@@ -130,6 +131,12 @@ extern "C" __global__ void __launch_bounds__(256)
     wait_for_cluster();
     if (warp != 0) return;
     const float mean = (parts[0] + parts[1] + parts[2] + parts[3]) / static_cast<float>(DIM);
-    args.out[(row * heads + head) * DIM + column] = silu(z) * (result * rsqrtf(mean + args.eps) * norm);
+    const float out = silu(z) * (result * rsqrtf(mean + args.eps) * norm);
+    const uint64_t place = (row * heads + head) * DIM + column;
+    if (args.row.codes != nullptr) {
+        put_tile(args.row, place, out);
+    } else {
+        args.out[place] = out;
+    }
 #endif
 }

@@ -1,121 +1,140 @@
-// The choice of experts for one row by one warp, in registers: every kernel that wants to know makes it by itself, which takes
-// less time than a kernel of its own would take to start. See `route.cu` for what is chosen.
+// The choice of experts for one row by all warps of a block: every kernel that wants to know makes it by itself, which takes less
+// time than a kernel of its own would take to start. See `route.cu` for what is chosen.
+//
+// Each warp's logits are two groups. As many groups as there are choices have a logit that is no less than the least of the
+// `top_k` largest among the groups' largest: what is smaller is not chosen. Few candidates are left, of which every warp ranks
+// some. In three parts, with a barrier behind each: what else a block has to do goes on between them.
 #pragma once
 #include "common/args.cuh"
 #include "common/device.cuh"
 
-const int LOGITS_OF_LANE = 16;
+const int MOST_EXPERTS = 512;
+const int MOST_CHOICES = 16;
+const int MOST_CANDIDATES = 2 * WARP;
 
+DEVICE float logit_of_rank(uint32_t rank) {
+    return __uint_as_float(rank & 0x80000000 ? rank & 0x7fffffff : ~rank);
+}
+
+struct ChoiceRoom {
+    uint32_t largest[WARP];  // rank of each group
+    float sums[WARP];        // of each warp's weights, where all weights count; NaN where a logit is not finite
+    uint32_t found;
+    uint2 candidates[MOST_CANDIDATES];  // rank, expert
+    uint32_t ranks[MOST_EXPERTS];
+    // Best first: what was chosen, and exp(logit - largest).
+    uint32_t experts[MOST_CHOICES];
+    float shares[MOST_CHOICES];
+};
+
+// For warps `first ..` of the block, 8 to 16 of them and half as many as there are choices at least, of whose threads each has
+// two experts at most.
 struct Choices {
-    float logits[LOGITS_OF_LANE];
+    const MoeArgs& args;
+    uint32_t thread, threads;
+    float logits[2];
+    uint32_t ranks[2];  // larger for larger logits, in their total order; 0: not to be chosen
+    float largest;
 
-    __device__ __forceinline__ Choices(const float* all, int experts) {
+    // Past the first-level cache, which may have older ones.
+    __device__ __forceinline__ Choices(const MoeArgs& args, uint32_t first)
+        : args(args), thread(threadIdx.x - WARP * first), threads(blockDim.x - WARP * first) {
 #pragma unroll
-        for (int i = 0; i < LOGITS_OF_LANE; ++i) {
-            const int expert = i * WARP + threadIdx.x % WARP;
-            logits[i] = expert < experts ? all[expert] : -INFINITY;
+        for (uint32_t i = 0; i < 2; ++i) logits[i] = expert(i) < args.experts ? __ldcg(args.logits + expert(i)) : 0.0f;
+    }
+    __device__ __forceinline__ uint32_t expert(uint32_t i) const { return i * threads + thread; }
+
+    __device__ __forceinline__ void compare(ChoiceRoom& room) {
+        const uint32_t lane = threadIdx.x % WARP, warp = thread / WARP;
+#pragma unroll
+        for (uint32_t i = 0; i < 2; ++i) {
+            const uint32_t bits = __float_as_uint(logits[i]);
+            const uint32_t rank = bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000);
+            ranks[i] = expert(i) < args.experts ? max(1u, rank) : 0;
+            if (expert(i) < args.experts) room.ranks[expert(i)] = ranks[i];
+            const uint32_t best = __reduce_max_sync(ALL_LANES, ranks[i]);
+            if (lane == 0) room.largest[2 * warp + i] = best;
+        }
+        const bool failed = __any_sync(ALL_LANES, !isfinite(logits[0]) || !isfinite(logits[1]));
+        if (lane == 0) room.sums[warp] = failed ? __int_as_float(0x7fffffff) : 0.0f;
+        if (thread == 0) room.found = 0;
+    }
+
+    __device__ __forceinline__ void filter(ChoiceRoom& room) {
+        const uint32_t lane = threadIdx.x % WARP, warp = thread / WARP;
+        const uint32_t of_group = lane < 2 * threads / WARP ? room.largest[lane] : 0;
+        largest = logit_of_rank(__reduce_max_sync(ALL_LANES, of_group));
+        uint32_t place = 0;
+#pragma unroll 8
+        for (uint32_t d = 1; d < WARP; ++d) {
+            const uint32_t other = __shfl_xor_sync(ALL_LANES, of_group, d);
+            place += other > of_group || (other == of_group && (lane ^ d) < lane);
+        }
+        const uint32_t last = __ballot_sync(ALL_LANES, place == args.top_k - 1);
+        const uint32_t least = __shfl_sync(ALL_LANES, of_group, __ffs(last) - 1);
+#pragma unroll
+        for (uint32_t i = 0; i < 2; ++i) {
+            if (ranks[i] == 0 || ranks[i] < least) continue;
+            const uint32_t number = atomicAdd(&room.found, 1);
+            if (number < MOST_CANDIDATES) room.candidates[number] = make_uint2(ranks[i], expert(i));
+        }
+        if (args.normalise) return;
+        float weights = 0.0f;
+#pragma unroll
+        for (uint32_t i = 0; i < 2; ++i) weights += ranks[i] > 0 ? expf(logits[i] - largest) : 0.0f;
+        weights = sum_lanes<32>(weights);
+        if (lane == 0) room.sums[warp] += weights;
+    }
+
+    __device__ __forceinline__ void rank(ChoiceRoom& room) const {
+        const uint32_t lane = threadIdx.x % WARP, warp = thread / WARP, found = room.found;
+        if (found > MOST_CANDIDATES) {
+            if (warp == 0) one_by_one(room);
+            return;
+        }
+        uint2 own[2];
+#pragma unroll
+        for (uint32_t i = 0; i < 2; ++i) {
+            const uint32_t number = i * WARP + lane;
+            own[i] = number < found ? room.candidates[number] : make_uint2(0, 0);
+        }
+        for (uint32_t number = warp; number < found; number += threads / WARP) {
+            const uint2 candidate = room.candidates[number];
+            uint32_t k = 0;
+#pragma unroll
+            for (uint32_t i = 0; i < 2; ++i) {
+                const bool before = own[i].x > candidate.x || (own[i].x == candidate.x && own[i].y < candidate.y);
+                k += __popc(__ballot_sync(ALL_LANES, before));
+            }
+            if (k >= args.top_k || lane != 0) continue;
+            room.experts[k] = candidate.y, room.shares[k] = expf(logit_of_rank(candidate.x) - largest);
         }
     }
 
-    // Calls `use(k, expert, exp(logit - largest))` for every choice, in one lane each; returns what the last argument is to be
-    // divided by.
-    //
-    // No more than the `top_k` lanes with the largest best logit can hold a choice, and what is smaller than the least of these
-    // is none: few candidates are left, of which every lane ranks one.
-    template <class Use>
-    __device__ __forceinline__ float choose(const MoeArgs& args, Use use) {
-        __shared__ uint2 candidates[WARP];
-        const int lane = threadIdx.x % WARP, experts = args.experts;
-        float largest = -INFINITY, failed = 0.0f, total = 0.0f;
-        uint32_t ranks[LOGITS_OF_LANE];  // larger for larger logits, in their total order; 0: not to be chosen
-#pragma unroll
-        for (int i = 0; i < LOGITS_OF_LANE; ++i) {
-            const bool exists = i * WARP + lane < experts;
-            largest = fmaxf(largest, logits[i]);
-            if (exists) failed += logits[i] - logits[i];
-            const uint32_t bits = __float_as_uint(logits[i]);
-            ranks[i] = exists ? max(1u, bits & 0x80000000 ? ~bits : bits | 0x80000000) : 0;
-        }
-        largest = max_lanes<32>(largest);
-        failed = sum_lanes<32>(failed);
-        if (!args.normalise) {
-#pragma unroll
-            for (int i = 0; i < LOGITS_OF_LANE; ++i) total += expf(logits[i] - largest);
-            total = sum_lanes<32>(total);
-        }
-        const uint32_t best = best_of(ranks);
-        const uint32_t last = __ballot_sync(ALL_LANES, place_among_lanes(best) == args.top_k - 1);
-        const uint32_t least = __shfl_sync(ALL_LANES, best, __ffs(last) - 1);
-        uint32_t found = 0;
-#pragma unroll
-        for (int i = 0; i < LOGITS_OF_LANE; ++i) {
-            const bool candidate = ranks[i] >= least;
-            const uint32_t lanes = __ballot_sync(ALL_LANES, candidate);
-            const uint32_t place = found + __popc(lanes & ((1u << lane) - 1));
-            if (candidate && place < WARP) candidates[place] = make_uint2(ranks[i], i * WARP + lane);
-            found += __popc(lanes);
-        }
-        __syncwarp();
-        float share = 0.0f;
-        if (found <= WARP) {
-            // In the order of experts, so that the lower lane wins where ranks are equal.
-            const uint2 own = static_cast<uint32_t>(lane) < found ? candidates[lane] : make_uint2(0, 0);
-            const uint32_t k = place_among_lanes(own.x);
-            if (k < args.top_k) {
-                share = share_of(own.x, largest);
-                use(k, own.y, share);
-            }
-            if (args.normalise) total = sum_lanes<32>(share);
-            return total + failed;
-        }
-        // Many are equal. One by one.
+    // What shares are to be divided by, in every lane of a warp, behind the third barrier.
+    __device__ __forceinline__ float total(const ChoiceRoom& room) const {
+        const uint32_t lane = threadIdx.x % WARP;
+        float sum = lane < threads / WARP ? room.sums[lane] : 0.0f;
+        if (args.normalise && lane < args.top_k) sum += room.shares[lane];
+        return sum_lanes<32>(sum);
+    }
+
+    // Where so many are equal that candidates are too many: by one warp.
+    __device__ __noinline__ void one_by_one(ChoiceRoom& room) const {
+        const uint32_t lane = threadIdx.x % WARP;
+        uint32_t before = 0xffffffff, expert_before = 0;
 #pragma unroll 1
         for (uint32_t k = 0; k < args.top_k; ++k) {
-            const uint32_t most = __reduce_max_sync(ALL_LANES, best_of(ranks));
-            uint32_t expert = 0xffffffff;
-#pragma unroll
-            for (int i = LOGITS_OF_LANE - 1; i >= 0; --i) {
-                if (ranks[i] == most) expert = i * WARP + lane;
+            uint32_t best = 0, best_expert = 0xffffffff;
+            for (uint32_t i = lane; i < args.experts; i += WARP) {
+                const uint32_t rank = room.ranks[i];
+                const bool taken = k > 0 && (rank > before || (rank == before && i <= expert_before));
+                if (!taken && rank > best) best = rank, best_expert = i;
             }
-            const uint32_t chosen = __reduce_min_sync(ALL_LANES, expert);
-#pragma unroll
-            for (int i = 0; i < LOGITS_OF_LANE; ++i) {
-                if (i * WARP + lane == chosen) ranks[i] = 0;
-            }
-            share = share_of(most, largest);
-            if (args.normalise) total += share;
-            if (lane == 0) use(k, chosen, share);
+            before = __reduce_max_sync(ALL_LANES, best);
+            expert_before = __reduce_min_sync(ALL_LANES, best == before ? best_expert : 0xffffffff);
+            if (lane == 0) room.experts[k] = expert_before, room.shares[k] = expf(logit_of_rank(before) - largest);
         }
-        return total + failed;
-    }
-
-    static __device__ __forceinline__ uint32_t best_of(const uint32_t (&ranks)[LOGITS_OF_LANE]) {
-        uint32_t best[LOGITS_OF_LANE / 2];
-#pragma unroll
-        for (int i = 0; i < LOGITS_OF_LANE / 2; ++i) best[i] = max(ranks[i], ranks[i + LOGITS_OF_LANE / 2]);
-#pragma unroll
-        for (int half = LOGITS_OF_LANE / 4; half > 0; half /= 2) {
-#pragma unroll
-            for (int i = 0; i < half; ++i) best[i] = max(best[i], best[i + half]);
-        }
-        return best[0];
-    }
-
-    // How many lanes have a larger value, or the same and a lower number.
-    static __device__ __forceinline__ uint32_t place_among_lanes(uint32_t value) {
-        const uint32_t lane = threadIdx.x % WARP;
-        uint32_t place = 0;
-#pragma unroll
-        for (uint32_t d = 1; d < WARP; ++d) {
-            const uint32_t other = __shfl_xor_sync(ALL_LANES, value, d);
-            place += other > value || (other == value && (lane ^ d) < lane);
-        }
-        return place;
-    }
-
-    static __device__ __forceinline__ float share_of(uint32_t rank, float largest) {
-        const uint32_t bits = rank & 0x80000000 ? rank & 0x7fffffff : ~rank;
-        return expf(__uint_as_float(bits) - largest);
     }
 };
 

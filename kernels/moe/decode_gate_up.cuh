@@ -1,34 +1,48 @@
 // `activations = silu(gate · x) * (up · x)` of one row, for experts of one format that takes int8: a block takes 16 rows of both
-// matrices of an expert at a time, its eight warps share the columns; a ninth makes the choice of experts meanwhile. Bound by
-// the bytes of the weights, which nobody can ask for before the router's logits are there.
+// matrices of an expert at a time, its warps share the strips and their columns; half of them make the choice
+// of experts first. Bound by the bytes of the weights, which nobody can ask for before the router's logits are there.
 #pragma once
 #include "common/decode.cuh"
+#include "common/quantise.cuh"
+#include "common/ring.cuh"
 #include "moe/activations.cuh"
 #include "moe/choose.cuh"
 
+// Warps that read weights.
+const int READERS = WARPS / 2;
+
+// Pairs of strips that a block sums up before their sums meet.
+const int PAIRS = 4;
+
 template <uint32_t F>
-DEVICE void decode_gate_up(const MoeArgs& args) {
-    using P = Packing<F>;
+DEVICE void decode_gate_up(const MoeArgs& far_args) {
+    __shared__ MoeArgs copy;
+    const MoeArgs& args = near_copy(far_args, copy);
     DYNAMIC_SHARED(__align__(16) uint8_t, shared);
-    __shared__ float partial[2][2][WARPS][SLOTS];
+    __shared__ float partial[2 * PAIRS][READERS][SLOTS];
     __shared__ float squares[WARPS];
-    __shared__ uint32_t chosen[WARP];
-    const int threads = WARPS * WARP, top_k = args.top_k, warp = threadIdx.x / WARP;
+    __shared__ ChoiceRoom room;
+    const int top_k = args.top_k, warp = threadIdx.x / WARP;
     const Input input(shared, 1, args.hidden, INPUT_INT8);
-    if (warp == WARPS) {
-        after_previous_kernel();
-        Choices choices(args.logits, args.experts);
-        choices.choose(args, [&](int k, uint32_t expert, float) {
-            chosen[k] = expert;
-            if (blockIdx.x == 0) args.choices[k] = expert;
-        });
+    // The first warps put the row into shared memory, while the others make the choice.
+    const int threads = WARP * READERS;
+    const NormAhead ahead(args.norm, args.hidden, threads);
+    after_previous_kernel();
+    if (warp < READERS) {
+        const RowAhead first_columns(args.input, args.hidden, threads);
+        __syncthreads();
+        fill_row(input, args.input, first_columns, args.hidden, args.norm, ahead, INPUT_INT8, squares, threads);
+        __syncthreads();
     } else {
-        const NormAhead ahead(args.norm, args.hidden, threads);
-        after_previous_kernel();
-        fill_row(input, args.input, args.hidden, args.norm, ahead, INPUT_INT8, squares, threads);
+        Choices choices(args, READERS);
+        choices.compare(room);
+        __syncthreads();
+        choices.filter(room);
+        __syncthreads();
+        choices.rank(room);
     }
     __syncthreads();
-    const float factor = norm_factor(args.norm, args.hidden, args.eps, squares);
+    if (blockIdx.x == 0 && static_cast<int>(threadIdx.x) < top_k) args.choices[threadIdx.x] = room.experts[threadIdx.x];
     // Strips of the chosen experts are counted through, then those of the shared one.
     const int per_expert = ceil_div(args.width, SLOTS), routed = top_k * per_expert;
     const int total = routed + ceil_div(args.shared_width, SLOTS);
@@ -42,38 +56,51 @@ DEVICE void decode_gate_up(const MoeArgs& args) {
     const auto matrix_of = [&](int number, int& strip) {
         const int entry = place(number / 2, strip);
         const Expert& expert = entry < top_k ? args.routed : args.shared;
-        return of_expert(number % 2 ? expert.up : expert.gate, entry < top_k ? chosen[entry] : 0, args.spacing);
+        return of_expert(number % 2 ? expert.up : expert.gate, entry < top_k ? room.experts[entry] : 0, args.spacing);
     };
+    const Shares share(args.hidden / BLOCK, READERS);
     const auto strip_of = [&](int number) {
         int strip;
-        const Matrix m = matrix_of(number, strip);
+        const Matrix m = matrix_of(share.set + number * share.sets, strip);
         return m.data + static_cast<uint64_t>(strip) * m.strip_bytes;
     };
-    // The ninth warp takes part in the barriers only.
-    Stream<P, decltype(strip_of)> stream(warp < WARPS ? 2 * mine : 0, args.hidden / BLOCK, strip_of);
-    Codebook book;
-    int parity = 0;
-    for (int number = 0; number < mine; ++number) {
-#pragma unroll
-        for (int which = 0; which < 2 && warp < WARPS; ++which) {
-            if constexpr (P::CODEBOOK) {
+    using Copies = Ring<F, decltype(strip_of)>;
+    uint8_t* copied = shared + input.bytes(INPUT_INT8) + warp * args.gate_up_slots * Copies::BYTES;
+    Copies ring(copied, args.gate_up_slots, warp < READERS ? share.of(2 * mine) : 0, share.first, share.across, share.blocks, strip_of);
+    ring.start(false);
+    const float factor = norm_factor(args.norm, args.hidden, args.eps, squares, threads);
+    RowOperand<false> x;
+    int loaded = -1;
+    Fragment<F> fragment(args.routed.gate);
+    for (int first = 0; first < mine; first += PAIRS) {
+        const int count = min(PAIRS, mine - first);
+        for (int i = share.set; i < 2 * count && warp < READERS; i += share.sets) {
+            if constexpr (Packing<F>::CODEBOOK) {
                 int strip;
-                book.load(matrix_of(2 * number + which, strip));
+                fragment = Fragment<F>(matrix_of(2 * first + i, strip));
             }
-            Sums<1> sums = {};
-            stream.multiply(book, input, sums);
-            reduce<1>(sums, partial[parity][which][warp]);
+            float own[2] = {};
+            for (int at = share.first; at < share.blocks; at += share.across) {
+                if (at != loaded) x.load(input, at);
+                loaded = at;
+                multiply_row<F>(fragment, ring.take(), x, own);
+                ring.release();
+            }
+            put_sums(own, partial[i][share.first]);
         }
         __syncthreads();
-        int strip;
-        const int entry = place(number, strip), row = strip * SLOTS + threadIdx.x, slot = slot_of_row(threadIdx.x);
-        const int width = entry < top_k ? args.width : args.shared_width;
-        if (threadIdx.x < SLOTS && row < width) {
+        if (threadIdx.x < PAIRS * SLOTS) {
+            int strip;
+            const int pair = threadIdx.x / SLOTS, entry = place(first + pair, strip), within = threadIdx.x % SLOTS;
             float gate = 0.0f, up = 0.0f;
-#pragma unroll
-            for (int w = 0; w < WARPS; ++w) gate += partial[parity][0][w][slot], up += partial[parity][1][w][slot];
-            activations_of(args, entry)[row] = silu(gate * factor) * (up * factor);
+#pragma unroll 8
+            for (int w = 0; w < share.across && pair < count; ++w) {
+                gate += partial[2 * pair][w][within], up += partial[2 * pair + 1][w][within];
+            }
+            const float value = silu(gate * factor) * (up * factor);
+            const uint32_t column = activation_of(args, entry) + strip * SLOTS + within;
+            put_half_tile(args.row, column, value, pair < count);
         }
-        parity ^= 1;
+        if (first + PAIRS < mine) __syncthreads();
     }
 }

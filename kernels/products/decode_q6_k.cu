@@ -1,5 +1,5 @@
 #include "products/decode.cuh"
 
-extern "C" __global__ void __launch_bounds__(256, 2) products_1_q6_k(const __grid_constant__ ProductsArgs args) {
+extern "C" __global__ void __launch_bounds__(512, 2) products_1_q6_k(const __grid_constant__ ProductsArgs args) {
     decode_products<Q6_K>(args);
 }

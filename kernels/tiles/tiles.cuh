@@ -10,8 +10,8 @@
 #include <type_traits>
 
 #include "common/device.cuh"
+#include "common/fragment.cuh"
 #include "tiles/args.cuh"
-#include "tiles/fragment.cuh"
 
 const int WARPS = 8;
 const int ROWS = 64;    // of activations, at most

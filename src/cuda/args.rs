@@ -121,8 +121,11 @@ structs! {
         unused: u32,
     }
 
+    /// A single row, quantised by the kernel that has computed it.
+    QuantisedRow, 16 { codes: DevicePtr<u32>, factors: DevicePtr<f32> }
+
     /// Products with one input.
-    ProductsArgs, 376 {
+    ProductsArgs, 400 {
         products: [Product; 4],
         input: DevicePtr<f32>,
         norm: DevicePtr<f32>,
@@ -135,6 +138,9 @@ structs! {
         add: u32,
         forms: u32,
         together: u32,
+        slots: u32,
+        unused: u32,
+        row: QuantisedRow,
     }
 
     /// Attention between the projections.
@@ -173,7 +179,7 @@ structs! {
     Place, 12 { base: u32, step: u32, index_step: u32 }
 
     /// DeltaNet between the projections.
-    DeltaArgs, 248 {
+    DeltaArgs, 264 {
         qkv: DevicePtr<f32>,
         z: DevicePtr<f32>,
         b: DevicePtr<f32>,
@@ -187,6 +193,7 @@ structs! {
         convolved: DevicePtr<f32>,
         chunks: DevicePtr<u8>,
         out: DevicePtr<f32>,
+        row: QuantisedRow,
         sequences: DevicePtr<Sequence>,
         eps: f32,
         sequences_count: u32,
@@ -249,10 +256,10 @@ structs! {
     }
 
     /// A feed-forward half with quantised inputs.
-    TileMoeArgs, 528 { moe: MoeArgs, codes: DevicePtr<u32>, factors: DevicePtr<f32>, room: u32, unused: u32 }
+    TileMoeArgs, 552 { moe: MoeArgs, codes: DevicePtr<u32>, factors: DevicePtr<f32>, room: u32, unused: u32 }
 
     /// A feed-forward half behind its router.
-    MoeArgs, 504 {
+    MoeArgs, 528 {
         routed: Expert,
         shared: Expert,
         spacing: u64,
@@ -270,6 +277,7 @@ structs! {
         item_count: DevicePtr<u32>,
         activations: DevicePtr<f32>,
         outputs: DevicePtr<f32>,
+        row: QuantisedRow,
         eps: f32,
         experts: u32,
         top_k: u32,
@@ -282,7 +290,14 @@ structs! {
         gate_up_forms: u32,
         down_forms: u32,
         item_rows: u32,
+        gate_up_slots: u32,
+        down_slots: u32,
     }
+}
+
+impl QuantisedRow {
+    /// No such row.
+    pub const NONE: Self = Self { codes: DevicePtr::NULL, factors: DevicePtr::NULL };
 }
 
 impl Matrix {
@@ -352,9 +367,17 @@ impl Matrix {
         INT8_FORMATS.iter().position(format).filter(|_| self.takes_int8())
     }
 
-    /// Whether its values are floating-point numbers in the usual order.
-    pub fn is_float(&self) -> bool {
-        self.order.is_null() && [Format::F32, Format::F16, Format::BF16].map(format_number).contains(&self.format)
+    /// Which of [`FLOAT_FORMATS`] it has, where it lies as the kernel for it reads it: as stored in float32, packed otherwise.
+    pub fn float_format(&self) -> Option<usize> {
+        let is = |(format, _): &(Format, &str)| format_number(*format) == self.format;
+        let packed = self.format != format_number(Format::F32);
+        let lies_well = self.order.is_null() && (self.packed != 0) == packed;
+        FLOAT_FORMATS.iter().position(is).filter(|_| lies_well)
+    }
+
+    /// Bytes of a block of 16 rows by `columns` columns of a packed matrix.
+    pub fn block_bytes(&self, columns: usize) -> usize {
+        (self.strip_bytes as usize * columns).checked_div(self.cols as usize).unwrap_or(0)
     }
 
     /// Whether products with it can take quantised inputs. Columns in an order of their own cannot: each 32 of an input
@@ -414,6 +437,9 @@ pub const INT8_FORMATS: [(Format, &str); 10] = [
     (Format::Int4(Group::Of128), "int4_128"),
     (Format::Int4(Group::Of256), "int4_256"),
 ];
+
+/// Floating-point formats that single rows have kernels of their own for.
+pub const FLOAT_FORMATS: [(Format, &str); 3] = [(Format::F32, "f32"), (Format::F16, "f16"), (Format::BF16, "bf16")];
 
 /// A size of a model as the kernels take it. Those of models are far below 32 bits, and were checked when it was read.
 pub fn number(size: usize) -> u32 {

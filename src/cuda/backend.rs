@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::args::SampleResult;
+use super::args::{QuantisedRow, SampleResult};
 use super::attention::{Attention, AttentionWork, KvLayer};
 use super::context::Context;
 use super::delta_net::{DeltaNet, DeltaStates, DeltaWork};
@@ -129,6 +129,8 @@ struct Work {
     moe: MoeWork,
     logits: DeviceSlice<f32>,
     report: DeviceSlice<u32>,
+    /// What a kernel leaves for the next one of a step of one row.
+    row: QuantisedRow,
 }
 
 /// What the operations of the step in progress do.
@@ -341,14 +343,17 @@ impl CudaBackend {
         if let Mode::Replay(_) = self.mode {
             return Ok(());
         }
-        let (stream, products, work) = (&self.stream, &self.kernels.products, &self.work.delta_net);
+        let (stream, products) = (&self.stream, &self.kernels.products);
+        let quantised = kernel.quantises(&step) && products.takes_quantised(&delta.output.matrix);
+        let row = if quantised { self.work.row } else { QuantisedRow::NONE };
+        let work = &DeltaWork { row, ..self.work.delta_net };
         let inputs = self.normed(&step, weights.input_norm)?;
         let [first, second, third, fourth] = work.projections;
         let of_inputs = delta.inputs.matrices().zip([first, second]);
         let outputs: Vec<(&Weight, _)> = of_inputs.chain(delta.gates.matrices().zip([third, fourth])).collect();
         products.run(stream, inputs, &outputs, Output::Set)?;
         kernel.run(stream, &step, delta, states, work)?;
-        let mixed = Inputs::rows(work.out, step.count());
+        let mixed = Inputs { quantised: row, ..Inputs::rows(work.out, step.count()) };
         products.run(stream, mixed, &[(&delta.output, self.work.x)], Output::Add)
     }
 
@@ -454,7 +459,10 @@ impl CudaBackend {
         let count = step.picks.len();
         let inputs = match count {
             0 => return Ok(()),
-            1 => Inputs { data: work.x, count, pick: Some(step.picks), norm: Some((weights.final_norm, eps)) },
+            1 => {
+                let norm = Some((weights.final_norm, eps));
+                Inputs { pick: Some(step.picks), norm, ..Inputs::rows(work.x, 1) }
+            }
             _ => {
                 let rows = (work.x, Some(step.picks), count);
                 self.kernels.norm.run(&self.stream, rows, (weights.final_norm, eps), work.normed)?;
@@ -575,6 +583,8 @@ impl Work {
         let no_attention = spec.attention_layers() == 0;
         let report = memory.part(parts.report)?;
         let first_choice = results(sizes);
+        let (codes, factors) = (memory.part(parts.codes)?, memory.part(parts.factors)?);
+        let row = QuantisedRow { codes: codes.start(), factors: factors.start() };
         Ok(Self {
             rope: Angles {
                 frequencies: if no_attention { frequencies.part(0, 0)? } else { frequencies },
@@ -597,6 +607,7 @@ impl Work {
                 convolved: memory.part(parts.convolved)?,
                 chunks: memory.part(parts.outputs)?.cast(),
                 out: mixed,
+                row: QuantisedRow::NONE,
             },
             moe: MoeWork {
                 x,
@@ -611,9 +622,11 @@ impl Work {
                 item_count: memory.part(parts.item_count)?,
                 activations: memory.part(parts.activations)?,
                 outputs: memory.part(parts.outputs)?,
+                row,
             },
             logits: memory.part(parts.logits)?,
             report,
+            row,
         })
     }
 }

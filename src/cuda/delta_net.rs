@@ -1,6 +1,6 @@
 //! Gated DeltaNet between the projections: convolution, delta rule, gated norm.
 
-use super::args::{DeltaArgs, Place, number};
+use super::args::{DeltaArgs, Place, QuantisedRow, number};
 use super::memory::{DeviceMemory, DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
 use super::plan::StateParts;
@@ -100,6 +100,8 @@ pub struct DeltaWork {
     pub chunks: DeviceSlice<u8>,
     /// `[rows, value_heads, value_dim]`.
     pub out: DeviceSlice<f32>,
+    /// What [`DeltaNet::quantises`] leaves in place of `out`.
+    pub row: QuantisedRow,
 }
 
 impl DeltaNet {
@@ -118,6 +120,11 @@ impl DeltaNet {
             false => Rows::Any(kernel("delta_any_rows")?),
         };
         Ok(Self { step, clusters, conv: kernel("delta_conv")?, rows, spec: spec.clone(), eps })
+    }
+
+    /// Whether a step's output can be left quantised.
+    pub fn quantises(&self, step: &Step) -> bool {
+        self.clusters && step.count() == 1
     }
 
     /// `out = norm(delta_rule(conv(q, k, v))) * silu(z)`, advancing the states of the step's sequences.
@@ -199,6 +206,7 @@ impl DeltaNet {
                 false => work.chunks.holding(chunk_bytes(spec, count, step.sequences.len()), "chunks of rows")?,
             },
             out: work.out.holding(count * spec.values(), "the output of heads")?,
+            row: work.row,
             sequences: step.sequences.start(),
             eps: self.eps,
             sequences_count: number(step.sequences.len()),

@@ -10,6 +10,9 @@ use super::driver::{check, check_for_memory};
 use super::images;
 use crate::error::{Error, Result};
 
+/// Of a multiprocessor's memory, what is shared memory; the rest is its first-level cache.
+const SHARED_PERCENT: i32 = 85;
+
 /// All fat binaries of this build, loaded into one context.
 pub struct Modules {
     list: Vec<Arc<Module>>,
@@ -110,6 +113,11 @@ impl Module {
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: sets one number of a loaded function.
         check(name, unsafe { sys::cuFuncSetAttribute(raw, attribute, shared_memory as i32) })?;
+        // A multiprocessor divides its memory anew only when it is idle: kernels that are to run beside each other want the
+        // same division.
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+        // SAFETY: sets one number of a loaded function.
+        check(name, unsafe { sys::cuFuncSetAttribute(raw, attribute, SHARED_PERCENT) })?;
         // What code was compiled for decides, and not only the device: portable code of an older architecture neither waits
         // for the kernel before it nor forms clusters.
         let mut compiled_for = 0;

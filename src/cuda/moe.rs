@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use super::args::{Expert, Forms, INT8_FORMATS, Item, Matrix, MoeArgs, number};
+use super::args::{Expert, Forms, INT8_FORMATS, Item, Matrix, MoeArgs, QuantisedRow, number};
 use super::device::DeviceInfo;
 use super::memory::{DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
+use super::one_row;
 use super::stream::Stream;
 use super::tiles::{self, Tiles};
 use crate::error::{Error, Result};
@@ -17,8 +18,13 @@ const MOST_ROWS: usize = 8;
 /// Routed experts, and experts that a row visits, that the kernels for a single row take at most.
 const ONE_ROW_EXPERTS: usize = 512;
 const ONE_ROW_WARPS: usize = 16;
+/// Blocks of weights that each of their warps keeps in shared memory at most.
+const ONE_ROW_SLOTS: usize = 6;
 /// What every width must be a multiple of there.
-const ONE_ROW_COLUMNS: usize = 256;
+const ONE_ROW_COLUMNS: usize = one_row::COLUMNS;
+/// Warps of the first half's kernel that read weights, and experts that each of the second one's warps compares.
+const ONE_ROW_READERS: usize = one_row::WARPS / 2;
+const ONE_ROW_COMPARED: usize = 64;
 
 pub struct Moe {
     route: Kernel,
@@ -46,13 +52,23 @@ pub struct MoeLayer {
     routed: Expert,
     spacing: u64,
     shared: Expert,
-    /// Numbers of the kernels for one row, where there are such.
-    one: Option<(usize, usize)>,
+    /// The kernels for one row, where there are such.
+    one: Option<[OneRowKernel; 2]>,
     /// Forms of the inputs of the first and the second half.
     gate_up: Forms,
     down: Forms,
     /// Rows of a group.
     item_rows: usize,
+}
+
+/// A kernel of a layer's half for one row.
+#[derive(Clone, Copy)]
+struct OneRowKernel {
+    /// Its number.
+    format: usize,
+    /// Blocks of weights that each of its warps keeps in shared memory, and their bytes.
+    slots: usize,
+    bytes: usize,
 }
 
 /// The sizes of a layer.
@@ -88,6 +104,11 @@ impl MoeShape {
         self.top_k + usize::from(self.shared_width > 0)
     }
 
+    /// Strips of the first half's matrices that a single row is multiplied with, a gate and an up matrix together.
+    fn one_row_strips(&self) -> usize {
+        self.top_k * self.width.div_ceil(16) + self.shared_width.div_ceil(16)
+    }
+
     fn widest(&self) -> usize {
         self.width.max(self.shared_width)
     }
@@ -113,6 +134,8 @@ pub struct MoeWork {
     pub item_count: DeviceSlice<u32>,
     pub activations: DeviceSlice<f32>,
     pub outputs: DeviceSlice<f32>,
+    /// What the activations of a single row are quantised to.
+    pub row: QuantisedRow,
 }
 
 impl Moe {
@@ -169,9 +192,9 @@ impl Moe {
     }
 
     /// The kernels for a single row, where the matrices of each half have one format.
-    fn one_row(&self, shape: &MoeShape, experts: &[Expert]) -> Option<(usize, usize)> {
+    fn one_row(&self, shape: &MoeShape, experts: &[Expert]) -> Option<[OneRowKernel; 2]> {
         let widths = [shape.hidden, shape.width, shape.shared_width];
-        let usual = shape.experts <= ONE_ROW_EXPERTS
+        let usual = shape.experts <= ONE_ROW_EXPERTS.min(ONE_ROW_COMPARED * shape.chosen())
             && shape.top_k >= 1
             && shape.top_k < ONE_ROW_WARPS
             && shape.chosen() <= ONE_ROW_WARPS
@@ -183,7 +206,22 @@ impl Moe {
         let (gate_up, down) = (first.gate.int8_format()?, first.down.int8_format()?);
         let is = |matrix: &Matrix, format| matrix.int8_format() == Some(format);
         let alike = |e: &Expert| is(&e.gate, gate_up) && is(&e.up, gate_up) && is(&e.down, down);
-        experts.iter().all(alike).then_some((gate_up, down))
+        if !experts.iter().all(alike) {
+            return None;
+        }
+        let kernel = |of: &[Kernel], format: usize, matrix: &Matrix, warps: usize, wanted: usize| {
+            let bytes = matrix.block_bytes(ONE_ROW_COLUMNS) * warps;
+            let slots = one_row::slots(&of[format], bytes, 1, ONE_ROW_SLOTS, wanted);
+            (slots > 0).then_some(OneRowKernel { format, slots, bytes: slots * bytes })
+        };
+        let blocks = shape.hidden / ONE_ROW_COLUMNS;
+        let (across, sets) = one_row::shares(blocks, ONE_ROW_READERS);
+        let pairs = shape.one_row_strips().div_ceil(self.device.multiprocessors.max(1) as usize);
+        let wanted = (2 * pairs).div_ceil(sets) * blocks.div_ceil(across);
+        Some([
+            kernel(&self.one_gate_up, gate_up, &first.gate, ONE_ROW_READERS, wanted)?,
+            kernel(&self.one_down, down, &first.down, shape.chosen(), shape.widest() / ONE_ROW_COLUMNS)?,
+        ])
     }
 
     /// `x += sum of share * expert(norm(x))` for `count` rows. A single row is normed here; several are in `normed`.
@@ -245,6 +283,9 @@ impl Moe {
             gate_up_forms: layer.gate_up.bits(),
             down_forms: layer.down.bits(),
             item_rows: number(item_rows),
+            row: work.row,
+            gate_up_slots: number(layer.one.map_or(0, |[gate_up, _]| gate_up.slots)),
+            down_slots: number(layer.one.map_or(0, |[_, down]| down.slots)),
         };
         let queue = |kernel: &Kernel, grid: [usize; 2], block: usize, shared: usize| {
             let launch = kernel.launch([number(grid[0]), number(grid[1]), 1], [number(block), 1, 1]);
@@ -252,13 +293,11 @@ impl Moe {
             unsafe { launch.shared(number(shared)).arg(args).queue(stream) }
         };
         let (gate_up_strips, down_strips) = (widest.div_ceil(16), shape.hidden.div_ceil(16));
-        if let Some((gate_up, down)) = layer.one.filter(|_| one) {
-            let (first, second) = (layer.gate_up.bytes(1, shape.hidden), layer.down.bytes(1, widest));
-            let strips = shape.top_k * shape.width.div_ceil(16) + shape.shared_width.div_ceil(16);
-            let grid = strips.min(self.device.multiprocessors as usize);
-            queue(&self.one_gate_up[gate_up], [grid, 1], 288, first)?;
-            let bytes = second.next_multiple_of(16) * shape.chosen();
-            return queue(&self.one_down[down], [down_strips, 1], 32 * shape.chosen(), bytes);
+        if let Some([gate_up, down]) = layer.one.filter(|_| one) {
+            let row = layer.gate_up.bytes(1, shape.hidden).next_multiple_of(16);
+            let grid = shape.one_row_strips().min(self.device.multiprocessors as usize);
+            queue(&self.one_gate_up[gate_up.format], [grid, 1], 32 * one_row::WARPS, row + gate_up.bytes)?;
+            return queue(&self.one_down[down.format], [down_strips, 1], 32 * shape.chosen(), down.bytes);
         }
         queue(&self.route, [count, 1], 256, 4 * shape.experts)?;
         if one {

@@ -1,17 +1,24 @@
-//! Products of a single row, of formats that have short kernels of their own: one for matrices of that format and of
-//! floating-point ones beside them.
+//! Products of a single row, of formats that have short kernels of their own.
 
-use super::args::{INT8_FORMATS, Product, ProductsArgs, number};
+use super::args::{FLOAT_FORMATS, INT8_FORMATS, Matrix, Product, ProductsArgs, number};
 use super::device::DeviceInfo;
 use super::module::{Kernel, Modules};
 use super::stream::Stream;
 use crate::error::Result;
 
-/// Columns that rows must be a multiple of.
-const COLUMNS: u32 = 256;
+/// Columns that rows must be a multiple of, and that a warp takes together.
+pub const COLUMNS: usize = 256;
+/// Warps of a block.
+pub const WARPS: usize = 16;
+/// Rows that a block of the kernel for float32 takes.
+const FLOAT_ROWS: u32 = 4;
+/// Bytes of a row of such a kernel, a value of padding for eight included.
+const FLOAT_TILE_BYTES: usize = 36 * 4;
+const INT8_TILE_BYTES: usize = 32 + 8;
+const TILE: usize = 32;
 
 pub struct OneRow {
-    /// One for each of [`INT8_FORMATS`], then that for floating-point matrices alone.
+    /// One for each of [`INT8_FORMATS`], then of [`FLOAT_FORMATS`].
     kernels: Vec<Kernel>,
     multiprocessors: u32,
 }
@@ -22,48 +29,97 @@ pub struct Group {
     pub products: Vec<Product>,
 }
 
+/// Part of a block's shared memory for blocks of weights: what is left is for those of the kernels before and behind.
+pub fn room(kernel: &Kernel) -> usize {
+    kernel.shared_memory / 3 * 2
+}
+
+/// Blocks of a matrix, `bytes` each, that each of `warps` warps keeps in shared memory: as many as it has to read, or as there
+/// is room for.
+pub fn slots(kernel: &Kernel, bytes: usize, warps: usize, most: usize, wanted: usize) -> usize {
+    (room(kernel) / (bytes * warps).max(1)).min(most).min(wanted)
+}
+
+/// How a block's warps share strips of `blocks` blocks of columns: those that share a strip, and the strips at a time
+/// (`Shares` in `kernels/common/ring.cuh`).
+pub fn shares(blocks: usize, warps: usize) -> (usize, usize) {
+    let across = [warps, warps / 2].into_iter().find(|across| blocks > across / 2).unwrap_or(warps / 4);
+    (across, warps / across)
+}
+
 impl OneRow {
     pub fn new(modules: &Modules, device: &DeviceInfo) -> Result<Self> {
-        let names = INT8_FORMATS.iter().map(|(_, name)| *name).chain(["floats"]);
+        let names = INT8_FORMATS.iter().chain(&FLOAT_FORMATS).map(|(_, name)| *name);
         let kernels = names.map(|name| modules.kernel(&format!("products_1_{name}")));
         Ok(Self { kernels: kernels.collect::<Result<_>>()?, multiprocessors: device.multiprocessors })
     }
 
+    /// Whether products with `matrix` take a row that is quantised already.
+    pub fn takes_quantised(&self, matrix: &Matrix) -> bool {
+        matrix.int8_format().is_some_and(|kernel| self.slots(kernel, std::slice::from_ref(matrix)) > 0)
+    }
+
     /// Groups of `products`, and those that no kernel here takes. `exact` never quantises.
     pub fn groups(&self, products: &[Product], exact: bool) -> (Vec<Group>, Vec<Product>) {
-        let (mut groups, mut floats, mut others) = (Vec::<Group>::new(), Vec::new(), Vec::new());
+        let (mut groups, mut others) = (Vec::<Group>::new(), Vec::new());
         for product in products {
-            let whole = product.matrix.cols.is_multiple_of(COLUMNS);
-            match product.matrix.int8_format().filter(|_| !exact && whole) {
+            let matrix = &product.matrix;
+            let int8 =
+                matrix.int8_format().filter(|kernel| !exact && self.slots(*kernel, std::slice::from_ref(matrix)) > 0);
+            let float = matrix.float_format().map(|kernel| INT8_FORMATS.len() + kernel);
+            match int8.or(float).filter(|_| (matrix.cols as usize).is_multiple_of(COLUMNS)) {
                 Some(kernel) => match groups.iter_mut().find(|group| group.kernel == kernel) {
                     Some(group) => group.products.push(*product),
                     None => groups.push(Group { kernel, products: vec![*product] }),
                 },
-                None if product.matrix.is_float() && whole => floats.push(*product),
                 None => others.push(*product),
             }
         }
-        match groups.first_mut() {
-            Some(group) => group.products.append(&mut floats),
-            None if !floats.is_empty() => groups.push(Group { kernel: INT8_FORMATS.len(), products: floats }),
-            None => {}
-        }
         (groups, others)
+    }
+
+    /// Blocks of so many matrices of one format, which have the same columns, that each warp keeps in shared memory.
+    fn slots<'a>(&self, kernel: usize, matrices: impl IntoIterator<Item = &'a Matrix> + Clone) -> usize {
+        let cols = matrices.clone().into_iter().map(|matrix| matrix.cols as usize).next().unwrap_or(0);
+        let bytes = matrices.clone().into_iter().map(|matrix| matrix.block_bytes(COLUMNS)).max().unwrap_or(0);
+        let (across, sets) = shares(cols.div_ceil(COLUMNS), WARPS);
+        let strips = strips(matrices).div_ceil(self.multiprocessors.max(1)) as usize;
+        let wanted = strips.div_ceil(sets) * cols.div_ceil(COLUMNS).div_ceil(across);
+        slots(&self.kernels[kernel], bytes, WARPS, 3, wanted)
     }
 
     /// Queues the launch of a group, whose products `args` holds.
     ///
     /// # Errors
     /// Whatever the driver reports.
-    pub fn run(&self, stream: &Stream, group: &Group, args: ProductsArgs, shared: usize) -> Result<()> {
-        let units = group.products.iter().map(|product| match product.matrix.packed {
-            0 => product.matrix.rows.div_ceil(4),
-            _ => product.matrix.rows.div_ceil(16),
-        });
-        // A block a multiprocessor, so that those of the next kernel find room beside them.
-        let grid = units.sum::<u32>().min(self.multiprocessors);
-        let launch = self.kernels[group.kernel].launch([grid, 1, 1], [256, 1, 1]).shared(number(shared));
+    pub fn run(&self, stream: &Stream, group: &Group, args: ProductsArgs) -> Result<()> {
+        let kernel = &self.kernels[group.kernel];
+        let (matrices, tiles) = (group.products.iter().map(|product| &product.matrix), args.cols as usize / TILE);
+        let float = group.kernel.checked_sub(INT8_FORMATS.len()).map(|float| FLOAT_FORMATS[float].1);
+        let (units, slots, shared) = match float {
+            None => {
+                let slots = self.slots(group.kernel, matrices.clone());
+                let bytes = matrices.clone().map(|matrix| matrix.block_bytes(COLUMNS)).max().unwrap_or(0);
+                (strips(matrices), slots, (tiles * INT8_TILE_BYTES).next_multiple_of(16) + WARPS * slots * bytes)
+            }
+            Some("f32") => {
+                (matrices.map(|matrix| matrix.rows).sum::<u32>().div_ceil(FLOAT_ROWS), 0, 4 * args.cols as usize)
+            }
+            Some(_) => (strips(matrices), 0, tiles * FLOAT_TILE_BYTES),
+        };
+        let grid = match float {
+            // Each block has its rows.
+            Some("f32") => units,
+            // A block a multiprocessor, so that those of the next kernel find room beside them.
+            _ => units.min(self.multiprocessors),
+        };
+        let launch = kernel.launch([grid, 1, 1], [number(32 * WARPS), 1, 1]).shared(number(shared));
         // SAFETY: the kernel's argument, of sizes that the caller checked.
-        unsafe { launch.arg(args).queue(stream) }
+        unsafe { launch.arg(ProductsArgs { slots: number(slots), ..args }).queue(stream) }
     }
+}
+
+/// Strips of all of `matrices`.
+fn strips<'a>(matrices: impl IntoIterator<Item = &'a Matrix>) -> u32 {
+    matrices.into_iter().map(|matrix| matrix.rows.div_ceil(16)).sum()
 }

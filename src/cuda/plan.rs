@@ -96,7 +96,8 @@ pub(super) struct WorkParts {
     pub activations: Planned<f32>,
     /// Outputs of experts; before them, while a layer mixes rows, the chunks of the delta rule.
     pub outputs: Planned<f32>,
-    /// Activations, quantised: whichever are multiplied next. Four a word, and two numbers for 32 of them.
+    /// Activations, quantised: whichever are multiplied next. Four a word, and two numbers for 32 of them or, for a single
+    /// row, for 16.
     pub codes: Planned<u32>,
     pub factors: Planned<f32>,
     pub logits: Planned<f32>,
@@ -201,7 +202,7 @@ fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
         activations,
         outputs: planner.take(product(&[rows, top_k + 1, spec.hidden]).max(chunks.div_ceil(4))),
         codes: planner.take(quantised.div_ceil(4)),
-        factors: planner.take(2 * quantised.div_ceil(32)),
+        factors: planner.take(2 * quantised.div_ceil(16)),
         logits: planner.take(product(&[sizes.max_logits, spec.vocab])),
         sample: SampleParts::plan(planner, sizes.layout.slots, spec.vocab),
     }

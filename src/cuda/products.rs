@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::args::{Forms, Product, ProductsArgs, number};
+use super::args::{Forms, Matrix, Product, ProductsArgs, QuantisedRow, number};
 use super::device::DeviceInfo;
 use super::memory::{DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
-use super::one_row::OneRow;
+use super::one_row::{self, OneRow};
 use super::stream::Stream;
 use super::tiles::{self, Tiles};
 use super::weights::Weight;
@@ -38,12 +38,14 @@ pub struct Inputs {
     pub pick: Option<DeviceSlice<u32>>,
     /// Weights and epsilon of the norm that every row is to pass first.
     pub norm: Option<(DeviceSlice<f32>, f32)>,
+    /// Takes the place of the only row of `data`: for matrices that [`Products::takes_quantised`].
+    pub quantised: QuantisedRow,
 }
 
 impl Inputs {
     /// The first `count` rows of `data`, as they are.
     pub fn rows(data: DeviceSlice<f32>, count: usize) -> Self {
-        Self { data, count, pick: None, norm: None }
+        Self { data, count, pick: None, norm: None, quantised: QuantisedRow::NONE }
     }
 }
 
@@ -66,6 +68,11 @@ impl Products {
             multiprocessors: device.multiprocessors as usize,
             exact,
         })
+    }
+
+    /// Whether products of a single row with `matrix` take it quantised.
+    pub fn takes_quantised(&self, matrix: &Matrix) -> bool {
+        !self.exact && (matrix.cols as usize).is_multiple_of(one_row::COLUMNS) && self.one_row.takes_quantised(matrix)
     }
 
     /// `out[i, r] = inputs[i] · weight[r] + bias[r]`, `[count, rows of the weight]`, for each of up to four products.
@@ -133,9 +140,7 @@ impl Products {
         }
         let (groups, others) = self.one_row.groups(products, exact);
         for group in groups {
-            let forms = forms(&group.products, exact);
-            let args = args(inputs, &group.products, add, forms, 1)?;
-            self.one_row.run(stream, &group, args, forms.bytes(1, args.cols as usize))?;
+            self.one_row.run(stream, &group, args(inputs, &group.products, add, forms(&group.products, exact), 1)?)?;
         }
         self.general(stream, inputs, &others, add, exact)
     }
@@ -197,5 +202,8 @@ fn args(inputs: Inputs, products: &[Product], add: bool, forms: Forms, together:
         add: add.into(),
         forms: forms.bits(),
         together: number(together),
+        slots: 0,
+        unused: 0,
+        row: inputs.quantised,
     })
 }

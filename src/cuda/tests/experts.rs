@@ -1,10 +1,10 @@
 //! Feed-forward halves: experts of every format, with one row and with many.
 
-use super::super::args::{Expert, Forms, Item, Matrix, MoeArgs, QuantiseArgs, TileMoeArgs};
+use super::super::args::{Expert, Forms, Item, Matrix, MoeArgs, QuantiseArgs, QuantisedRow, TileMoeArgs};
 use super::super::memory::{DevicePtr, DeviceSlice};
 use super::routing::{no_moe, route};
 use super::tiles::BLOCKS;
-use super::{Bench, assert_close, decoded, dot, rms_norm, sigmoid, silu, values, weight};
+use super::{Bench, assert_close, decoded, dot, rms_norm, sigmoid, silu, unquantised, values, weight};
 use crate::quant::{Format, Group, Weight};
 
 struct Shape {
@@ -78,8 +78,8 @@ fn spaced(expert: &Expert, weights: &[Weight; 3], start: DeviceSlice<u8>) -> Exp
 enum Kernels {
     /// Those for anything.
     Any,
-    /// Those of one row for experts of this format.
-    OneRow(Format),
+    /// Those of one row for experts of this format, with so many blocks of weights in shared memory.
+    OneRow(Format, [usize; 2]),
     /// Those on tensor cores, with the rows of a block and its shared memory, and blocks for the second half.
     Tiles((usize, usize), usize),
 }
@@ -93,8 +93,12 @@ fn check(
     kernels: Kernels,
 ) {
     let Shape { hidden, experts, top_k, width, shared_width } = *shape;
-    // So few different logits among many experts that more than a warp of them are equal.
-    let ties = if experts > 100 { 1.0 } else { 16.0 };
+    // So few different logits among many experts that many are equal, or all.
+    let ties = match experts {
+        0..=100 => 16.0,
+        101..=150 => 1.0,
+        _ => 0.4,
+    };
     let small = |format: Format| if format == Format::F32 { 1.0 } else { 0.2 };
     let expert = |formats: [Format; 3], width: usize, seed: u32| {
         let [gate, up, down] = formats;
@@ -164,23 +168,29 @@ fn check(
     };
     let widest = if top_k > 0 { width } else { 0 }.max(shared_width);
     let strips = [widest.div_ceil(16), hidden.div_ceil(16)];
-    if let Kernels::OneRow(format) = kernels {
+    if let Kernels::OneRow(format, slots) = kernels {
         // The experts' matrices, equally spaced in one piece.
         let block = expert_bytes(&all[0]);
         let together: Vec<u8> = all[..experts].iter().flat_map(expert_bytes).collect();
         let routed = bench.gpu.upload(&together);
+        let active = top_k + usize::from(shared_width > 0);
+        let len = top_k * width + shared_width;
+        let (codes, factors) = (bench.room::<u8>(len), bench.room::<f32>(len / 8));
         let args = MoeArgs {
             routed: spaced(&table[0], &all[0], routed.slice),
             shared: table.get(experts).copied().unwrap_or(args.shared),
             spacing: block.len() as u64,
+            row: QuantisedRow { codes: codes.slice.cast().start(), factors: factors.slice.start() },
+            gate_up_slots: slots[0] as u32,
+            down_slots: slots[1] as u32,
             ..args
         };
         let (gate_up, down) = decode_kernels(format);
-        let active = top_k + usize::from(shared_width > 0);
-        let tiles = hidden.div_ceil(32) * 40;
-        bench.run(&bench.kernel(gate_up), [9, 1, 1], 288, tiles, args);
-        let each = (widest.div_ceil(32) * 40).next_multiple_of(16);
-        bench.run(&bench.kernel(down), [strips[1], 1, 1], 32 * active, each * active, args);
+        let bytes = table[0].gate.block_bytes(256);
+        let tiles = (hidden.div_ceil(32) * 40).next_multiple_of(16);
+        bench.run(&bench.kernel(gate_up), [9, 1, 1], 512, tiles + 8 * slots[0] * bytes, args);
+        unquantised(&bench.gpu.download(codes.slice), &bench.gpu.download(factors.slice), 16);
+        bench.run(&bench.kernel(down), [strips[1], 1, 1], 32 * active, active * slots[1] * bytes, args);
         let chosen: Vec<u32> = route(&logits[..experts], top_k, true).iter().map(|(expert, _)| *expert).collect();
         assert_eq!(bench.gpu.download(choices.slice), chosen);
     } else if let Kernels::Tiles((_, room), blocks) = kernels {
@@ -284,13 +294,18 @@ fn one_row_through_the_kernels_of_experts_of_one_format() {
         Shape { hidden: 512, experts: 20, top_k: 10, width: 256, shared_width: 512 },
         Shape { hidden: 2048, experts: 4, top_k: 3, width: 256, shared_width: 0 },
     ];
-    for format in Format::ALL.into_iter().filter(|f| ![Format::F32, Format::F16, Format::BF16].contains(f)) {
+    let formats = Format::ALL.into_iter().filter(|f| ![Format::F32, Format::F16, Format::BF16].contains(f));
+    for (i, format) in formats.enumerate() {
         for shape in &shapes {
-            check(&mut bench, shape, [format; 3], format, (1, false), Kernels::OneRow(format));
+            let slots = [1 + i % 6, 1 + i % 3];
+            check(&mut bench, shape, [format; 3], format, (1, false), Kernels::OneRow(format, slots));
         }
     }
-    let many = Shape { hidden: 256, experts: 200, top_k: 4, width: 256, shared_width: 256 };
-    check(&mut bench, &many, [Format::Q4K; 3], Format::Q4K, (1, false), Kernels::OneRow(Format::Q4K));
+    for experts in [120, 200] {
+        let many = Shape { hidden: 256, experts, top_k: 4, width: 256, shared_width: 256 };
+        let kernels = Kernels::OneRow(Format::Q4K, [6, 1]);
+        check(&mut bench, &many, [Format::Q4K; 3], Format::Q4K, (1, false), kernels);
+    }
 }
 
 #[test]

@@ -166,6 +166,16 @@ fn quantised(x: &[f32]) -> Vec<f32> {
     x.chunks(32).flat_map(tile).collect()
 }
 
+/// The values of a row that a kernel has quantised, with a factor and a sum for every `group` of them; checks the sums.
+fn unquantised(codes: &[u8], factors: &[f32], group: usize) -> Vec<f32> {
+    let value = |(codes, factors): (&[u8], &[f32])| {
+        let (scale, sum) = (factors[0], codes.iter().map(|code| i32::from(*code as i8)).sum::<i32>());
+        assert_eq!(factors[1], scale * sum as f32);
+        codes.iter().map(|code| scale * f32::from(*code as i8)).collect::<Vec<f32>>()
+    };
+    codes.chunks(group).zip(factors.chunks(2)).flat_map(value).collect()
+}
+
 /// `x / sqrt(mean(x²) + eps) * weight`.
 fn rms_norm(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
     let scale = 1.0 / (dot(x, x) / x.len() as f64 + eps).sqrt();

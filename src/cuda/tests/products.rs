@@ -1,6 +1,6 @@
 //! Products of every format with one to many rows.
 
-use super::super::args::{Forms, Matrix, Product, ProductsArgs};
+use super::super::args::{Forms, Matrix, Product, ProductsArgs, QuantisedRow};
 use super::super::memory::DevicePtr;
 use super::{Bench, assert_close, decoded, dot, in_other_order, quantised, rms_norm, values, weight};
 use crate::quant::{Format, Group, Weight};
@@ -68,6 +68,9 @@ fn one(bench: &mut Bench, weight: &Weight, format: Format, count: usize, exact: 
         add: 0,
         forms: forms.bits(),
         together: together as u32,
+        slots: 0,
+        unused: 0,
+        row: QuantisedRow::NONE,
     };
     let grid = [3.min(rows.div_ceil(16)), count.div_ceil(together), 1];
     bench.run(&bench.kernel(name), grid, 256, forms.bytes(together, cols), args);
@@ -152,6 +155,9 @@ fn matrices_of_different_formats_share_a_normed_input_that_is_picked_biased_and_
             add: 1,
             forms: forms.bits(),
             together: together as u32,
+            slots: 0,
+            unused: 0,
+            row: QuantisedRow::NONE,
         };
         bench.run(&bench.kernel(name), [5, count.div_ceil(together), 1], 256, forms.bytes(together, cols), args);
         for (i, weight) in weights.iter().enumerate() {
@@ -165,15 +171,16 @@ fn matrices_of_different_formats_share_a_normed_input_that_is_picked_biased_and_
     }
 }
 
-/// One row through the kernel of `format`: two matrices of it, and others in float32 between and behind them.
-fn decode(bench: &mut Bench, format: Option<Format>, name: &'static str, cols: usize, others: [Format; 2]) {
-    let weights: Vec<Weight> = [(format, 272), (Some(others[0]), 37), (format, 33), (Some(others[1]), 5)]
-        .into_iter()
-        .filter_map(|(format, rows)| Some(weight(format?, rows, cols, rows as u32)))
-        .collect();
+/// One row through the kernel of `format`, for three matrices of it, of which each warp has `slots` blocks in shared memory.
+fn decode(bench: &mut Bench, format: Format, name: &'static str, cols: usize, (blocks, slots): (usize, usize)) {
+    let weights: Vec<Weight> = [272, 37, 17].map(|rows| weight(format, rows, cols, rows as u32)).into();
     let eps = 1e-6;
     let (x, norm) = (values(50, cols), values(77, cols));
-    for normed in [true, false] {
+    let int8 = takes_int8(&weights[0]);
+    for (normed, quantises) in [(true, false), (false, false), (false, true)] {
+        if quantises && !int8 {
+            continue;
+        }
         let matrices: Vec<Matrix> = weights.iter().map(|w| bench.matrix(w)).collect();
         let before: Vec<Vec<f32>> = weights.iter().map(|w| values(31, w.rows())).collect();
         let outs: Vec<_> = before.iter().map(|before| bench.gpu.upload(before)).collect();
@@ -185,9 +192,10 @@ fn decode(bench: &mut Bench, format: Option<Format>, name: &'static str, cols: u
             let rows = matrices[i].rows;
             *product = Product { matrix: matrices[i], bias, out: outs[i].slice.start(), out_stride: rows, unused: 0 };
         }
+        let row = if quantises { quantised_row(bench, &x) } else { QuantisedRow::NONE };
         let args = ProductsArgs {
             products,
-            input: bench.put(&[values(1, cols), x.clone()].concat()),
+            input: if quantises { DevicePtr::NULL } else { bench.put(&[values(1, cols), x.clone()].concat()) },
             norm: if normed { bench.put(&norm) } else { DevicePtr::NULL },
             pick: bench.put(&[1u32]),
             eps: eps as f32,
@@ -198,31 +206,51 @@ fn decode(bench: &mut Bench, format: Option<Format>, name: &'static str, cols: u
             add: 1,
             forms: forms.bits(),
             together: 1,
+            slots: slots as u32,
+            unused: 0,
+            row,
         };
-        bench.run(&bench.kernel(name), [7, 1, 1], 256, forms.bytes(1, cols), args);
+        let copied = if int8 { 16 * slots * matrices[0].block_bytes(256) } else { 0 };
+        let shared = forms.bytes(1, cols).next_multiple_of(16) + copied;
+        bench.run(&bench.kernel(name), [blocks, 1, 1], 512, shared, args);
         let input = if normed { rms_norm(&x, &norm, eps) } else { x.clone() };
         for (i, weight) in weights.iter().enumerate() {
             let mut expected = expected(weight, std::slice::from_ref(&input), false);
             for (row, value) in expected.iter_mut().enumerate() {
                 *value += f64::from(bias[row]) + f64::from(before[i][row]);
             }
-            let tolerance = if format == Some(Format::Bnb4) { 1e-2 } else { 2e-3 };
-            let what = format!("{name} [{}, {cols}], matrix {i}", weight.rows());
+            let tolerance = if format == Format::Bnb4 { 1e-2 } else { 2e-3 };
+            let what = format!("{name} [{}, {cols}], matrix {i}, {slots} slots, quantised {quantises}", weight.rows());
             assert_close(&bench.gpu.download(outs[i].slice), &expected, tolerance, &what);
         }
         bench.kept.clear();
     }
 }
 
+/// `x` as the kernels in front of such a kernel leave it.
+fn quantised_row(bench: &mut Bench, x: &[f32]) -> QuantisedRow {
+    let (mut codes, mut factors) = (Vec::new(), Vec::new());
+    for tile in x.chunks(32) {
+        let largest = tile.iter().fold(0f32, |m, x| m.max(x.abs()));
+        let scale = largest / 127.0;
+        let tile: Vec<i8> = tile.iter().map(|x| (x * (127.0 / largest)).round_ties_even() as i8).collect();
+        factors.extend([scale, scale * tile.iter().map(|code| i32::from(*code)).sum::<i32>() as f32]);
+        codes.extend(tile.chunks(4).map(|four| u32::from_le_bytes([0, 1, 2, 3].map(|i| four[i] as u8))));
+    }
+    QuantisedRow { codes: bench.put(&codes), factors: bench.put(&factors) }
+}
+
 #[test]
 fn one_row_through_the_kernels_of_each_format() {
     let Some(mut bench) = Bench::open() else { return };
-    for cols in [256usize, 512, 768, 2048, 2304, 4096, 6144] {
-        for others in [[Format::BF16, Format::F32], [Format::F16, Format::BF16], [Format::F32, Format::F16]] {
-            for (format, name) in DECODE {
-                decode(&mut bench, Some(format), name, cols, others);
-            }
-            decode(&mut bench, None, "products_1_floats", cols, others);
+    for (i, cols) in [256usize, 512, 768, 2048, 2304, 4096, 6144].into_iter().enumerate() {
+        for (format, name) in DECODE {
+            // More slots than there are blocks, and fewer.
+            decode(&mut bench, format, name, cols, ([7, 2][i % 2], 1 + i % 3));
         }
+        for (format, name) in [(Format::F16, "products_1_f16"), (Format::BF16, "products_1_bf16")] {
+            decode(&mut bench, format, name, cols, (7, 0));
+        }
+        decode(&mut bench, Format::F32, "products_1_f32", cols, (82, 0));
     }
 }

@@ -1,6 +1,6 @@
 //! The choice of experts, and the groups that many rows make.
 
-use super::super::args::{Expert, Item, MoeArgs};
+use super::super::args::{Expert, Item, MoeArgs, QuantisedRow};
 use super::super::memory::DevicePtr;
 use super::{Bench, values};
 
@@ -24,6 +24,7 @@ pub fn no_moe() -> MoeArgs {
         item_count: DevicePtr::NULL,
         activations: DevicePtr::NULL,
         outputs: DevicePtr::NULL,
+        row: QuantisedRow::NONE,
         eps: 1e-6,
         experts: 0,
         top_k: 0,
@@ -36,6 +37,8 @@ pub fn no_moe() -> MoeArgs {
         gate_up_forms: 0,
         down_forms: 0,
         item_rows: 1,
+        gate_up_slots: 0,
+        down_slots: 0,
     }
 }
 

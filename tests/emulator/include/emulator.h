@@ -27,6 +27,7 @@ struct Device {
     void* (*in_cluster)(Thread&, void* place, uint32_t rank);
     void (*wait_for_previous_kernel)(Thread&);
     void (*start_next_kernel)(Thread&);
+    void (*start_next_kernel_early)(Thread&);
     void (*start_copy)(Thread&, void* to, const void* from, uint32_t bytes, bool there);
     void (*end_copy_group)(Thread&);
     void (*wait_for_copies_but)(Thread&, uint32_t groups);

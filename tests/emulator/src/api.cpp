@@ -362,6 +362,8 @@ API cuFuncSetAttribute(void* handle, int attribute, int value) {
     BEFORE(true);
     LOCK;
     Function& function = *static_cast<Function*>(handle);
+    // How much of a multiprocessor's memory is shared memory changes nothing here.
+    if (attribute == 9) return value >= -1 && value <= 100 ? SUCCESS : INVALID_VALUE;
     if (attribute != 8 || value < 0) return INVALID_VALUE;
     if (static_cast<uint32_t>(value) + function.library->static_shared > Settings::get().shared_memory) {
         return INVALID_VALUE;

@@ -110,6 +110,10 @@ static void start_next_kernel(Thread& thread) {
     fiber.home->cluster->asks_for_next = true;
 }
 
+static void start_next_kernel_early(Thread& thread) {
+    static_cast<Fiber&>(thread).home->cluster->asks_for_next = true;
+}
+
 static void start_copy(Thread& thread, void* to, const void* from, uint32_t bytes, bool there) {
     Fiber& fiber = static_cast<Fiber&>(thread);
     // Who reads too early, or is still reading, sees it.
@@ -135,6 +139,7 @@ static void wait_for_copies_but(Thread& thread, uint32_t groups) {
 
 const Device DEVICE_FUNCTIONS = {block_barrier,     meet,       arrive_at_cluster, wait_for_cluster,
                                  in_cluster,        wait_for_previous_kernel,      start_next_kernel,
+                                 start_next_kernel_early,
                                  start_copy,        end_copy_group, wait_for_copies_but, fail};
 
 }  // namespace emulator

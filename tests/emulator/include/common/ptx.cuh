@@ -18,6 +18,10 @@ DEVICE void start_next_kernel() {
     if (HAS_CLUSTERS) emulated_thread->device->start_next_kernel(*emulated_thread);
 }
 
+DEVICE void start_next_kernel_early() {
+    if (HAS_CLUSTERS) emulated_thread->device->start_next_kernel_early(*emulated_thread);
+}
+
 DEVICE uint4 load_16(const uint8_t* p) { return *reinterpret_cast<const uint4*>(p); }
 DEVICE uint2 load_8(const uint8_t* p) { return *reinterpret_cast<const uint2*>(p); }
 DEVICE uint32_t load_4(const uint8_t* p) { return *reinterpret_cast<const uint32_t*>(p); }

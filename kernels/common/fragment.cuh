@@ -1,4 +1,4 @@
-// How a warp reads tiles of a packed matrix as the first operand of mma.m16n8k32: lane `4 g + t` has rows g and g + 8, columns
+// How a warp reads tiles of a packed matrix in shared memory as the first operand of mma.m16n8k32: lane `4 g + t` has rows g and g + 8, columns
 // 8 t .. 8 t + 7, which are eight neighbouring bytes of line t (src/quant/packed/layout.rs). The products do not mind that the
 // columns are numbered otherwise than the instruction numbers them, as long as both operands do it alike.
 //
@@ -81,9 +81,9 @@ struct KScales {
     }
     __device__ __forceinline__ void at(const uint8_t* records, int tile, Lane lane, float2& scale, float2& min) const {
         const uint2 record = word_pair(records + 32 * tile + 8 * (lane.g / 2));
-        const uint64_t fields = record.x | static_cast<uint64_t>(record.y) << 32;
-        const uint32_t scales = static_cast<uint32_t>(fields >> (12 * (lane.g % 2)));
-        const uint32_t mins = static_cast<uint32_t>(fields >> (24 + 12 * (lane.g % 2)));
+        const int shift = 12 * (lane.g % 2);
+        const uint32_t scales = record.x >> shift;
+        const uint32_t mins = __byte_perm(record.x, record.y, 0x6543) >> shift;
         scale = make_float2(d.x * (scales & 63), d.y * (scales >> 6 & 63));
         min = make_float2(dmin.x * (mins & 63), dmin.y * (mins >> 6 & 63));
     }

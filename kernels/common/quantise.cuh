@@ -1,0 +1,32 @@
+// Quantising what a kernel has computed of a single row for the kernel behind it: see common/input.cuh.
+#pragma once
+#include "common/args.cuh"
+#include "common/device.cuh"
+
+// The columns of a warp, a whole tile.
+DEVICE void put_tile(const QuantisedRow& row, uint64_t column, float value) {
+    const uint32_t bits = __reduce_max_sync(ALL_LANES, __float_as_uint(value) & 0x7fffffff);
+    const float largest = __uint_as_float(bits);
+    const float scale = bits < 0x7f800000 ? largest * (1.0f / 127.0f) : __uint_as_float(0x7fffffff);
+    const float inverse = scale > 0.0f ? __fdividef(127.0f, largest) : 0.0f;
+    const int code = __float2int_rn(__fmul_rn(value, inverse));
+    const int sum = __reduce_add_sync(ALL_LANES, code);
+    reinterpret_cast<int8_t*>(row.codes)[column] = static_cast<int8_t>(code);
+    if (column % WARP == 0) row.factors[column / WARP] = make_float2(scale, scale * static_cast<float>(sum));
+}
+
+// Quantises the columns of sixteen neighbouring lanes, half a tile, for the kernel behind. Every lane of the warp comes here;
+// `counts`: whether this one has a column.
+DEVICE void put_half_tile(const QuantisedRow& row, uint32_t column, float value, bool counts) {
+    uint32_t bits = counts ? __float_as_uint(value) & 0x7fffffff : 0;
+#pragma unroll
+    for (int d = 8; d > 0; d /= 2) bits = max(bits, __shfl_xor_sync(ALL_LANES, bits, d));
+    const float largest = __uint_as_float(bits);
+    const float scale = bits < 0x7f800000 ? largest * (1.0f / 127.0f) : __uint_as_float(0x7fffffff);
+    const float inverse = scale > 0.0f ? __fdividef(127.0f, largest) : 0.0f;
+    const int code = counts ? __float2int_rn(__fmul_rn(value, inverse)) : 0;
+    const int sum = sum_lanes<16>(code);
+    if (!counts) return;
+    reinterpret_cast<int8_t*>(row.codes)[column] = static_cast<int8_t>(code);
+    if (column % (WARP / 2) == 0) row.factors[column / (WARP / 2)] = make_float2(scale, scale * static_cast<float>(sum));
+}

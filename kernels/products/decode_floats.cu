@@ -1,5 +1,0 @@
-#include "products/decode.cuh"
-
-extern "C" __global__ void __launch_bounds__(256, 2) products_1_floats(const __grid_constant__ ProductsArgs args) {
-    decode_products<NO_FORMAT>(args);
-}
