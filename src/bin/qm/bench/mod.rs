@@ -3,6 +3,7 @@
 mod bandwidth;
 mod report;
 mod spread;
+mod streams;
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use crate::arguments::{ModelArguments, parse_bytes};
 use crate::failure::{Failure, Outcome};
 use crate::{answer, interrupt, load, process};
 use bandwidth::Bandwidth;
-use report::{Decode, Prefill, Report};
+use report::{Decode, Prefill, Report, Streams};
 use spread::Spread;
 
 /// Arguments of `qm bench`.
@@ -34,6 +35,9 @@ pub struct Arguments {
     /// Fill the context with random keys and values instead of reading that many tokens: a long one takes minutes to read
     #[arg(long)]
     synthetic_context: bool,
+    /// Generate in so many streams at the same time, behind prompts of sixteen tokens; several numbers are separated by commas
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=4096))]
+    streams: Vec<u32>,
     /// Runs that count; a short one before them warms up
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
@@ -66,6 +70,8 @@ pub fn run(arguments: &Arguments) -> Outcome {
     let mut options = arguments.model.load_options();
     let deepest = depths.iter().map(|depth| depth.saturating_add(generate)).max().unwrap_or(0);
     options.context_length = options.context_length.max(deepest).max(longest.saturating_add(1));
+    let streams: Vec<usize> = arguments.streams.iter().map(|&n| n as usize).collect();
+    options.streams = streams.iter().copied().fold(options.streams, usize::max);
     let start = Instant::now();
     let model = load::load(&arguments.model, options)?;
     let load_time = start.elapsed();
@@ -105,6 +111,11 @@ pub fn run(arguments: &Arguments) -> Outcome {
         }
         decodes.push(Decode::new(depth, synthetic, generate, &runs));
     }
+    let mut together = Vec::new();
+    for &count in &streams {
+        let rates = (0..arguments.repetitions).map(|_| streams::measure(&model, &mut random, count, generate));
+        together.push(Streams { count, tokens: generate, rate: Spread::new(rates.collect::<Outcome<_>>()?) });
+    }
     let peak = peak_of_load.max(process::peak_memory());
     let after = bandwidth();
 
@@ -118,6 +129,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
         bandwidth: before.zip(after),
         prefills,
         decodes,
+        streams: together,
         peak,
     };
     let mut out = io::stdout().lock();
@@ -144,15 +156,7 @@ fn measure(
     prompt: usize,
     generate: usize,
 ) -> Outcome<(StreamStats, Profile)> {
-    let vocab = model.info().spec.vocab.max(1) as u64;
-    let prompt = Prompt::Tokens((0..prompt).map(|_| (random.next_u64() % vocab) as u32).collect());
-    let options = GenerateOptions {
-        max_tokens: generate,
-        temperature: Some(0.0),
-        repetition_penalty: Some(1.0),
-        ignore_eos: true,
-        ..GenerateOptions::default()
-    };
+    let (prompt, options) = (prompt_of(model, random, prompt), greedy(generate));
     let before = model.profile();
     let stream = model.stream_behind(invented, &prompt, &options)?;
     while !matches!(stream.next(Some(Duration::from_millis(200)))?, Event::Done(_)) {
@@ -161,4 +165,21 @@ fn measure(
         }
     }
     Ok((stream.stats(), model.profile().since(&before)))
+}
+
+/// A prompt of `tokens` random tokens.
+fn prompt_of(model: &Model, random: &mut Xoshiro256PlusPlus, tokens: usize) -> Prompt {
+    let vocab = model.info().spec.vocab.max(1) as u64;
+    Prompt::Tokens((0..tokens).map(|_| (random.next_u64() % vocab) as u32).collect())
+}
+
+/// The most likely tokens, exactly so many.
+fn greedy(tokens: usize) -> GenerateOptions {
+    GenerateOptions {
+        max_tokens: tokens,
+        temperature: Some(0.0),
+        repetition_penalty: Some(1.0),
+        ignore_eos: true,
+        ..GenerateOptions::default()
+    }
 }

@@ -24,6 +24,7 @@ pub struct Report<'a> {
     pub bandwidth: Option<(Bandwidth, Bandwidth)>,
     pub prefills: Vec<Prefill>,
     pub decodes: Vec<Decode>,
+    pub streams: Vec<Streams>,
     pub peak: Option<u64>,
 }
 
@@ -42,6 +43,15 @@ pub struct Decode {
     tokens: usize,
     rate: Spread,
     profile: PhaseProfile,
+}
+
+/// Writing in several streams at the same time.
+pub struct Streams {
+    pub count: usize,
+    /// Of each.
+    pub tokens: usize,
+    /// Of all together.
+    pub rate: Spread,
 }
 
 impl Prefill {
@@ -142,6 +152,8 @@ impl Report<'_> {
                 "operations": operations_json(&d.profile),
             })
         };
+        let streams =
+            |s: &Streams| json!({ "streams": s.count, "tokens": s.tokens, "tokens_per_second": s.rate.json() });
         json!({
             "model": self.model,
             "family": self.info.spec.family.name(),
@@ -161,6 +173,7 @@ impl Report<'_> {
             })),
             "prefill": self.prefills.iter().map(prefill).collect::<Vec<_>>(),
             "decode": self.decodes.iter().map(decode).collect::<Vec<_>>(),
+            "streams": self.streams.iter().map(streams).collect::<Vec<_>>(),
             "peak_memory_bytes": self.peak,
             "version": env!("CARGO_PKG_VERSION"),
         })
@@ -203,6 +216,9 @@ impl fmt::Display for Report<'_> {
                 Some(bandwidth) => writeln!(f, ": {:.1} % of memory read", 100.0 * rate / bandwidth)?,
                 None => writeln!(f)?,
             }
+        }
+        for s in &self.streams {
+            writeln!(f, "streams      {} tok/s in sum, {} streams of {} tokens, {count}", s.rate, s.count, s.tokens)?;
         }
         match self.peak {
             Some(bytes) => writeln!(f, "peak memory  {}", HumanBytes(bytes))?,
