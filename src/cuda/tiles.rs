@@ -13,9 +13,11 @@ use crate::error::Result;
 pub const FEWEST: usize = 2;
 /// Rows of a weight that a block takes.
 const STRIPS: u32 = 128;
-/// The same of products in float32, and the rows of the input there.
-const FLOAT_ROWS: u32 = 32;
-const FLOAT_INPUTS: usize = 64;
+/// Rows of a weight and of the input that a block of products in float32 takes, the columns that it takes together, and the
+/// least times that it does: what it costs to add up parts is worth no fewer.
+const FLOAT_TILE: usize = 64;
+const FLOAT_COLUMNS: usize = 64;
+const FLOAT_STEPS: usize = 4;
 /// Columns that a block of the others takes together.
 const COLUMNS: usize = 256;
 /// Rows of the input that a block may take, the most that it has room for first.
@@ -39,6 +41,9 @@ pub struct Tiles {
     shared: usize,
     codes: DeviceSlice<u32>,
     factors: DeviceSlice<f32>,
+    /// Sums of parts of the columns, and how many parts of a tile are done.
+    float_parts: DeviceSlice<f32>,
+    float_counters: DeviceSlice<u32>,
 }
 
 impl Tiles {
@@ -67,6 +72,8 @@ impl Tiles {
             shared: room / 16 * 16,
             codes: memory.part(parts.codes)?,
             factors: memory.part(parts.factors)?,
+            float_parts: memory.part(parts.float_parts)?,
+            float_counters: memory.part(parts.float_counters)?,
         }))
     }
 
@@ -126,16 +133,27 @@ impl Tiles {
     ) -> Result<()> {
         let mut all = [Product::NONE; 4];
         all.iter_mut().zip(products).for_each(|(to, product)| *to = *product);
+        let groups = products.iter().map(|product| product.matrix.rows.div_ceil(number(FLOAT_TILE))).sum::<u32>();
+        let inputs = count.div_ceil(FLOAT_TILE);
+        let tiles = groups as usize * inputs;
+        let steps = cols.div_ceil(FLOAT_COLUMNS);
+        let wished = (BLOCKS * self.multiprocessors / tiles.max(1)).clamp(1, steps.div_ceil(FLOAT_STEPS).max(1));
+        let steps_of_part = steps.div_ceil(wished).max(1);
+        let parts = steps.div_ceil(steps_of_part).max(1);
+        let room = if parts > 1 { tiles } else { 0 };
         let args = TileFloatsArgs {
             products: all,
             input: input.holding(count * cols, "inputs of a product")?,
+            parts: self.float_parts.holding(room * parts * FLOAT_TILE * FLOAT_TILE, "sums of parts of columns")?,
+            counters: self.float_counters.holding(room, "counters of parts of columns")?,
             products_count: number(products.len()),
             cols: number(cols),
             count: number(count),
             add: add.into(),
+            columns: number(steps_of_part * FLOAT_COLUMNS),
+            unused: 0,
         };
-        let groups = products.iter().map(|product| product.matrix.rows.div_ceil(FLOAT_ROWS)).sum();
-        let launch = self.floats.launch([groups, number(count.div_ceil(FLOAT_INPUTS)), 1], [256, 1, 1]);
+        let launch = self.floats.launch([groups, number(inputs), number(parts)], [256, 1, 1]);
         // SAFETY: the kernel's argument; the caller checked that the outputs have `count` rows.
         unsafe { launch.arg(args).queue(stream) }
     }
@@ -182,4 +200,10 @@ impl Tiles {
 /// the largest there are, twice.
 fn least_shared(rows: usize) -> usize {
     2 * (rows * (COLUMNS + 32 + COLUMNS / TILE * 8) + 8 * 4352)
+}
+
+/// Values of the sums of parts, and tiles that have parts, of one launch of products in float32.
+pub(super) fn float_parts(multiprocessors: usize) -> (usize, usize) {
+    let blocks = BLOCKS * multiprocessors;
+    (blocks * FLOAT_TILE * FLOAT_TILE, blocks / 2)
 }
