@@ -102,6 +102,10 @@ impl Tiles {
     pub fn products(&self, stream: &Stream, products: &[Product], cols: usize, count: usize, add: bool) -> Result<()> {
         let mut all = [Product::NONE; 4];
         all.iter_mut().zip(products).for_each(|(to, product)| *to = *product);
+        let groups = products.iter().map(|product| product.matrix.rows.div_ceil(STRIPS)).sum::<u32>();
+        // Blocks of fewer rows decode weights more often, but one block leaves a multiprocessor idle half of the time.
+        let few = groups as usize * count.div_ceil(self.rows) <= self.multiprocessors;
+        let rows = if few { ROWS[ROWS.len() - 1] } else { self.rows };
         let args = TileProductsArgs {
             products: all,
             codes: self.codes.holding(count * cols / 4, "quantised inputs")?,
@@ -110,11 +114,10 @@ impl Tiles {
             cols: number(cols),
             count: number(count),
             add: add.into(),
-            rows: number(self.rows),
+            rows: number(rows),
             room: number(self.shared),
         };
-        let groups = products.iter().map(|product| product.matrix.rows.div_ceil(STRIPS)).sum();
-        let launch = self.products.launch([groups, number(count.div_ceil(self.rows)), 1], [256, 1, 1]);
+        let launch = self.products.launch([groups, number(count.div_ceil(rows)), 1], [256, 1, 1]);
         // SAFETY: the kernel's argument; the caller checked that the outputs have `count` rows.
         unsafe { launch.shared(number(self.shared)).arg(args).queue(stream) }
     }
