@@ -20,8 +20,7 @@ const int COLUMNS = 8;  // rows of activations that one instruction takes
 const int PITCH = BLOCK + 32;  // bytes from row to row: a warp's reads of eight rows touch every bank once
 const int MOST_STAGES = 4;
 
-// Dot products that begin with this are the bits of floats that are larger by MAGIC_VALUE, where they are smaller than 2^22:
-// a subtraction converts them, and it is exact.
+// Dot products that begin with this are the bits of floats that are larger by MAGIC_VALUE, where they are smaller than 2^22.
 const int MAGIC = 0x4b400000;
 const float MAGIC_VALUE = 12582912.0f;
 
@@ -132,7 +131,7 @@ struct TilePair {
             }
         }
     }
-    // Dot products of tile `i`, in float32.
+    // Dot products of tile `i`, in float32: see `scaled`.
     __device__ __forceinline__ void multiply(int i, uint2 b, float (&dots)[4]) const {
         int d[4];
         if constexpr (HALVES) {
@@ -152,8 +151,12 @@ struct TilePair {
         } else {
             multiply_tile<Fragment<F>::SIGNED>(d, codes[i], b, MAGIC);
 #pragma unroll
-            for (int j = 0; j < 4; ++j) dots[j] = __int_as_float(d[j]) - MAGIC_VALUE;
+            for (int j = 0; j < 4; ++j) dots[j] = __int_as_float(d[j]);
         }
+    }
+    // A dot product times a scale of `quantise`, whose products with MAGIC_VALUE are exact: rounded once, as a product is.
+    static __device__ __forceinline__ float scaled(float dot, float scale) {
+        return HALVES ? dot * scale : fmaf(dot, scale, -MAGIC_VALUE * scale);
     }
 };
 
@@ -183,7 +186,7 @@ DEVICE void multiply_pair(const TilePair<F>& pair, const uint8_t* codes, const f
         for (int n = 0; n < N; ++n) {
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-                const float dot = dots[i][n][j] * (j % 2 ? f[i][n].y : f[i][n].x);
+                const float dot = pair.scaled(dots[i][n][j], j % 2 ? f[i][n].y : f[i][n].x);
                 sums[n][j] = fmaf(dot, j < 2 ? pair.scale[i].x : pair.scale[i].y, sums[n][j]);
             }
         }

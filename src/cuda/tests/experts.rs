@@ -268,6 +268,7 @@ fn odd_sizes_missing_shared_experts_and_dense_layers() {
         Shape { hidden: 100, experts: 5, top_k: 2, width: 36, shared_width: 0 },
         Shape { hidden: 96, experts: 20, top_k: 20, width: 32, shared_width: 24 },
         Shape { hidden: 2304, experts: 3, top_k: 1, width: 40, shared_width: 8 },
+        Shape { hidden: 99, experts: 40, top_k: 33, width: 20, shared_width: 0 },
         Shape { hidden: 320, experts: 0, top_k: 0, width: 0, shared_width: 1000 },
     ];
     for shape in &shapes {

@@ -130,7 +130,7 @@ fn check(
 fn routing_takes_the_best_and_groups_rows_by_expert() {
     let Some(mut bench) = Bench::open() else { return };
     for (experts, top_k) in [(512, 10), (128, 8), (7, 3), (5, 5), (33, 1)] {
-        for (count, item_rows) in [(1, 1), (2, 8), (3, 2), (70, 8)] {
+        for (count, item_rows) in [(1, 1), (2, 8), (3, 2), (70, 8), (300, 64)] {
             for (normalise, shared) in [(true, true), (false, false)] {
                 check(&mut bench, experts, top_k, count, normalise, shared, item_rows);
             }
