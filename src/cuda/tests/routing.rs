@@ -52,6 +52,12 @@ pub fn route(logits: &[f32], top_k: usize, normalise: bool) -> Vec<(u32, f64)> {
     order[..top_k].iter().map(|e| (*e, if finite { share(*e) / total } else { f64::NAN })).collect()
 }
 
+/// Launches `moe_route` with three rows a block.
+pub fn launch_route(bench: &Bench, args: MoeArgs) {
+    let (count, experts) = (args.count as usize, args.experts as usize);
+    bench.run(&bench.kernel("moe_route"), [count.div_ceil(3), 1, 1], 96, 3 * 4 * experts, args);
+}
+
 fn check(
     bench: &mut Bench,
     experts: usize,
@@ -89,7 +95,7 @@ fn check(
         item_rows: item_rows as u32,
         ..no_moe()
     };
-    bench.run(&bench.kernel("moe_route"), [count, 1, 1], 256, 4 * experts, args);
+    launch_route(bench, args);
     if count > 1 {
         bench.run(&bench.kernel("moe_group"), [1, 1, 1], 1024, 8 * (experts + 1), args);
     }
