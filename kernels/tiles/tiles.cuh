@@ -67,10 +67,18 @@ struct Stages {
 
 using Sums = float[ROWS / COLUMNS][4];
 
+// Tiles of block `chunk` of a strip. Formats with a scale for 256 columns have whole blocks only, which saves their kernels
+// what others need for the last one.
+template <uint32_t F>
+DEVICE int tiles_of(const Matrix& m, int chunk) {
+    if constexpr (F == Q4_K || F == Q5_K || F == Q6_K || F == INT4_256) return BLOCK / TILE;
+    return min(BLOCK, static_cast<int>(m.cols) - chunk * BLOCK) / TILE;
+}
+
 // Starts the copies of columns `256 chunk ..` of the activations and of this warp's strip, where it has one.
 template <uint32_t F>
 DEVICE void start_copies(const Stages<F>& stages, int stage, const Activations& x, const Matrix& m, int strip, int chunk) {
-    const int tiles = min(BLOCK, static_cast<int>(m.cols) - chunk * BLOCK) / TILE;
+    const int tiles = tiles_of<F>(m, chunk);
     uint8_t* codes = stages.codes(stage);
     for (int i = threadIdx.x; i < stages.rows * BLOCK / 16; i += blockDim.x) {
         const int row = i / (BLOCK / 16), part = i % (BLOCK / 16);
@@ -268,7 +276,7 @@ DEVICE void multiply_strips(uint8_t* shared, uint32_t room, const Activations& x
         // All have their copies, and are done with those that the next ones replace.
         __syncthreads();
         start(number + stages.count - 1);
-        const int tiles = min(BLOCK, static_cast<int>(m.cols) - chunk * BLOCK) / TILE;
+        const int tiles = tiles_of<F>(m, chunk);
         if (strip < end) multiply_block<F>(fragment, stages, stage, tiles, x.count, sums);
         if (++stage == stages.count) stage = 0;
         if (++chunk < chunks) continue;
