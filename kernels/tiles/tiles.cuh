@@ -218,6 +218,20 @@ DEVICE void subtract_minima(const float2 (&minima)[2], const float* totals, int 
     }
 }
 
+// Adds the products of a block with N times eight rows: as straight code, because an expert has few rows more often than
+// many, and instructions around the products are most of what they cost.
+template <int N, uint32_t F>
+DEVICE void multiply_few(const Fragment<F>& fragment, const uint8_t* block, int tiles, const float2 (&scales)[2],
+                         const uint8_t* codes, const float* factors, int rows, Sums& sums) {
+    const Lane lane;
+#pragma unroll
+    for (int first = 0; first < BLOCK / TILE; first += 2) {
+        if (first >= tiles) break;
+        const TilePair<F> pair(fragment, block, tiles, first, lane, scales);
+        multiply_pair<N>(pair, codes + first * TILE, factors + first * rows, rows, sums);
+    }
+}
+
 // Adds the products of one block of this warp's strip.
 template <uint32_t F>
 DEVICE void multiply_block(Fragment<F>& fragment, const Stages<F>& stages, int stage, int tiles, int count, Sums& sums) {
@@ -235,6 +249,8 @@ DEVICE void multiply_block(Fragment<F>& fragment, const Stages<F>& stages, int s
         if (tile < tiles) fragment.scales(block, tiles, tile, lane, scales[i], minima[i]);
     }
     if constexpr (Fragment<F>::MIN) subtract_minima(minima, stages.totals(stage), stages.rows, count, sums);
+    if (count <= COLUMNS) return multiply_few<1>(fragment, block, tiles, scales, codes, factors, stages.rows, sums);
+    if (count <= 2 * COLUMNS) return multiply_few<2>(fragment, block, tiles, scales, codes, factors, stages.rows, sums);
 #pragma unroll 1
     for (int first = 0; first < tiles; first += 2) {
         const TilePair<F> pair(fragment, block, tiles, first, lane, scales);
