@@ -18,6 +18,8 @@ const STRIPS: u32 = 128;
 const FLOAT_TILE: usize = 64;
 const FLOAT_COLUMNS: usize = 64;
 const FLOAT_STEPS: usize = 4;
+/// What a part costs beside its steps, in steps.
+const PART_COST: usize = 2;
 /// Columns that a block of the others takes together.
 const COLUMNS: usize = 256;
 /// Rows of the input that a block may take, the most that it has room for first.
@@ -140,8 +142,7 @@ impl Tiles {
         let inputs = count.div_ceil(FLOAT_TILE);
         let tiles = groups as usize * inputs;
         let steps = cols.div_ceil(FLOAT_COLUMNS);
-        let wished = (BLOCKS * self.multiprocessors / tiles.max(1)).clamp(1, steps.div_ceil(FLOAT_STEPS).max(1));
-        let steps_of_part = steps.div_ceil(wished).max(1);
+        let steps_of_part = steps_of_part(tiles, steps, self.multiprocessors);
         let parts = steps.div_ceil(steps_of_part).max(1);
         let room = if parts > 1 { tiles } else { 0 };
         let args = TileFloatsArgs {
@@ -205,8 +206,39 @@ fn least_shared(rows: usize) -> usize {
     2 * (rows * (COLUMNS + 32 + COLUMNS / TILE * 8) + 8 * 4352)
 }
 
+/// Blocks of a launch of products in float32 that have parts of their tiles, at most.
+fn most_parts(multiprocessors: usize) -> usize {
+    3 * BLOCKS * multiprocessors
+}
+
+/// How many of the `steps` that a product in float32 has for each of its `tiles` are one block's: the number with which the
+/// rounds of blocks are soonest done.
+fn steps_of_part(tiles: usize, steps: usize, multiprocessors: usize) -> usize {
+    let time =
+        |parts: &usize| (tiles * parts).div_ceil(BLOCKS * multiprocessors) * (steps.div_ceil(*parts) + PART_COST);
+    let has_room = |parts: &usize| *parts == 1 || tiles * parts <= most_parts(multiprocessors);
+    let parts = (1..=steps.div_ceil(FLOAT_STEPS).max(1)).filter(has_room).min_by_key(time).unwrap_or(1);
+    steps.div_ceil(parts).max(1)
+}
+
 /// Values of the sums of parts, and tiles that have parts, of one launch of products in float32.
 pub(super) fn float_parts(multiprocessors: usize) -> (usize, usize) {
-    let blocks = BLOCKS * multiprocessors;
-    (blocks * FLOAT_TILE * FLOAT_TILE, blocks / 2)
+    let parts = most_parts(multiprocessors);
+    (parts * FLOAT_TILE * FLOAT_TILE, parts / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_columns_fill_the_device_and_stay_inside_their_room() {
+        // A router of 513 rows and 2,048 columns, for 1, 64, 512 and 2,048 rows of inputs.
+        let found = [9, 9, 72, 288].map(|tiles| steps_of_part(tiles, 32, 132));
+        assert_eq!(found, [4, 4, 11, 16]);
+        for (tiles, steps) in [(1usize, 1usize), (1, 1000), (500, 9), (3000, 64), (0, 0)] {
+            let parts = steps.div_ceil(steps_of_part(tiles, steps, 4)).max(1);
+            assert!(parts == 1 || (tiles * parts <= most_parts(4) && tiles <= most_parts(4) / 2), "{tiles} {steps}");
+        }
+    }
 }
