@@ -196,6 +196,29 @@ fn what_fit_foretells_is_what_a_load_takes_and_less_is_refused_with_the_numbers(
 }
 
 #[test]
+fn steps_of_prompts_are_as_large_as_the_memory_allows_where_nobody_says_how_large() {
+    for_all_cases(|case| {
+        let options =
+            |chunk, vram_budget| LoadOptions { streams: 64, context_length: 64, vram_budget, ..options(chunk) };
+        let found = |chunk, budget| fit(&case.source(), &options(chunk, budget)).unwrap();
+        let sizes = [2048, 1024, 512].map(|chunk| found(chunk, 0).vram_required);
+        assert!(sizes.is_sorted_by(|a, b| a > b), "{}: {sizes:?}", case.name);
+        let budgets = [(0, sizes[0], true), (sizes[0] - 1, sizes[1], true), (sizes[1] - 1, sizes[2], true)];
+        for (budget, required, fits) in budgets.into_iter().chain([(sizes[2] - 1, sizes[2], false)]) {
+            let fit = found(0, budget);
+            assert_eq!((fit.vram_required, fit.fits), (required, fits), "{}, budget {budget}", case.name);
+        }
+        // Few positions need no large steps.
+        let few = LoadOptions { streams: 1, context_length: 64, ..options(0, 0) };
+        let same = LoadOptions { prefill_chunk: 512, ..few.clone() };
+        let required = [few, same].map(|options| fit(&case.source(), &options).unwrap().vram_required);
+        assert_eq!(required[0], required[1], "{}", case.name);
+        load(case, &options(0, sizes[1] - 1)).eval(&case.ids[..20]).unwrap();
+        Vec::new()
+    });
+}
+
+#[test]
 fn a_load_beyond_the_devices_memory_is_an_error_and_the_next_one_works() {
     for_all_cases(|case| {
         let large = LoadOptions { streams: 1024, context_length: 0, ..options(8192) };

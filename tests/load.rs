@@ -36,12 +36,11 @@ fn refusal(options: &LoadOptions) -> Error {
 #[test]
 fn options_out_of_range_are_named_with_their_range() {
     let d = LoadOptions::default;
-    let cases: [(&str, LoadOptions); 8] = [
+    let cases: [(&str, LoadOptions); 7] = [
         ("streams is 0, expected 1 to 1024", LoadOptions { streams: 0, ..d() }),
         ("streams is 1025, expected 1 to 1024", LoadOptions { streams: 1025, ..d() }),
         ("threads is 1025, expected 0 to 1024", LoadOptions { threads: 1025, ..d() }),
-        ("prefill_chunk is 0, expected 1 to 8192", LoadOptions { prefill_chunk: 0, ..d() }),
-        ("prefill_chunk is 8193, expected 1 to 8192", LoadOptions { prefill_chunk: 8193, ..d() }),
+        ("prefill_chunk is 8193, expected 0 to 8192", LoadOptions { prefill_chunk: 8193, ..d() }),
         ("context_length is 1048577, expected", LoadOptions { context_length: 1 << 20 | 1, ..d() }),
         (
             "kv_tokens is 999, expected 128 at most",

@@ -26,7 +26,14 @@ fn status(name: &str) -> u64 {
 fn load_and_tell() {
     let source = Source::from(Path::new(&std::env::var_os(MODEL).unwrap()));
     let cache_dir = std::env::var_os(CACHE).map(Into::into);
-    let options = LoadOptions { streams: 2, context_length: 2048, threads: 2, cache_dir, ..LoadOptions::default() };
+    let options = LoadOptions {
+        streams: 2,
+        context_length: 2048,
+        threads: 2,
+        prefill_chunk: 512,
+        cache_dir,
+        ..LoadOptions::default()
+    };
     let planned = fit(&source, &options).unwrap().memory.ram;
     let before = status("VmRSS");
     let model = Model::load(&source, &options, &LoadProgress::default()).unwrap();

@@ -61,15 +61,15 @@ DEVICE int dot_unsigned(uint32_t codes, uint32_t x, int sum) {
     return sum;
 }
 
-// Starts a copy of 16 or 8 bytes to shared memory; of zeros where `there` is false.
+// Starts a copy of 16 or 4 bytes to shared memory; of zeros where `there` is false.
 DEVICE void copy_16(void* to, const void* from, bool there) {
     const uint32_t target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(from), "r"(there ? 16 : 0));
 }
 
-DEVICE void copy_8(void* to, const void* from, bool there) {
+DEVICE void copy_4(void* to, const void* from, bool there) {
     const uint32_t target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(target), "l"(from), "r"(there ? 8 : 0));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(target), "l"(from), "r"(there ? 4 : 0));
 }
 
 // The copies that this thread has started since the last call are a group.
@@ -81,19 +81,19 @@ DEVICE void wait_for_copies_but() {
     asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
 }
 
-// `d = a · b` by a warp: 16 rows of `a` by 8 columns of `b`, 32 bytes long each, those of `a` signed or not.
+// `d = first + a · b` by a warp: 16 rows of `a` by 8 columns of `b`, 32 bytes long each, those of `a` signed or not.
 template <bool SIGNED>
-DEVICE void multiply_tile(int (&d)[4], const uint32_t (&a)[4], uint2 b) {
+DEVICE void multiply_tile(int (&d)[4], const uint32_t (&a)[4], uint2 b, int first = 0) {
     if constexpr (SIGNED) {
         asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                      "{%10, %10, %10, %10};"
                      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(0));
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(first));
     } else {
         asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                      "{%10, %10, %10, %10};"
                      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(0));
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(first));
     }
 }
 

@@ -15,7 +15,7 @@
 // lie in all banks.
 #pragma once
 #include "delta_net/head.cuh"
-#include "delta_net/split.cuh"
+#include "common/split.cuh"
 
 const uint32_t CHUNK = 32;
 

@@ -2,8 +2,8 @@
 // logits go to the lower index. A row whose logits are not finite gets shares that are no numbers, and still `top_k`
 // different experts: its own stream fails when it samples, the others go on.
 //
-// A block takes a row; its first warp finds the choices one by one. Bound by latency: a few kilobytes of logits. With one row
-// the items of the experts' kernels follow at once; with more, `moe_group` makes them.
+// A warp takes a row, and finds the choices one by one. Bound by latency: a few kilobytes of logits. With one row the items of
+// the experts' kernels follow at once; with more, `moe_group` makes them.
 #include "common/args.cuh"
 #include "common/device.cuh"
 
@@ -15,36 +15,35 @@ DEVICE uint64_t rank_of(float logit, uint32_t expert) {
 }
 
 extern "C" __global__ void __launch_bounds__(256) moe_route(const __grid_constant__ MoeArgs args) {
-    DYNAMIC_SHARED(float, logits);  // [experts]
-    __shared__ float scratch[3][32];
+    DYNAMIC_SHARED(float, shared);  // [rows of the block, experts]
     after_previous_kernel();
-    const uint32_t row = blockIdx.x, experts = args.experts, top_k = args.top_k;
-    const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, experts = args.experts, top_k = args.top_k;
+    const uint32_t row = blockIdx.x * (blockDim.x / WARP) + warp;
+    if (row >= args.count) return;
     const bool alone = args.count == 1;
-    if (alone && args.shared_width > 0 && threadIdx.x == 0) {
+    if (alone && args.shared_width > 0 && lane == 0) {
         args.items[top_k] = Item{experts, top_k, 1, 0};
         args.entry_rows[top_k] = 0;
     }
-    if (alone && threadIdx.x == 0) *args.item_count = top_k + (args.shared_width > 0 ? 1 : 0);
+    if (alone && lane == 0) *args.item_count = top_k + (args.shared_width > 0 ? 1 : 0);
     if (top_k == 0) return;
 
-    float largest = -INFINITY, total = 0.0f, magnitude = 0.0f;
-    for (uint32_t e = threadIdx.x; e < experts; e += blockDim.x) {
+    float* logits = shared + warp * experts;
+    float largest = -INFINITY, total = 0.0f, failed = 0.0f;
+#pragma unroll 8
+    for (uint32_t e = lane; e < experts; e += WARP) {
         const float logit = args.logits[static_cast<uint64_t>(row) * experts + e];
         logits[e] = logit;
         largest = fmaxf(largest, logit);
-        magnitude += logit - logit;  // 0, or no number where the logit is not finite
+        failed += logit - logit;  // 0, or no number where the logit is not finite
     }
     largest = max_lanes<32>(largest);
-    if (lane == 0) scratch[0][warp] = largest;
-    __syncthreads();
-    largest = max_lanes<32>(lane < blockDim.x / WARP ? scratch[0][lane] : -INFINITY);
-    const float failed = sum_block(magnitude, scratch[1]);
+    failed = sum_lanes<32>(failed);
+    __syncwarp();
     if (!args.normalise) {
-        for (uint32_t e = threadIdx.x; e < experts; e += blockDim.x) total += expf(logits[e] - largest);
-        total = sum_block(total, scratch[2]);
+        for (uint32_t e = lane; e < experts; e += WARP) total += expf(logits[e] - largest);
+        total = sum_lanes<32>(total);
     }
-    if (warp > 0) return;
 
     uint32_t* choices = args.choices + static_cast<uint64_t>(row) * top_k;
     float* shares = args.shares + static_cast<uint64_t>(row) * top_k;
@@ -52,6 +51,7 @@ extern "C" __global__ void __launch_bounds__(256) moe_route(const __grid_constan
     uint64_t last = ~static_cast<uint64_t>(0);
     const auto best_below = [&](uint64_t limit) {
         uint64_t best = 0;
+#pragma unroll 4
         for (uint32_t e = lane; e < experts; e += WARP) {
             const uint64_t rank = rank_of(logits[e], e);
             if (rank < limit && rank > best) best = rank;

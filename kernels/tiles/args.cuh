@@ -22,13 +22,20 @@ struct TileProductsArgs {
     uint32_t room;   // bytes of a block's shared memory: two stages at least, see tiles/tiles.cuh
 };
 
+// Rows of a matrix, and of the input, that a block of `tile_floats` takes.
+const uint32_t FLOAT_TILE = 64;
+
 struct TileFloatsArgs {
     Product products[PRODUCTS];  // of any matrices
     const float* input;          // [count, cols]
+    float* parts;                // [tiles, parts, FLOAT_TILE * FLOAT_TILE], only where columns are in several parts
+    uint32_t* counters;          // [tiles], zero, and left so; as `parts`
     uint32_t products_count;
-    uint32_t cols;   // of every matrix
-    uint32_t count;  // rows of the input
-    uint32_t add;    // 1: add to what `out` holds
+    uint32_t cols;     // of every matrix
+    uint32_t count;    // rows of the input
+    uint32_t add;      // 1: add to what `out` holds
+    uint32_t columns;  // of a part, a multiple of 64: the grid's third dimension is the number of parts
+    uint32_t unused;
 };
 
 // A feed-forward half whose matrices take int8, behind `moe_group`.
@@ -40,5 +47,5 @@ struct TileMoeArgs {
     uint32_t unused;
 };
 
-static_assert(sizeof(QuantiseArgs) == 32 && sizeof(TileProductsArgs) == 360 && sizeof(TileFloatsArgs) == 344 &&
+static_assert(sizeof(QuantiseArgs) == 32 && sizeof(TileProductsArgs) == 360 && sizeof(TileFloatsArgs) == 368 &&
               sizeof(TileMoeArgs) == sizeof(MoeArgs) + 24);

@@ -7,8 +7,8 @@ extern "C" __global__ void __launch_bounds__(256, 2) tile_down(const __grid_cons
     __shared__ uint32_t tile[ROWS];
     after_previous_kernel();
     const MoeArgs& moe = args.moe;
-    if (blockIdx.y >= *moe.item_count) return;
     const Item item = moe.items[blockIdx.y];
+    if (blockIdx.y >= *moe.item_count) return;
     const Matrix& m = moe.table[item.expert].down;
     const int strips = ceil_div(m.rows, SLOTS), own = blockIdx.x * WARPS + threadIdx.x / WARP, count = item.count;
     const int step = gridDim.x * WARPS, turns = ceil_div(strips - static_cast<int>(blockIdx.x) * WARPS, step);

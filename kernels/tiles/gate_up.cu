@@ -7,15 +7,16 @@ extern "C" __global__ void __launch_bounds__(256, 2) tile_gate_up(const __grid_c
     __shared__ uint32_t tile[ROWS];
     after_previous_kernel();
     const MoeArgs& moe = args.moe;
-    if (blockIdx.y >= *moe.item_count) return;
+    // What does not depend on another load is asked for before one is waited for: a block has little work beside.
     const Item item = moe.items[blockIdx.y];
+    if (blockIdx.y >= *moe.item_count) return;
+    if (threadIdx.x < item.count) tile[threadIdx.x] = moe.entry_rows[item.first + threadIdx.x] * (moe.hidden / TILE);
     const Expert& expert = moe.table[item.expert];
     const int warp = threadIdx.x / WARP, half = WARPS / 2, strips = ceil_div(expert.gate.rows, SLOTS);
     if (static_cast<int>(blockIdx.x) * half >= strips) return;
     const int own = blockIdx.x * half + warp % half, count = item.count;
     const Matrix& m = warp < half ? expert.gate : expert.up;
     const Activations x = {args.codes, args.factors, tile, count};
-    if (threadIdx.x < count) tile[threadIdx.x] = moe.entry_rows[item.first + threadIdx.x] * (moe.hidden / TILE);
     __syncthreads();
     float* ups = reinterpret_cast<float*>(shared) + warp % half * ROWS * SLOTS;  // [ROWS][SLOTS]
     with_format(m.format, [&](auto format) {

@@ -4,13 +4,14 @@
 // 256 at a time: the activations, which all warps read, and each warp's block of its strip are copied into shared
 // memory, two or three steps ahead of their use where rows and format leave room for that, so that copies go on while
 // warps wait for each other. Integers are summed over a tile of 32 columns, which share their scales; the sums of tiles
-// are floats. Bound by floating-point instructions, four for each sum of a tile, where rows are many, and by bytes
-// where they are few.
+// are floats. What the minima of weights subtract is a product of its own, once for 256 columns. Bound by floating-point
+// instructions, three for each sum of a tile, where rows are many, and by bytes where they are few.
 #pragma once
 #include <type_traits>
 
 #include "common/device.cuh"
 #include "common/fragment.cuh"
+#include "common/split.cuh"
 #include "tiles/args.cuh"
 
 const int WARPS = 8;
@@ -18,6 +19,10 @@ const int ROWS = 64;    // of activations, at most
 const int COLUMNS = 8;  // rows of activations that one instruction takes
 const int PITCH = BLOCK + 32;  // bytes from row to row: a warp's reads of eight rows touch every bank once
 const int MOST_STAGES = 4;
+
+// Dot products that begin with this are the bits of floats that are larger by MAGIC_VALUE, where they are smaller than 2^22.
+const int MAGIC = 0x4b400000;
+const float MAGIC_VALUE = 12582912.0f;
 
 // Rows of activations in global memory.
 struct Activations {
@@ -41,13 +46,14 @@ struct Stages {
 
     static __device__ __forceinline__ int weight_bytes() { return Packing<F>::block_bytes(BLOCK / TILE); }
     __device__ __forceinline__ uint8_t* codes(int stage) const { return first + stage * bytes; }
-    // [BLOCK / TILE][rows]
-    __device__ __forceinline__ float2* factors(int stage) const {
-        return reinterpret_cast<float2*>(codes(stage) + rows * PITCH);
+    // [BLOCK / TILE][rows], as are the next ones: scales, and scales times the sums of the codes.
+    __device__ __forceinline__ float* scales(int stage) const {
+        return reinterpret_cast<float*>(codes(stage) + rows * PITCH);
     }
+    __device__ __forceinline__ float* totals(int stage) const { return scales(stage) + BLOCK / TILE * rows; }
     // Of this warp.
     __device__ __forceinline__ uint8_t* weights(int stage) const {
-        return reinterpret_cast<uint8_t*>(factors(stage) + BLOCK / TILE * rows) + threadIdx.x / WARP * weight_bytes();
+        return reinterpret_cast<uint8_t*>(totals(stage) + BLOCK / TILE * rows) + threadIdx.x / WARP * weight_bytes();
     }
     // Waits for the oldest of all copies that a step has left under way.
     __device__ __forceinline__ void wait() const {
@@ -61,10 +67,18 @@ struct Stages {
 
 using Sums = float[ROWS / COLUMNS][4];
 
+// Tiles of block `chunk` of a strip. Formats with a scale for 256 columns have whole blocks only, which saves their kernels
+// what others need for the last one.
+template <uint32_t F>
+DEVICE int tiles_of(const Matrix& m, int chunk) {
+    if constexpr (F == Q4_K || F == Q5_K || F == Q6_K || F == INT4_256) return BLOCK / TILE;
+    return min(BLOCK, static_cast<int>(m.cols) - chunk * BLOCK) / TILE;
+}
+
 // Starts the copies of columns `256 chunk ..` of the activations and of this warp's strip, where it has one.
 template <uint32_t F>
 DEVICE void start_copies(const Stages<F>& stages, int stage, const Activations& x, const Matrix& m, int strip, int chunk) {
-    const int tiles = min(BLOCK, static_cast<int>(m.cols) - chunk * BLOCK) / TILE;
+    const int tiles = tiles_of<F>(m, chunk);
     uint8_t* codes = stages.codes(stage);
     for (int i = threadIdx.x; i < stages.rows * BLOCK / 16; i += blockDim.x) {
         const int row = i / (BLOCK / 16), part = i % (BLOCK / 16);
@@ -72,19 +86,149 @@ DEVICE void start_copies(const Stages<F>& stages, int stage, const Activations& 
         const uint32_t* from = x.codes + 8 * (static_cast<uint64_t>(there ? x.tile[row] : 0) + chunk * (BLOCK / TILE));
         copy_16(codes + row * PITCH + 16 * part, there ? from + 4 * part : x.codes, there);
     }
-    float2* factors = stages.factors(stage);
+    float *scales = stages.scales(stage), *totals = stages.totals(stage);
     for (int i = threadIdx.x; i < stages.rows * BLOCK / TILE; i += blockDim.x) {
         const int row = i / (BLOCK / TILE), tile = i % (BLOCK / TILE);
         const bool there = row < x.count && tile < tiles;
         const float2* from = x.factors + (there ? x.tile[row] + chunk * (BLOCK / TILE) + tile : 0);
-        copy_8(factors + tile * stages.rows + row, from, there);
+        copy_4(scales + tile * stages.rows + row, &from->x, there);
+        copy_4(totals + tile * stages.rows + row, &from->y, there);
     }
     if (strip >= 0) {
         const int bytes = Packing<F>::block_bytes(tiles);
         const uint8_t* from =
             m.data + static_cast<uint64_t>(strip) * m.strip_bytes + static_cast<uint32_t>(chunk * stages.weight_bytes());
         uint8_t* to = stages.weights(stage);
-        for (int at = 16 * (threadIdx.x % WARP); at < bytes; at += 16 * WARP) copy_16(to + at, from + at, true);
+        const int lane = 16 * (threadIdx.x % WARP);
+        if (tiles == BLOCK / TILE) {
+            // Of a size that the compiler knows: one instruction for each copy.
+#pragma unroll
+            for (int at = 0; at < stages.weight_bytes(); at += 16 * WARP) {
+                if (at + lane < stages.weight_bytes()) copy_16(to + lane + at, from + lane + at, true);
+            }
+        } else {
+            for (int at = lane; at < bytes; at += 16 * WARP) copy_16(to + at, from + at, true);
+        }
+    }
+}
+
+// What a warp multiplies with: two tiles of its strip.
+template <uint32_t F>
+struct TilePair {
+    static constexpr bool HALVES = Fragment<F>::HALVES;
+    uint32_t codes[2][4];
+    float2 scale[2];
+    int2 weights[2][2];
+
+    // `scales`: those of tiles `t` and `t + 4` of this lane's rows.
+    __device__ __forceinline__ TilePair(const Fragment<F>& fragment, const uint8_t* block, int tiles, int first, Lane lane,
+                                        const float2 (&scales)[2]) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            // A tile that is not there has the codes of another, with activations and scales of zero.
+            const int tile = first + i;
+            fragment.codes(block, tiles, min(tile, tiles - 1), lane, codes[i]);
+            if constexpr (HALVES) {
+                scale[i] = scales[0];
+                weights[i][0] = fragment.weights(block, tiles, tile, 0, lane);
+                weights[i][1] = fragment.weights(block, tiles, tile, 1, lane);
+            } else {
+                const float2 own = first < 4 ? scales[0] : scales[1];
+                scale[i].x = __shfl_sync(ALL_LANES, own.x, tile % 4, 4);
+                scale[i].y = __shfl_sync(ALL_LANES, own.y, tile % 4, 4);
+            }
+        }
+    }
+    // Dot products of tile `i`, in float32: see `scaled`.
+    __device__ __forceinline__ void multiply(int i, uint2 b, float (&dots)[4]) const {
+        int d[4];
+        if constexpr (HALVES) {
+            // Columns 0 to 15 are those of the first two lanes of four.
+            const uint32_t first = threadIdx.x % 4 < 2 ? 0xffffffff : 0;
+            uint32_t lower[4], upper[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) lower[j] = codes[i][j] & first, upper[j] = codes[i][j] & ~first;
+            int e[4];
+            multiply_tile<Fragment<F>::SIGNED>(d, lower, b);
+            multiply_tile<Fragment<F>::SIGNED>(e, upper, b);
+            const int2(&w)[2] = weights[i];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                dots[j] = static_cast<float>(j < 2 ? d[j] * w[0].x + e[j] * w[1].x : d[j] * w[0].y + e[j] * w[1].y);
+            }
+        } else {
+            multiply_tile<Fragment<F>::SIGNED>(d, codes[i], b, MAGIC);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) dots[j] = __int_as_float(d[j]);
+        }
+    }
+    // A dot product times a scale of `quantise`, whose products with MAGIC_VALUE are exact: rounded once, as a product is.
+    static __device__ __forceinline__ float scaled(float dot, float scale) {
+        return HALVES ? dot * scale : fmaf(dot, scale, -MAGIC_VALUE * scale);
+    }
+};
+
+// Adds the products of two tiles with N times eight rows of activations. `codes` and `scales` are where this lane's begin.
+// All loads, then all products, then all sums: so that they hide each other's latency.
+template <int N, uint32_t F>
+DEVICE void multiply_pair(const TilePair<F>& pair, const uint8_t* codes, const float* scales, int rows, float (*sums)[4]) {
+    uint2 b[2][N];
+    float2 f[2][N];
+    float dots[2][N][4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+            b[i][n] = word_pair(codes + n * COLUMNS * PITCH + i * TILE);
+            f[i][n] = *reinterpret_cast<const float2*>(scales + i * rows + n * COLUMNS);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int n = 0; n < N; ++n) pair.multiply(i, b[i][n], dots[i][n]);
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                const float dot = pair.scaled(dots[i][n][j], j % 2 ? f[i][n].y : f[i][n].x);
+                sums[n][j] = fmaf(dot, j < 2 ? pair.scale[i].x : pair.scale[i].y, sums[n][j]);
+            }
+        }
+    }
+}
+
+// Adds what the minima of a block subtract: their products with the sums of the activations of each tile, which are a matrix
+// product of eight columns. Its columns 2 t and 2 t + 1 are tiles t and t + 4; both operands are split, and the upper halves
+// are in the first eight columns of the instruction's sixteen, the lower ones in the others.
+DEVICE void subtract_minima(const float2 (&minima)[2], const float* totals, int rows, int count, Sums& sums) {
+    const Lane lane;
+    const Split first(-minima[0].x, -minima[1].x), second(-minima[0].y, -minima[1].y);
+    const uint32_t a[4] = {first.high, second.high, first.low, second.low};
+    const float *own = totals + lane.t * rows + lane.g, *others = own + 4 * rows;
+#pragma unroll
+    for (int n = 0; n < ROWS / COLUMNS; ++n) {
+        if (n * COLUMNS >= count) break;
+        const Split b(own[n * COLUMNS], others[n * COLUMNS]);
+        multiply_bf16(sums[n], a, b.high, b.high);
+        multiply_bf16(sums[n], a, b.low, b.low);
+    }
+}
+
+// Adds the products of a block with N times eight rows: as straight code, because an expert has few rows more often than
+// many, and instructions around the products are most of what they cost.
+template <int N, uint32_t F>
+DEVICE void multiply_few(const Fragment<F>& fragment, const uint8_t* block, int tiles, const float2 (&scales)[2],
+                         const uint8_t* codes, const float* factors, int rows, Sums& sums) {
+    const Lane lane;
+#pragma unroll
+    for (int first = 0; first < BLOCK / TILE; first += 2) {
+        if (first >= tiles) break;
+        const TilePair<F> pair(fragment, block, tiles, first, lane, scales);
+        multiply_pair<N>(pair, codes + first * TILE, factors + first * rows, rows, sums);
     }
 }
 
@@ -92,49 +236,34 @@ DEVICE void start_copies(const Stages<F>& stages, int stage, const Activations& 
 template <uint32_t F>
 DEVICE void multiply_block(Fragment<F>& fragment, const Stages<F>& stages, int stage, int tiles, int count, Sums& sums) {
     const Lane lane;
-    const uint8_t *block = stages.weights(stage), *codes = stages.codes(stage);
-    const float2* factors = stages.factors(stage);
+    const uint8_t* block = stages.weights(stage);
+    const uint8_t* codes = stages.codes(stage) + lane.g * PITCH + 8 * lane.t;
+    const float* factors = stages.scales(stage) + 2 * lane.t;
     fragment.begin(block, tiles, lane);
-    for (int tile = 0; tile < tiles; ++tile) {
-        uint32_t a[4];
-        float2 scale, least = make_float2(0.0f, 0.0f);
-        fragment.codes(block, tiles, tile, lane, a);
-        fragment.scales(block, tiles, tile, lane, scale, least);
-        int2 weights[2];
-        if constexpr (Fragment<F>::HALVES) {
-            weights[0] = fragment.weights(block, tiles, tile, 0, lane);
-            weights[1] = fragment.weights(block, tiles, tile, 1, lane);
-        }
+    // Four lanes have the same rows: each finds the scales and minima of two tiles.
+    float2 scales[2], minima[2];
 #pragma unroll
-        for (int n = 0; n < ROWS / COLUMNS; ++n) {
+    for (int i = 0; i < 2; ++i) {
+        scales[i] = minima[i] = make_float2(0.0f, 0.0f);
+        const int tile = lane.t + 4 * i;
+        if (tile < tiles) fragment.scales(block, tiles, tile, lane, scales[i], minima[i]);
+    }
+    if constexpr (Fragment<F>::MIN) subtract_minima(minima, stages.totals(stage), stages.rows, count, sums);
+    if (count <= COLUMNS) return multiply_few<1>(fragment, block, tiles, scales, codes, factors, stages.rows, sums);
+    if (count <= 2 * COLUMNS) return multiply_few<2>(fragment, block, tiles, scales, codes, factors, stages.rows, sums);
+#pragma unroll 1
+    for (int first = 0; first < tiles; first += 2) {
+        const TilePair<F> pair(fragment, block, tiles, first, lane, scales);
+#pragma unroll
+        for (int n = 0; n < ROWS / COLUMNS; n += 2) {
             if (n * COLUMNS >= count) break;
-            const uint2 b = word_pair(codes + (n * COLUMNS + lane.g) * PITCH + tile * TILE + 8 * lane.t);
-            const float4 f = *reinterpret_cast<const float4*>(factors + tile * stages.rows + n * COLUMNS + 2 * lane.t);
-            int d[4];
-            if constexpr (Fragment<F>::HALVES) {
-                // Columns 0 to 15 are those of the first two lanes of four.
-                const uint32_t first = lane.t < 2 ? 0xffffffff : 0;
-                const uint32_t lower[4] = {a[0] & first, a[1] & first, a[2] & first, a[3] & first};
-                const uint32_t upper[4] = {a[0] & ~first, a[1] & ~first, a[2] & ~first, a[3] & ~first};
-                int e[4];
-                multiply_tile<Fragment<F>::SIGNED>(d, lower, b);
-                multiply_tile<Fragment<F>::SIGNED>(e, upper, b);
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    d[i] = i < 2 ? d[i] * weights[0].x + e[i] * weights[1].x : d[i] * weights[0].y + e[i] * weights[1].y;
-                }
+            if ((n + 1) * COLUMNS < count) {
+                multiply_pair<2>(pair, codes + n * COLUMNS * PITCH, factors + n * COLUMNS, stages.rows, sums + n);
             } else {
-                multiply_tile<Fragment<F>::SIGNED>(d, a, b);
-            }
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                if constexpr (Fragment<F>::MIN) {
-                    sums[n][i] = fmaf(i < 2 ? -least.x : -least.y, i % 2 ? f.w : f.y, sums[n][i]);
-                }
-                const float dot = static_cast<float>(d[i]) * (i % 2 ? f.z : f.x);
-                sums[n][i] = fmaf(dot, i < 2 ? scale.x : scale.y, sums[n][i]);
+                multiply_pair<1>(pair, codes + n * COLUMNS * PITCH, factors + n * COLUMNS, stages.rows, sums + n);
             }
         }
+        codes += 2 * TILE, factors += 2 * stages.rows;
     }
 }
 
@@ -163,7 +292,7 @@ DEVICE void multiply_strips(uint8_t* shared, uint32_t room, const Activations& x
         // All have their copies, and are done with those that the next ones replace.
         __syncthreads();
         start(number + stages.count - 1);
-        const int tiles = min(BLOCK, static_cast<int>(m.cols) - chunk * BLOCK) / TILE;
+        const int tiles = tiles_of<F>(m, chunk);
         if (strip < end) multiply_block<F>(fragment, stages, stage, tiles, x.count, sums);
         if (++stage == stages.count) stage = 0;
         if (++chunk < chunks) continue;

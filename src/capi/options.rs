@@ -73,7 +73,8 @@ pub struct qm_load_options_t {
     pub streams: u32,
     /// Worker threads; 0 (default): one a physical core.
     pub threads: u32,
-    /// Prompt tokens of one step at most (default 512): fewer answer a cancel sooner, more read faster.
+    /// Prompt tokens of one step, 8192 at most: fewer answer a cancel sooner, more read faster. 0 (default): 512; on a CUDA
+    /// device 2048, or 1024 or 512 where its memory does not suffice for more.
     pub prefill_chunk: u32,
     /// Not 0: float32 activations, for comparisons with a reference. Slower.
     pub exact: u32,

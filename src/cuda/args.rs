@@ -246,13 +246,17 @@ structs! {
     }
 
     /// Products with one input in float32.
-    TileFloatsArgs, 344 {
+    TileFloatsArgs, 368 {
         products: [Product; 4],
         input: DevicePtr<f32>,
+        parts: DevicePtr<f32>,
+        counters: DevicePtr<u32>,
         products_count: u32,
         cols: u32,
         count: u32,
         add: u32,
+        columns: u32,
+        unused: u32,
     }
 
     /// A feed-forward half with quantised inputs.

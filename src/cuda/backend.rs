@@ -127,6 +127,8 @@ struct Work {
     delta_net: DeltaWork,
     /// The choices of all layers, and the gates whether or not a layer has them.
     moe: MoeWork,
+    /// Counters of the products in float32: zero between launches.
+    float_counters: DeviceSlice<u32>,
     logits: DeviceSlice<f32>,
     report: DeviceSlice<u32>,
     /// What a kernel leaves for the next one of a step of one row.
@@ -228,6 +230,7 @@ impl CudaBackend {
     /// Fills what every step reads and none writes.
     fn prepare(&self) -> Result<()> {
         self.stream.clear(self.work.attention.counters)?;
+        self.stream.clear(self.work.float_counters)?;
         if self.kernels.attention.is_some() {
             let (frequencies, _) = self.spec.attention.rope.frequencies();
             upload_values(&self.context, &self.stream, &frequencies, self.work.rope.frequencies)?;
@@ -624,6 +627,7 @@ impl Work {
                 outputs: memory.part(parts.outputs)?,
                 row,
             },
+            float_counters: memory.part(parts.float_counters)?,
             logits: memory.part(parts.logits)?,
             report,
             row,

@@ -6,6 +6,7 @@ use super::memory::{Planned, Planner};
 use super::moe::MoeShape;
 use super::sample::SampleParts;
 use super::step::{ROW_WORDS, SAMPLE_WORDS, SEQUENCE_WORDS};
+use super::tiles::float_parts;
 use crate::model::{FeedForward, Mixer, ModelSpec, WeightPlan};
 use crate::state::{KvFormat, StateLayout};
 
@@ -100,6 +101,9 @@ pub(super) struct WorkParts {
     /// row, for 16.
     pub codes: Planned<u32>,
     pub factors: Planned<f32>,
+    /// See [`super::tiles`].
+    pub float_parts: Planned<f32>,
+    pub float_counters: Planned<u32>,
     pub logits: Planned<f32>,
     pub sample: SampleParts,
 }
@@ -172,7 +176,8 @@ fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
     let routed = moe.map_or(0, |moe| moe.top_k * moe.width);
     let shared = moe.map_or(0, |moe| moe.shared_width).max(spec.dense_width);
     let mut float = |width: usize| planner.take::<f32>(product(&[rows, width]));
-    let quantised = product(&[rows, spec.hidden.max(mixed).max(routed + shared)]);
+    let widest = spec.hidden.max(mixed).max(routed + shared);
+    let quantised = product(&[rows, widest]);
     let (x, normed) = (float(spec.hidden), float(spec.hidden));
     let projections = widths.map(&mut float);
     let (convolved, mixed) = (float(channels), float(mixed));
@@ -180,6 +185,7 @@ fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
     let (router, shared_gate) = (float(experts), float(1));
     let activations = float(routed + shared);
     let shares = float(top_k);
+    let (float_sums, float_counters) = float_parts(sizes.multiprocessors);
     WorkParts {
         step: planner.take(step_words(sizes)),
         frequencies: planner.take(attention.rope.dim / 2),
@@ -202,7 +208,9 @@ fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
         activations,
         outputs: planner.take(product(&[rows, top_k + 1, spec.hidden]).max(chunks.div_ceil(4))),
         codes: planner.take(quantised.div_ceil(4)),
-        factors: planner.take(2 * quantised.div_ceil(16)),
+        factors: planner.take(2 * quantised.div_ceil(32).max(widest.div_ceil(16))),
+        float_parts: planner.take(float_sums),
+        float_counters: planner.take(float_counters),
         logits: planner.take(product(&[sizes.max_logits, spec.vocab])),
         sample: SampleParts::plan(planner, sizes.layout.slots, spec.vocab),
     }

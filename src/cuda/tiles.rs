@@ -13,9 +13,13 @@ use crate::error::Result;
 pub const FEWEST: usize = 2;
 /// Rows of a weight that a block takes.
 const STRIPS: u32 = 128;
-/// The same of products in float32, and the rows of the input there.
-const FLOAT_ROWS: u32 = 32;
-const FLOAT_INPUTS: usize = 64;
+/// Rows of a weight and of the input that a block of products in float32 takes, the columns that it takes together, and the
+/// least times that it does: what it costs to add up parts is worth no fewer.
+const FLOAT_TILE: usize = 64;
+const FLOAT_COLUMNS: usize = 64;
+const FLOAT_STEPS: usize = 4;
+/// What a part costs beside its steps, in steps.
+const PART_COST: usize = 2;
 /// Columns that a block of the others takes together.
 const COLUMNS: usize = 256;
 /// Rows of the input that a block may take, the most that it has room for first.
@@ -39,6 +43,9 @@ pub struct Tiles {
     shared: usize,
     codes: DeviceSlice<u32>,
     factors: DeviceSlice<f32>,
+    /// Sums of parts of the columns, and how many parts of a tile are done.
+    float_parts: DeviceSlice<f32>,
+    float_counters: DeviceSlice<u32>,
 }
 
 impl Tiles {
@@ -67,6 +74,8 @@ impl Tiles {
             shared: room / 16 * 16,
             codes: memory.part(parts.codes)?,
             factors: memory.part(parts.factors)?,
+            float_parts: memory.part(parts.float_parts)?,
+            float_counters: memory.part(parts.float_counters)?,
         }))
     }
 
@@ -95,6 +104,10 @@ impl Tiles {
     pub fn products(&self, stream: &Stream, products: &[Product], cols: usize, count: usize, add: bool) -> Result<()> {
         let mut all = [Product::NONE; 4];
         all.iter_mut().zip(products).for_each(|(to, product)| *to = *product);
+        let groups = products.iter().map(|product| product.matrix.rows.div_ceil(STRIPS)).sum::<u32>();
+        // Blocks of fewer rows decode weights more often, but one block leaves a multiprocessor idle half of the time.
+        let few = groups as usize * count.div_ceil(self.rows) <= self.multiprocessors;
+        let rows = if few { ROWS[ROWS.len() - 1] } else { self.rows };
         let args = TileProductsArgs {
             products: all,
             codes: self.codes.holding(count * cols / 4, "quantised inputs")?,
@@ -103,11 +116,10 @@ impl Tiles {
             cols: number(cols),
             count: number(count),
             add: add.into(),
-            rows: number(self.rows),
+            rows: number(rows),
             room: number(self.shared),
         };
-        let groups = products.iter().map(|product| product.matrix.rows.div_ceil(STRIPS)).sum();
-        let launch = self.products.launch([groups, number(count.div_ceil(self.rows)), 1], [256, 1, 1]);
+        let launch = self.products.launch([groups, number(count.div_ceil(rows)), 1], [256, 1, 1]);
         // SAFETY: the kernel's argument; the caller checked that the outputs have `count` rows.
         unsafe { launch.shared(number(self.shared)).arg(args).queue(stream) }
     }
@@ -126,16 +138,26 @@ impl Tiles {
     ) -> Result<()> {
         let mut all = [Product::NONE; 4];
         all.iter_mut().zip(products).for_each(|(to, product)| *to = *product);
+        let groups = products.iter().map(|product| product.matrix.rows.div_ceil(number(FLOAT_TILE))).sum::<u32>();
+        let inputs = count.div_ceil(FLOAT_TILE);
+        let tiles = groups as usize * inputs;
+        let steps = cols.div_ceil(FLOAT_COLUMNS);
+        let steps_of_part = steps_of_part(tiles, steps, self.multiprocessors);
+        let parts = steps.div_ceil(steps_of_part).max(1);
+        let room = if parts > 1 { tiles } else { 0 };
         let args = TileFloatsArgs {
             products: all,
             input: input.holding(count * cols, "inputs of a product")?,
+            parts: self.float_parts.holding(room * parts * FLOAT_TILE * FLOAT_TILE, "sums of parts of columns")?,
+            counters: self.float_counters.holding(room, "counters of parts of columns")?,
             products_count: number(products.len()),
             cols: number(cols),
             count: number(count),
             add: add.into(),
+            columns: number(steps_of_part * FLOAT_COLUMNS),
+            unused: 0,
         };
-        let groups = products.iter().map(|product| product.matrix.rows.div_ceil(FLOAT_ROWS)).sum();
-        let launch = self.floats.launch([groups, number(count.div_ceil(FLOAT_INPUTS)), 1], [256, 1, 1]);
+        let launch = self.floats.launch([groups, number(inputs), number(parts)], [256, 1, 1]);
         // SAFETY: the kernel's argument; the caller checked that the outputs have `count` rows.
         unsafe { launch.arg(args).queue(stream) }
     }
@@ -182,4 +204,41 @@ impl Tiles {
 /// the largest there are, twice.
 fn least_shared(rows: usize) -> usize {
     2 * (rows * (COLUMNS + 32 + COLUMNS / TILE * 8) + 8 * 4352)
+}
+
+/// Blocks of a launch of products in float32 that have parts of their tiles, at most.
+fn most_parts(multiprocessors: usize) -> usize {
+    3 * BLOCKS * multiprocessors
+}
+
+/// How many of the `steps` that a product in float32 has for each of its `tiles` are one block's: the number with which the
+/// rounds of blocks are soonest done.
+fn steps_of_part(tiles: usize, steps: usize, multiprocessors: usize) -> usize {
+    let time =
+        |parts: &usize| (tiles * parts).div_ceil(BLOCKS * multiprocessors) * (steps.div_ceil(*parts) + PART_COST);
+    let has_room = |parts: &usize| *parts == 1 || tiles * parts <= most_parts(multiprocessors);
+    let parts = (1..=steps.div_ceil(FLOAT_STEPS).max(1)).filter(has_room).min_by_key(time).unwrap_or(1);
+    steps.div_ceil(parts).max(1)
+}
+
+/// Values of the sums of parts, and tiles that have parts, of one launch of products in float32.
+pub(super) fn float_parts(multiprocessors: usize) -> (usize, usize) {
+    let parts = most_parts(multiprocessors);
+    (parts * FLOAT_TILE * FLOAT_TILE, parts / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_columns_fill_the_device_and_stay_inside_their_room() {
+        // A router of 513 rows and 2,048 columns, for 1, 64, 512 and 2,048 rows of inputs.
+        let found = [9, 9, 72, 288].map(|tiles| steps_of_part(tiles, 32, 132));
+        assert_eq!(found, [4, 4, 11, 16]);
+        for (tiles, steps) in [(1usize, 1usize), (1, 1000), (500, 9), (3000, 64), (0, 0)] {
+            let parts = steps.div_ceil(steps_of_part(tiles, steps, 4)).max(1);
+            assert!(parts == 1 || (tiles * parts <= most_parts(4) && tiles <= most_parts(4) / 2), "{tiles} {steps}");
+        }
+    }
 }

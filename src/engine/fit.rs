@@ -12,6 +12,11 @@ use crate::error::{Error, Result};
 use crate::model::{Checkpoint, LayerTensor, ModelSpec, Role, Source, WeightPlan, check_shapes, read_config};
 use crate::state::{KvFormat, StateLayout};
 
+/// Rows of a prefill step where the caller says nothing: of a processor, and of a CUDA device in the order of preference. On
+/// a device the weights of experts cost as much for few rows as for many, so that most of a prompt's time depends on it.
+const DEFAULT_CHUNK: usize = 512;
+const CUDA_CHUNKS: [usize; 2] = [2048, 1024];
+
 /// Positions of a stream where neither the caller nor the model says less.
 const DEFAULT_CONTEXT: usize = 4096;
 
@@ -27,7 +32,7 @@ pub fn fit(source: &Source, options: &LoadOptions) -> Result<Fit> {
     let plan = Plan::new(&spec, options)?;
     let weights = WeightPlan::new(&checkpoint, &spec)?;
     let target = Target::choose(options, &spec, checkpoint.path())?;
-    Ok(plan.fit(&weights, &spec, options, &target))
+    Ok(plan.settle(&weights, &spec, options, &target).1)
 }
 
 /// Sizes settled from options, model and machine.
@@ -36,10 +41,12 @@ pub(super) struct Plan {
     pub context_length: usize,
     pub layout: StateLayout,
     pub threads: usize,
+    /// Rows of a prefill step at most.
+    pub prefill_chunk: usize,
 }
 
 impl Plan {
-    /// Settles the sizes that the options leave open.
+    /// Settles the sizes that the options leave open, but for what [`Plan::settle`] does.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for options that contradict the model or each other.
@@ -80,12 +87,37 @@ impl Plan {
             return invalid(format!("kv_tokens is {tokens}, of which pages have numbers beyond 32 bits"));
         }
         let threads = if options.threads == 0 { machine::default_threads() } else { options.threads };
-        Ok(Self { context_length, layout, threads })
+        let prefill_chunk = if options.prefill_chunk == 0 { DEFAULT_CHUNK } else { options.prefill_chunk };
+        Ok(Self { context_length, layout, threads, prefill_chunk })
+    }
+
+    /// Settles the size of a prefill step where the options leave it open: the largest that fits the device's memory. With
+    /// what the load then takes.
+    pub(super) fn settle(
+        self,
+        weights: &WeightPlan,
+        spec: &ModelSpec,
+        options: &LoadOptions,
+        target: &Target,
+    ) -> (Self, Fit) {
+        if let (0, Target::Cuda { .. }) = (options.prefill_chunk, target) {
+            for chunk in CUDA_CHUNKS {
+                // Prompts of more rows than all streams hold do not come.
+                let prefill_chunk = chunk.min(self.layout.pages * self.layout.page_tokens).max(DEFAULT_CHUNK);
+                let plan = Self { prefill_chunk, ..self.clone() };
+                let fit = plan.fit(weights, spec, options, target);
+                if fit.fits {
+                    return (plan, fit);
+                }
+            }
+        }
+        let fit = self.fit(weights, spec, options, target);
+        (self, fit)
     }
 
     /// Rows of a step at most: each stream's next token, and a chunk of prompts.
-    pub(super) fn max_rows(&self, options: &LoadOptions) -> usize {
-        self.layout.slots + options.prefill_chunk
+    pub(super) fn max_rows(&self) -> usize {
+        self.layout.slots + self.prefill_chunk
     }
 
     /// What a CUDA device's memory is sized for.
@@ -93,14 +125,14 @@ impl Plan {
         cuda::Sizes {
             layout: self.layout,
             kv: options.kv_format(),
-            max_rows: self.max_rows(options),
-            max_logits: logit_rows(self.layout.slots, options.prefill_chunk),
+            max_rows: self.max_rows(),
+            max_logits: logit_rows(self.layout.slots, self.prefill_chunk),
             multiprocessors: device.multiprocessors as usize,
         }
     }
 
     /// Holds the memory that the load takes against the memory it may take.
-    pub(super) fn fit(&self, weights: &WeightPlan, spec: &ModelSpec, options: &LoadOptions, target: &Target) -> Fit {
+    fn fit(&self, weights: &WeightPlan, spec: &ModelSpec, options: &LoadOptions, target: &Target) -> Fit {
         let memory = self.memory(weights, spec, options, target);
         // What one stream takes, of any number of positions.
         let one = |tokens| {
@@ -143,11 +175,11 @@ impl Plan {
             let component = component(&mut held, place.role);
             *component = component.saturating_add(place.taken as u64);
         }
-        let logits = 4 * logit_rows(self.layout.slots, options.prefill_chunk) as u64;
+        let logits = 4 * logit_rows(self.layout.slots, self.prefill_chunk) as u64;
         let logits = logits.saturating_mul(spec.vocab as u64);
         match target {
             Target::Cpu => {
-                let plan = cpu::plan(spec, &self.layout, options.kv_format(), self.max_rows(options));
+                let plan = cpu::plan(spec, &self.layout, options.kv_format(), self.max_rows());
                 let samplers = (Sampler::BYTES_PER_TOKEN * self.layout.slots as u64).saturating_mul(spec.vocab as u64);
                 let workspace = plan.workspace.saturating_add(logits).saturating_add(samplers);
                 let ram = MemoryUse { kv: plan.kv, states: plan.states, workspace, ..held };

@@ -36,8 +36,9 @@ impl Model {
 
         let weight_plan = WeightPlan::new(&checkpoint, &spec)?;
         let target = Target::choose(options, &spec, checkpoint.path())?;
-        let fit = plan.fit(&weight_plan, &spec, options, &target);
+        let (plan, fit) = plan.settle(&weight_plan, &spec, options, &target);
         report_target(&target, isa, options, &log);
+        log.line(LogLevel::Info, &format!("prompts are read in steps of up to {} tokens", plan.prefill_chunk));
         fit.check(checkpoint.path())?;
         log.line(LogLevel::Info, &fit.advice);
         // Every stage may take long, and a wish to stop waits for one of them at most.
@@ -67,7 +68,7 @@ impl Model {
                     threads: plan.threads,
                     exact: options.exact,
                     kv: options.kv_format(),
-                    max_rows: plan.max_rows(options),
+                    max_rows: plan.max_rows(),
                     isa,
                 };
                 drop(image);
@@ -92,7 +93,7 @@ impl Model {
             backend,
             layout: plan.layout,
             context_length: plan.context_length,
-            prefill_chunk: options.prefill_chunk,
+            prefill_chunk: plan.prefill_chunk,
             max_step: options.max_step,
             threads: plan.threads,
             language,

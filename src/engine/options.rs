@@ -59,7 +59,8 @@ pub struct LoadOptions {
     pub kv_tokens: usize,
     /// Worker threads, 1024 at most; 0: one a physical core.
     pub threads: usize,
-    /// Rows of one prefill step at most, 1 to 8192: smaller answers a cancel sooner, larger reads faster.
+    /// Rows of one prefill step at most, 8192 at most: smaller answers a cancel sooner, larger reads faster. 0: 512; on a CUDA
+    /// device 2048, or 1024 or 512 where the memory does not suffice for more, and no more than all streams can hold.
     pub prefill_chunk: usize,
     /// Time that one step may occupy the device, or the processor; `None`: no bound. Steps have as many rows of prompts as
     /// the steps before say that the time has room for, `prefill_chunk` at most and one at least. The first steps, and those
@@ -102,7 +103,7 @@ impl LoadOptions {
         };
         check("streams", self.streams, 1, Self::MAX_STREAMS)?;
         check("threads", self.threads, 0, Self::MAX_THREADS)?;
-        check("prefill_chunk", self.prefill_chunk, 1, Self::MAX_PREFILL_CHUNK)
+        check("prefill_chunk", self.prefill_chunk, 0, Self::MAX_PREFILL_CHUNK)
     }
 }
 
@@ -118,7 +119,7 @@ impl Default for LoadOptions {
             streams: 4,
             kv_tokens: 0,
             threads: 0,
-            prefill_chunk: 512,
+            prefill_chunk: 0,
             max_step: None,
             exact: false,
             kv: KvFormat::default(),

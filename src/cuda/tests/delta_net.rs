@@ -181,7 +181,8 @@ fn step(bench: &mut Bench, shape: &Shape, weights: &Weights, device: &Device, me
     let usual = shape.key_dim == 128 && vd == 128;
     let most = rows.iter().copied().max().unwrap_or(0);
     // Every second step of single rows leaves them quantised.
-    let quantises = usual && most == 1 && seed.is_multiple_of(2);
+    let clusters = bench.kernel("delta_step").overlaps;
+    let quantises = usual && clusters && most == 1 && seed.is_multiple_of(2);
     let (codes, factors) = (bench.room::<u8>(count * z_width), bench.room::<f32>(count * z_width / 16));
     let args = DeltaArgs {
         qkv: bench.put(&qkv),
@@ -228,8 +229,8 @@ fn step(bench: &mut Bench, shape: &Shape, weights: &Weights, device: &Device, me
     };
     let any = |name| launch(name, [heads, rows.len(), 1], 256, 4 * (2 * shape.key_dim + 2 * vd + 64));
     match (usual, most) {
-        (true, 1) => launch("delta_step", [4, heads, rows.len()], 256, 0),
-        (false, 1) => any("delta_any"),
+        (true, 1) if clusters => launch("delta_step", [4, heads, rows.len()], 256, 0),
+        (_, 1) => any("delta_any"),
         _ => launch("delta_conv", [channels.div_ceil(256), rows.len(), 2], 256, 0),
     }
     if most > 1 && usual {

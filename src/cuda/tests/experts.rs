@@ -2,7 +2,7 @@
 
 use super::super::args::{Expert, Forms, Item, Matrix, MoeArgs, QuantiseArgs, QuantisedRow, TileMoeArgs};
 use super::super::memory::{DevicePtr, DeviceSlice};
-use super::routing::{no_moe, route};
+use super::routing::{launch_route, no_moe, route};
 use super::tiles::BLOCKS;
 use super::{Bench, assert_close, decoded, dot, rms_norm, sigmoid, silu, unquantised, values, weight};
 use crate::quant::{Format, Group, Weight};
@@ -206,7 +206,7 @@ fn check(
         };
         let (codes, factors) = (codes.slice.start(), factors.slice.start());
         let tile_args = TileMoeArgs { moe: args, codes, factors, room: room as u32, unused: 0 };
-        bench.run(&bench.kernel("moe_route"), [count, 1, 1], 256, 4 * experts, args);
+        launch_route(bench, args);
         bench.run(&bench.kernel("moe_group"), [1, 1, 1], 1024, 8 * (experts + 1), args);
         quantise(input, values[0]);
         bench.run(&bench.kernel("tile_gate_up"), [widest.div_ceil(64), max_items, 1], 256, room, tile_args);
@@ -214,14 +214,14 @@ fn check(
         bench.run(&bench.kernel("tile_down"), [blocks, max_items, 1], 256, room, tile_args);
         bench.run(&bench.kernel("moe_combine"), [count, 1, 1], 256, 0, args);
     } else if one {
-        bench.run(&bench.kernel("moe_route"), [count, 1, 1], 256, 4 * experts, args);
+        launch_route(bench, args);
         bench.run(&bench.kernel("moe_gate_up_1"), [strips[0], max_items, 1], 256, gate_up.bytes(1, hidden), args);
         let warps = (top_k + 1).min(16);
         let shared = warps * down.bytes(1, widest).next_multiple_of(16);
         bench.run(&bench.kernel("moe_down_1"), [strips[1], 1, 1], 32 * warps, shared, args);
     } else {
         let together = item_rows as usize;
-        bench.run(&bench.kernel("moe_route"), [count, 1, 1], 256, 4 * experts, args);
+        launch_route(bench, args);
         bench.run(&bench.kernel("moe_group"), [1, 1, 1], 1024, 8 * (experts + 1), args);
         let shared = [gate_up.bytes(together, hidden), down.bytes(together, widest)];
         bench.run(&bench.kernel("moe_gate_up_many"), [strips[0], max_items, 1], 256, shared[0], args);
@@ -278,6 +278,7 @@ fn odd_sizes_missing_shared_experts_and_dense_layers() {
         Shape { hidden: 100, experts: 5, top_k: 2, width: 36, shared_width: 0 },
         Shape { hidden: 96, experts: 20, top_k: 20, width: 32, shared_width: 24 },
         Shape { hidden: 2304, experts: 3, top_k: 1, width: 40, shared_width: 8 },
+        Shape { hidden: 99, experts: 40, top_k: 33, width: 20, shared_width: 0 },
         Shape { hidden: 320, experts: 0, top_k: 0, width: 0, shared_width: 1000 },
     ];
     for shape in &shapes {

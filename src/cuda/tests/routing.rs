@@ -55,6 +55,12 @@ pub fn route(logits: &[f32], top_k: usize, normalise: bool) -> Vec<(u32, f64)> {
     order[..top_k].iter().map(|e| (*e, if finite { share(*e) / total } else { f64::NAN })).collect()
 }
 
+/// Launches `moe_route` with three rows a block.
+pub fn launch_route(bench: &Bench, args: MoeArgs) {
+    let (count, experts) = (args.count as usize, args.experts as usize);
+    bench.run(&bench.kernel("moe_route"), [count.div_ceil(3), 1, 1], 96, 3 * 4 * experts, args);
+}
+
 fn check(
     bench: &mut Bench,
     experts: usize,
@@ -92,7 +98,7 @@ fn check(
         item_rows: item_rows as u32,
         ..no_moe()
     };
-    bench.run(&bench.kernel("moe_route"), [count, 1, 1], 256, 4 * experts, args);
+    launch_route(bench, args);
     if count > 1 {
         bench.run(&bench.kernel("moe_group"), [1, 1, 1], 1024, 8 * (experts + 1), args);
     }
@@ -133,7 +139,7 @@ fn check(
 fn routing_takes_the_best_and_groups_rows_by_expert() {
     let Some(mut bench) = Bench::open() else { return };
     for (experts, top_k) in [(512, 10), (128, 8), (7, 3), (5, 5), (33, 1)] {
-        for (count, item_rows) in [(1, 1), (2, 8), (3, 2), (70, 8)] {
+        for (count, item_rows) in [(1, 1), (2, 8), (3, 2), (70, 8), (300, 64)] {
             for (normalise, shared) in [(true, true), (false, false)] {
                 check(&mut bench, experts, top_k, count, normalise, shared, item_rows);
             }

@@ -6,36 +6,86 @@ use super::products::{expected, takes_int8, tolerance};
 use super::{Bench, assert_close, in_other_order, values, weight};
 use crate::quant::{Format, Weight};
 
+/// Rows of a weight and of activations that a block takes.
+const FLOAT_TILE: usize = 64;
+
 #[test]
 fn products_in_float32_of_every_format_match_the_reference_decoder() {
     let Some(mut bench) = Bench::open() else { return };
-    let mut check = |weight: &Weight, count: usize, what: &str| {
-        let (rows, cols) = (weight.rows(), weight.cols());
+    // Of two matrices; the second is added to what its rows of the output hold, and has a bias, as the first then does.
+    let mut check = |weights: [&Weight; 2], count: usize, columns: usize, what: &str| {
+        let cols = weights[0].cols();
         let inputs: Vec<Vec<f32>> = (0..count).map(|i| values(91 + i as u32, cols)).collect();
-        let out = bench.room::<f32>(count * rows);
-        let product =
-            Product { matrix: bench.matrix(weight), out: out.slice.start(), out_stride: rows as u32, ..Product::NONE };
-        let args = TileFloatsArgs {
-            products: [product, Product::NONE, Product::NONE, Product::NONE],
-            input: bench.put(&inputs.concat()),
-            products_count: 1,
-            cols: cols as u32,
-            count: count as u32,
-            add: 0,
-        };
-        let grid = [rows.div_ceil(32), count.div_ceil(64), 1];
-        bench.run(&bench.kernel("tile_floats"), grid, 256, 0, args);
-        assert_close(&bench.gpu.download(out.slice), &expected(weight, &inputs, true), 2e-5, what);
+        let input = bench.put(&inputs.concat());
+        let parts = cols.div_ceil(columns);
+        let groups: usize = weights.iter().map(|weight| weight.rows().div_ceil(FLOAT_TILE)).sum();
+        let tiles = groups * count.div_ceil(FLOAT_TILE);
+        let sums = bench.room::<f32>(tiles * parts * FLOAT_TILE * FLOAT_TILE);
+        let counters = bench.gpu.upload(&vec![0u32; tiles]);
+        for add in [0, 1] {
+            let before: Vec<Vec<f32>> = weights.iter().map(|w| values(31, count * w.rows())).collect();
+            let outs: Vec<_> = weights
+                .iter()
+                .zip(&before)
+                .map(|(w, before)| if add == 1 { bench.gpu.upload(before) } else { bench.room(count * w.rows()) })
+                .collect();
+            let bias = values(32, weights[1].rows());
+            let mut products = [Product::NONE; 4];
+            for ((product, weight), out) in products.iter_mut().zip(weights).zip(&outs) {
+                *product = Product {
+                    matrix: bench.matrix(weight),
+                    out: out.slice.start(),
+                    out_stride: weight.rows() as u32,
+                    ..Product::NONE
+                };
+            }
+            products[1].bias = bench.put(&bias);
+            let args = TileFloatsArgs {
+                products,
+                input,
+                parts: sums.slice.start(),
+                counters: counters.slice.start(),
+                products_count: 2,
+                cols: cols as u32,
+                count: count as u32,
+                add,
+                columns: columns as u32,
+                unused: 0,
+            };
+            bench.run(&bench.kernel("tile_floats"), [groups, count.div_ceil(FLOAT_TILE), parts], 256, 0, args);
+            for (i, (weight, out)) in weights.iter().zip(&outs).enumerate() {
+                let mut wanted = expected(weight, &inputs, true);
+                for (at, sum) in wanted.iter_mut().enumerate() {
+                    *sum += if i == 1 { f64::from(bias[at % weight.rows()]) } else { 0.0 };
+                    *sum += if add == 1 { f64::from(before[i][at]) } else { 0.0 };
+                }
+                let what = format!("{what}, product {i}, add {add}");
+                assert_close(&bench.gpu.download(out.slice), &wanted, 2e-5, &what);
+            }
+            assert!(bench.gpu.download(counters.slice).iter().all(|count| *count == 0), "{what}: counters");
+        }
         bench.kept.clear();
     };
     for format in Format::ALL {
-        for (rows, cols, count) in [(16, 256, 1), (37, 512, 70), (5, 256, 9), (19, 100, 17), (3, 7, 2), (40, 320, 64)] {
+        let sizes = [
+            (16, 256, 1, 256),
+            (37, 512, 70, 128),
+            (5, 256, 9, 64),
+            (19, 100, 17, 64),
+            (3, 7, 2, 64),
+            (70, 320, 64, 192),
+        ];
+        for (rows, cols, count, columns) in sizes {
             if cols % format.block_elements() == 0 {
-                check(&weight(format, rows, cols, 5), count, &format!("{format} {count} x [{rows}, {cols}]"));
+                let what = format!("{format} {count} x [{rows}, {cols}] by {columns}");
+                check([&weight(format, rows, cols, 5), &weight(format, 2, cols, 6)], count, columns, &what);
             }
         }
     }
-    check(&in_other_order(48, 576, 3), 20, "columns in another order");
+    let ordered = in_other_order(48, 576, 3);
+    check([&ordered, &weight(Format::F32, 1, 576, 7)], 20, 576, "columns in another order");
+    // As long as a router's, with the parts of a device.
+    check([&weight(Format::F32, 66, 2048, 8), &weight(Format::F32, 1, 2048, 9)], 66, 704, "a router");
 }
 
 /// Rows of weights that a block takes.
@@ -47,7 +97,9 @@ pub const BLOCKS: [(usize, usize); 2] = [(64, 114_688), (32, 92_160)];
 fn products_of_every_format_match_the_reference_decoder() {
     let Some(mut bench) = Bench::open() else { return };
     for format in Format::ALL {
-        for (rows, cols, count) in [(16, 256, 1), (37, 512, 8), (48, 2048, 17), (300, 768, 130), (130, 320, 64)] {
+        for (rows, cols, count) in
+            [(16, 256, 1), (37, 512, 8), (48, 2048, 17), (300, 768, 130), (130, 320, 64), (50, 288, 33)]
+        {
             if cols % format.block_elements() != 0 || format == Format::F32 {
                 continue;
             }

@@ -35,7 +35,7 @@ DEVICE void emulated_copy(void* to, const void* from, uint32_t bytes, bool there
     emulated_thread->device->start_copy(*emulated_thread, to, from, bytes, there);
 }
 DEVICE void copy_16(void* to, const void* from, bool there) { emulated_copy(to, from, 16, there); }
-DEVICE void copy_8(void* to, const void* from, bool there) { emulated_copy(to, from, 8, there); }
+DEVICE void copy_4(void* to, const void* from, bool there) { emulated_copy(to, from, 4, there); }
 DEVICE void end_copy_group() { emulated_thread->device->end_copy_group(*emulated_thread); }
 template <int GROUPS>
 DEVICE void wait_for_copies_but() {
@@ -68,10 +68,11 @@ static void emulated_multiply_tile(emulator::Thread&, uint32_t, void* const* dat
     }
 }
 template <bool SIGNED>
-DEVICE void multiply_tile(int (&d)[4], const uint32_t (&a)[4], uint2 b) {
+DEVICE void multiply_tile(int (&d)[4], const uint32_t (&a)[4], uint2 b, int first = 0) {
     const uint32_t words[2] = {b.x, b.y};
     EmulatedTile own = {d, a, words};
     emulated_meet(0xffffffff, emulated_multiply_tile<std::conditional_t<SIGNED, int8_t, uint8_t>>, &own);
+    for (int& sum : d) sum += first;
 }
 
 // Matrices in shared memory: lane `8 m + r` brings row r of matrix m, and lane `4 g + t` gets the two values that stand at

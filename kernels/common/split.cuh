@@ -12,10 +12,15 @@ struct Split {
         high = pack(first, second);
         low = pack(first - __uint_as_float(high << 16), second - __uint_as_float(high & 0xffff0000));
     }
+    // Two values that are bfloat16, as they lie in a word.
+    static __device__ __forceinline__ Split of_bf16(uint32_t both) { return Split(both); }
     static __device__ __forceinline__ uint32_t pack(float first, float second) {
         const __nv_bfloat162 both = __floats2bfloat162_rn(first, second);
         return *reinterpret_cast<const uint32_t*>(&both);
     }
+
+  private:
+    __device__ __forceinline__ explicit Split(uint32_t both) : high(both), low(0) {}
 };
 
 // The first operand of 16 x 16 values of a product, from where a product of 16 x 8 values and its neighbour have left
