@@ -107,7 +107,8 @@ pub struct DeltaWork {
 impl DeltaNet {
     pub fn new(modules: &Modules, spec: &DeltaSpec, eps: f32) -> Result<Self> {
         let usual = is_usual(spec);
-        let clustered = usual.then(|| modules.kernel("delta_step")).transpose()?.filter(|kernel| kernel.overlaps);
+        let clustered =
+            usual.then(|| modules.kernel_beside_others("delta_step")).transpose()?.filter(|kernel| kernel.overlaps);
         let clusters = clustered.is_some();
         let step = clustered.map_or_else(|| modules.kernel("delta_any"), Ok)?;
         let kernel = |name| modules.kernel(name);

@@ -10,7 +10,7 @@ use super::driver::{check, check_for_memory};
 use super::images;
 use crate::error::{Error, Result};
 
-/// Of a multiprocessor's memory, what is shared memory; the rest is its first-level cache.
+/// Of a multiprocessor's memory, what is shared memory where kernels run beside each other; the rest is its first-level cache.
 const SHARED_PERCENT: i32 = 85;
 
 /// All fat binaries of this build, loaded into one context.
@@ -38,7 +38,7 @@ pub struct Kernel {
     /// the same generation.
     pub(super) overlaps: bool,
     /// Keeps the code where it is.
-    _module: Arc<Module>,
+    module: Arc<Module>,
 }
 
 // SAFETY: the driver's functions may be used from any thread.
@@ -67,6 +67,21 @@ impl Modules {
             }
         }
         Err(Error::Internal(format!("no kernel {name} in this build")))
+    }
+
+    /// Kernel `name`, which is to run beside the one in front of it and the one behind. A multiprocessor divides its memory
+    /// anew only when it is idle, so that all of these want the same division.
+    ///
+    /// # Errors
+    /// As [`Modules::kernel`].
+    pub fn kernel_beside_others(&self, name: &str) -> Result<Kernel> {
+        let kernel = self.kernel(name)?;
+        let context = kernel.module.context.clone();
+        let _entered = context.enter()?;
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+        // SAFETY: sets one number of a loaded function.
+        check(name, unsafe { sys::cuFuncSetAttribute(kernel.raw, attribute, SHARED_PERCENT) })?;
+        Ok(kernel)
     }
 }
 
@@ -113,11 +128,6 @@ impl Module {
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: sets one number of a loaded function.
         check(name, unsafe { sys::cuFuncSetAttribute(raw, attribute, shared_memory as i32) })?;
-        // A multiprocessor divides its memory anew only when it is idle: kernels that are to run beside each other want the
-        // same division.
-        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
-        // SAFETY: sets one number of a loaded function.
-        check(name, unsafe { sys::cuFuncSetAttribute(raw, attribute, SHARED_PERCENT) })?;
         // What code was compiled for decides, and not only the device: portable code of an older architecture neither waits
         // for the kernel before it nor forms clusters.
         let mut compiled_for = 0;
@@ -130,7 +140,7 @@ impl Module {
             name: name.into(),
             shared_memory: shared_memory as usize,
             overlaps,
-            _module: self.clone(),
+            module: self.clone(),
         }))
     }
 }

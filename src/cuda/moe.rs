@@ -145,7 +145,7 @@ impl Moe {
     pub fn new(modules: &Modules, device: &DeviceInfo, tiles: Option<Arc<Tiles>>, exact: bool) -> Result<Self> {
         let kernel = |name| modules.kernel(name);
         let each_format = |name: &str| -> Result<Vec<Kernel>> {
-            INT8_FORMATS.iter().map(|(_, format)| modules.kernel(&format!("{name}_{format}"))).collect()
+            INT8_FORMATS.iter().map(|(_, format)| modules.kernel_beside_others(&format!("{name}_{format}"))).collect()
         };
         Ok(Self {
             route: kernel("moe_route")?,

@@ -50,7 +50,7 @@ pub fn shares(blocks: usize, warps: usize) -> (usize, usize) {
 impl OneRow {
     pub fn new(modules: &Modules, device: &DeviceInfo) -> Result<Self> {
         let names = INT8_FORMATS.iter().chain(&FLOAT_FORMATS).map(|(_, name)| *name);
-        let kernels = names.map(|name| modules.kernel(&format!("products_1_{name}")));
+        let kernels = names.map(|name| modules.kernel_beside_others(&format!("products_1_{name}")));
         Ok(Self { kernels: kernels.collect::<Result<_>>()?, multiprocessors: device.multiprocessors })
     }
 

@@ -71,6 +71,9 @@ pub fn run(arguments: &Arguments) -> Outcome {
     let deepest = depths.iter().map(|depth| depth.saturating_add(generate)).max().unwrap_or(0);
     options.context_length = options.context_length.max(deepest).max(longest.saturating_add(1));
     let streams: Vec<usize> = arguments.streams.iter().map(|&n| n as usize).collect();
+    if !streams.is_empty() {
+        options.context_length = options.context_length.max(generate.saturating_add(streams::PROMPT));
+    }
     options.streams = streams.iter().copied().fold(options.streams, usize::max);
     let start = Instant::now();
     let model = load::load(&arguments.model, options)?;

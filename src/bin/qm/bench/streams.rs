@@ -10,7 +10,7 @@ use crate::failure::{Failure, Outcome};
 use crate::interrupt;
 
 /// Tokens of each stream's prompt.
-const PROMPT: usize = 16;
+pub const PROMPT: usize = 16;
 
 /// Tokens a second that `count` streams of `generate` tokens each write in sum, from the first token of any to the last.
 pub fn measure(model: &Model, random: &mut Xoshiro256PlusPlus, count: usize, generate: usize) -> Outcome<f64> {
