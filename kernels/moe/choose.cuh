@@ -36,11 +36,11 @@ struct Choices {
     uint32_t ranks[2];  // larger for larger logits, in their total order; 0: not to be chosen
     float largest;
 
-    // Past the first-level cache, which may have older ones.
-    __device__ __forceinline__ Choices(const MoeArgs& args, uint32_t first)
+    // Of a row with logits `row`, which are read past the first-level cache: it may have older ones.
+    __device__ __forceinline__ Choices(const MoeArgs& args, const float* row, uint32_t first)
         : args(args), thread(threadIdx.x - WARP * first), threads(blockDim.x - WARP * first) {
 #pragma unroll
-        for (uint32_t i = 0; i < 2; ++i) logits[i] = expert(i) < args.experts ? __ldcg(args.logits + expert(i)) : 0.0f;
+        for (uint32_t i = 0; i < 2; ++i) logits[i] = expert(i) < args.experts ? __ldcg(row + expert(i)) : 0.0f;
     }
     __device__ __forceinline__ uint32_t expert(uint32_t i) const { return i * threads + thread; }
 

@@ -25,7 +25,7 @@ DEVICE void decode_down(const MoeArgs& far_args) {
     const bool adds = threadIdx.x < SLOTS && row < static_cast<int>(args.hidden);
     const float before = adds ? __ldcg(args.x + row) : 0.0f;
     const float shared_gate = args.shared_gate == nullptr ? 1.0f : sigmoid(__ldcg(args.shared_gate));
-    Choices choices(args, 0);
+    Choices choices(args, args.logits, 0);
     choices.compare(room);
     __syncthreads();
     choices.filter(room);

@@ -34,7 +34,7 @@ DEVICE void decode_gate_up(const MoeArgs& far_args) {
         fill_row(input, args.input, first_columns, args.hidden, args.norm, ahead, INPUT_INT8, squares, threads);
         __syncthreads();
     } else {
-        Choices choices(args, READERS);
+        Choices choices(args, args.logits, READERS);
         choices.compare(room);
         __syncthreads();
         choices.filter(room);

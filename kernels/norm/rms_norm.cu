@@ -1,14 +1,43 @@
 // `out = x / sqrt(mean(x²) + eps) * weight`, a block for each row. Bound by bytes: a row is read once and written once.
 #include "common/input.cuh"
 
-extern "C" __global__ void __launch_bounds__(256) rms_norm(const __grid_constant__ NormArgs args) {
-    after_previous_kernel();
+// Loads of four columns that a thread has in registers.
+const int LOADS = 2;
+
+extern "C" __global__ void __launch_bounds__(1024) rms_norm(const __grid_constant__ NormArgs args) {
     __shared__ float scratch[32];
-    const uint32_t i = blockIdx.x, width = args.width;
-    const float* x = args.x + static_cast<uint64_t>(args.pick == nullptr ? i : args.pick[i]) * width;
+    const uint32_t width = args.width;
+    float4 weights[LOADS], values[LOADS];
+#pragma unroll
+    for (int i = 0; i < LOADS; ++i) weights[i] = four_of(args.weight, 4 * (i * blockDim.x + threadIdx.x), width);
+    after_previous_kernel();
+    const uint64_t row = args.pick == nullptr ? blockIdx.x : args.pick[blockIdx.x];
+    const float* x = args.x + row * width;
+    float* out = args.out + static_cast<uint64_t>(blockIdx.x) * width;
+    const auto squares_of = [](float4 v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; };
+    const auto put = [&](uint32_t col, float4 v, float4 w, float factor) {
+        const float four[4] = {v.x * factor * w.x, v.y * factor * w.y, v.z * factor * w.z, v.w * factor * w.w};
+        if (width % 4 == 0 && col < width) {
+            *reinterpret_cast<float4*>(out + col) = make_float4(four[0], four[1], four[2], four[3]);
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i) {
+            if (width % 4 != 0 && col + i < width) out[col + i] = four[i];
+        }
+    };
     float squares = 0.0f;
-    for (uint32_t col = threadIdx.x; col < width; col += blockDim.x) squares += x[col] * x[col];
+#pragma unroll
+    for (int i = 0; i < LOADS; ++i) {
+        values[i] = four_of(x, 4 * (i * blockDim.x + threadIdx.x), width);
+        squares += squares_of(values[i]);
+    }
+    // Columns beyond those are read again for the second pass.
+    const uint32_t held = 4 * LOADS * blockDim.x;
+    for (uint32_t col = held + 4 * threadIdx.x; col < width; col += 4 * blockDim.x) squares += squares_of(four_of(x, col, width));
     const float factor = 1.0f / sqrtf(sum_block(squares, scratch) / static_cast<float>(width) + args.eps);
-    float* out = args.out + static_cast<uint64_t>(i) * width;
-    for (uint32_t col = threadIdx.x; col < width; col += blockDim.x) out[col] = x[col] * factor * args.weight[col];
+#pragma unroll
+    for (int i = 0; i < LOADS; ++i) put(4 * (i * blockDim.x + threadIdx.x), values[i], weights[i], factor);
+    for (uint32_t col = held + 4 * threadIdx.x; col < width; col += 4 * blockDim.x) {
+        put(col, four_of(x, col, width), four_of(args.weight, col, width), factor);
+    }
 }

@@ -15,9 +15,6 @@ use crate::error::{Error, Result};
 /// Rows of an expert that a block takes together at most, where a step has several rows.
 const MOST_ROWS: usize = 8;
 
-/// Rows of a block of the kernel that chooses experts, at most.
-const ROUTED_TOGETHER: usize = 8;
-
 /// Routed experts, and experts that a row visits, that the kernels for a single row take at most.
 const ONE_ROW_EXPERTS: usize = 512;
 const ONE_ROW_WARPS: usize = 16;
@@ -302,9 +299,7 @@ impl Moe {
             queue(&self.one_gate_up[gate_up.format], [grid, 1], 32 * one_row::WARPS, row + gate_up.bytes)?;
             return queue(&self.one_down[down.format], [down_strips, 1], 32 * shape.chosen(), down.bytes);
         }
-        let logits = 4 * shape.experts;
-        let rows = (self.route.shared_memory / logits.max(1)).clamp(1, ROUTED_TOGETHER).min(count);
-        queue(&self.route, [count.div_ceil(rows), 1], 32 * rows, rows * logits)?;
+        queue(&self.route, [count, 1], 256, 0)?;
         if one {
             queue(&self.gate_up[0], [gate_up_strips, items], 256, layer.gate_up.bytes(1, shape.hidden))?;
             let (warps, bytes) = one_row(shape, layer.down);

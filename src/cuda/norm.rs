@@ -41,7 +41,9 @@ impl Norm {
             count: number(count),
             unused: 0,
         };
+        // Two loads of four columns a thread, as far as a block has threads.
+        let threads = width.div_ceil(8).next_multiple_of(32).min(1024);
         // SAFETY: the kernel's argument; all memory holds `count` rows, and a step picks rows of its own.
-        unsafe { self.kernel.launch([number(count), 1, 1], [256, 1, 1]).arg(args).queue(stream) }
+        unsafe { self.kernel.launch([number(count), 1, 1], [number(threads), 1, 1]).arg(args).queue(stream) }
     }
 }

@@ -55,10 +55,9 @@ pub fn route(logits: &[f32], top_k: usize, normalise: bool) -> Vec<(u32, f64)> {
     order[..top_k].iter().map(|e| (*e, if finite { share(*e) / total } else { f64::NAN })).collect()
 }
 
-/// Launches `moe_route` with three rows a block.
+/// Launches `moe_route`.
 pub fn launch_route(bench: &Bench, args: MoeArgs) {
-    let (count, experts) = (args.count as usize, args.experts as usize);
-    bench.run(&bench.kernel("moe_route"), [count.div_ceil(3), 1, 1], 96, 3 * 4 * experts, args);
+    bench.run(&bench.kernel("moe_route"), [args.count as usize, 1, 1], 256, 0, args);
 }
 
 fn check(
