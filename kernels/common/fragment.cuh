@@ -37,6 +37,11 @@ struct NibbleFragment {
     }
 };
 
+// Eight bytes in the order in which `Fragment<BNB4>::codes_by_nibble` has those columns.
+DEVICE uint2 by_nibble(uint2 columns) {
+    return make_uint2(__byte_perm(columns.x, columns.y, 0x5140), __byte_perm(columns.x, columns.y, 0x7362));
+}
+
 template <uint32_t F>
 struct Fragment;
 
@@ -159,23 +164,32 @@ struct Fragment<BNB4> {
     Codebook book;
     __device__ __forceinline__ explicit Fragment(const Matrix& m) { book.load(m); }
     __device__ __forceinline__ void begin(const uint8_t*, int, Lane) {}
-    // See `Packing<BNB4>::dot`.
-    __device__ __forceinline__ void look_up(uint32_t codes, uint32_t& low, uint32_t& high) const {
-        const uint32_t choice = 0x32103210 | (codes & 0x88888888) >> 1;
+    // The entries of eight codes in the order of a word's nibbles: see `Packing<BNB4>::dot`.
+    __device__ __forceinline__ uint2 look_up(uint32_t codes) const {
+        const uint32_t choice = 0x32103210 | (codes & 0x88888888) >> 1, index = codes & 0x77777777;
         uint32_t found[2];
 #pragma unroll
         for (int part = 0; part < 2; ++part) {
-            const uint32_t index = codes >> (16 * part) & 0x7777;
-            const uint32_t lower = __byte_perm(book.entries[0], book.entries[1], index);
-            const uint32_t upper = __byte_perm(book.entries[2], book.entries[3], index);
-            found[part] = __byte_perm(lower, upper, choice >> (16 * part) & 0x7777);
+            const uint32_t lower = permute_bytes(book.entries[0], book.entries[1], index >> (16 * part));
+            const uint32_t upper = permute_bytes(book.entries[2], book.entries[3], index >> (16 * part));
+            found[part] = permute_bytes(lower, upper, choice >> (16 * part));
         }
-        low = __byte_perm(found[0], found[1], 0x6420), high = __byte_perm(found[0], found[1], 0x7531);
+        return make_uint2(found[0], found[1]);
+    }
+    // As `codes`, of columns 8 t + 0, 4, 1, 5 and then of 2, 6, 3, 7: for an operand in the same order, see `by_nibble`.
+    __device__ __forceinline__ void codes_by_nibble(const uint8_t* block, int tile, Lane lane, uint32_t (&a)[4]) const {
+        const uint2 words = line_words(block + 256 * tile, lane.t, lane.t >= 2, lane.g);
+        const uint2 first = look_up(words.x), second = look_up(words.y);
+        a[0] = first.x, a[1] = second.x, a[2] = first.y, a[3] = second.y;
     }
     __device__ __forceinline__ void codes(const uint8_t* block, int, int tile, Lane lane, uint32_t (&a)[4]) const {
-        const uint2 words = line_words(block + 256 * tile, lane.t, lane.t >= 2, lane.g);
-        look_up(words.x, a[0], a[2]);
-        look_up(words.y, a[1], a[3]);
+        uint32_t pairs[4];
+        codes_by_nibble(block, tile, lane, pairs);
+#pragma unroll
+        for (int row = 0; row < 2; ++row) {
+            a[row] = __byte_perm(pairs[row], pairs[row + 2], 0x6420);
+            a[row + 2] = __byte_perm(pairs[row], pairs[row + 2], 0x7531);
+        }
     }
     __device__ __forceinline__ void scales(const uint8_t* block, int tiles, int tile, Lane lane, float2& scale,
                                            float2& min) const {

@@ -61,6 +61,13 @@ DEVICE int dot_unsigned(uint32_t codes, uint32_t x, int sum) {
     return sum;
 }
 
+// Four bytes of `low` and `high`, chosen by the last four fours of bits of `selector`, none of which is above 7.
+DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+    uint32_t bytes;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(low), "r"(high), "r"(selector));
+    return bytes;
+}
+
 // Starts a copy of 16 or 4 bytes to shared memory; of zeros where `there` is false.
 DEVICE void copy_16(void* to, const void* from, bool there) {
     const uint32_t target = static_cast<uint32_t>(__cvta_generic_to_shared(to));

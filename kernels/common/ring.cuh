@@ -135,18 +135,23 @@ DEVICE void multiply_row(Fragment<F>& fragment, const uint8_t* block, const RowO
     constexpr int TILES = BLOCK / TILE, PARTS = HALVES || SPLIT ? 2 : 1;
     const Lane lane;
     fragment.begin(block, TILES, lane);
+    const uint2 own = F == BNB4 ? by_nibble(x.own) : x.own;
     // Of what an instruction leaves, a tile by all tiles of the row, one column is wanted.
     int d[PARTS][2][2];
 #pragma unroll
     for (int tile = 0; tile < TILES; ++tile) {
         uint32_t a[4];
-        fragment.codes(block, TILES, tile, lane, a);
+        if constexpr (F == BNB4) {
+            fragment.codes_by_nibble(block, tile, lane, a);
+        } else {
+            fragment.codes(block, TILES, tile, lane, a);
+        }
 #pragma unroll
         for (int part = 0; part < PARTS; ++part) {
             // Columns 0 to 15 of a tile are those of the first two lanes of four.
             const bool counts = PARTS == 1 || lane.t / 2 == part;
             int product[4];
-            multiply_tile<Fragment<F>::SIGNED>(product, a, counts ? x.own : make_uint2(0, 0));
+            multiply_tile<Fragment<F>::SIGNED>(product, a, counts ? own : make_uint2(0, 0));
             if (lane.t == tile / 2) d[part][tile % 2][0] = product[tile % 2], d[part][tile % 2][1] = product[2 + tile % 2];
         }
     }

@@ -3,25 +3,6 @@
 #include "common/args.cuh"
 #include "common/device.cuh"
 
-// Calls `work(choice, expert)` for all choices; the loads of eight do not wait for each other.
-template <class Work>
-DEVICE void for_each_choice(const MoeArgs& args, uint32_t entries, Work work) {
-    const int TOGETHER = 8;
-    for (uint32_t first = threadIdx.x; first < entries; first += TOGETHER * blockDim.x) {
-        uint32_t experts[TOGETHER];
-#pragma unroll
-        for (int n = 0; n < TOGETHER; ++n) {
-            const uint32_t i = first + n * blockDim.x;
-            experts[n] = i < entries ? args.choices[i] : 0;
-        }
-#pragma unroll
-        for (int n = 0; n < TOGETHER; ++n) {
-            const uint32_t i = first + n * blockDim.x;
-            if (i < entries) work(i, experts[n]);
-        }
-    }
-}
-
 extern "C" __global__ void __launch_bounds__(1024) moe_group(const __grid_constant__ MoeArgs args) {
     DYNAMIC_SHARED(uint32_t, next);  // [experts + 1]: first the number of entries, then the next free one
     __shared__ uint32_t items;
@@ -29,7 +10,7 @@ extern "C" __global__ void __launch_bounds__(1024) moe_group(const __grid_consta
     const uint32_t experts = args.experts, entries = args.count * args.top_k;
     for (uint32_t e = threadIdx.x; e <= experts; e += blockDim.x) next[e] = 0;
     __syncthreads();
-    for_each_choice(args, entries, [&](uint32_t, uint32_t expert) { atomicAdd(next + expert, 1); });
+    for (uint32_t i = threadIdx.x; i < entries; i += blockDim.x) atomicAdd(next + args.choices[i], 1);
     __syncthreads();
     if (threadIdx.x < WARP) {
         // Each lane takes consecutive experts.
@@ -58,11 +39,11 @@ extern "C" __global__ void __launch_bounds__(1024) moe_group(const __grid_consta
         }
     }
     __syncthreads();
-    for_each_choice(args, entries, [&](uint32_t i, uint32_t expert) {
-        const uint32_t entry = atomicAdd(next + expert, 1);
+    for (uint32_t i = threadIdx.x; i < entries; i += blockDim.x) {
+        const uint32_t entry = atomicAdd(next + args.choices[i], 1);
         args.entry_rows[entry] = i / args.top_k;
         args.entry_of[i] = entry;
-    });
+    }
     const uint32_t shared = args.shared_width > 0 ? (args.count + args.item_rows - 1) / args.item_rows : 0;
     for (uint32_t i = threadIdx.x; i < shared; i += blockDim.x) {
         const uint32_t first = i * args.item_rows;

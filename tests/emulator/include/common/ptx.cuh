@@ -28,6 +28,12 @@ DEVICE uint32_t load_4(const uint8_t* p) { return *reinterpret_cast<const uint32
 
 DEVICE int dot_unsigned(uint32_t codes, uint32_t x, int sum) { return emulated_dp4a<uint8_t, int8_t>(codes, x, sum); }
 
+DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+    // A selector above 7 means something else on a device.
+    if (selector & 0x8888) emulated_fail(emulator::LAUNCH_FAILED, "a byte of a permutation that is none of eight");
+    return __byte_perm(low, high, selector);
+}
+
 DEVICE void emulated_copy(void* to, const void* from, uint32_t bytes, bool there) {
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0) {
         emulated_fail(emulator::MISALIGNED_ADDRESS, "a copy to shared memory that is not aligned to its size");
