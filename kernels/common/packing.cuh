@@ -23,21 +23,24 @@ struct Codebook {
     float step;
     const float* values;
 
+    // Every lane of a warp comes here.
     __device__ __forceinline__ void load(const Matrix& m) {
         values = m.codebook;
-        float largest = 0.0f;
-        for (int i = 0; i < 16; ++i) largest = fmaxf(largest, fabsf(__ldg(values + i)));
+        take(entry_of(m));
+    }
+    // This lane's entry, the one of its number modulo 16, for `take` to make the codebook of when it is there.
+    static __device__ __forceinline__ float entry_of(const Matrix& m) { return __ldg(m.codebook + threadIdx.x % 16); }
+
+    __device__ __forceinline__ void take(float entry) {
+        const float largest = __uint_as_float(__reduce_max_sync(ALL_LANES, __float_as_uint(entry) & 0x7fffffff));
         const float factor = largest > 0.0f ? STEPS / largest : 0.0f;
         step = largest / STEPS;
+        const uint32_t code = static_cast<uint32_t>(__fadd_rn(__fmul_rn(entry, factor), ZERO + 0.5f));
+        uint32_t word = code << (8 * (threadIdx.x % 4));
+        word |= __shfl_xor_sync(ALL_LANES, word, 1);
+        word |= __shfl_xor_sync(ALL_LANES, word, 2);
 #pragma unroll
-        for (int word = 0; word < 4; ++word) {
-            entries[word] = 0;
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const float entry = __fadd_rn(__fmul_rn(__ldg(values + 4 * word + i), factor), ZERO + 0.5f);
-                entries[word] |= static_cast<uint32_t>(entry) << (8 * i);
-            }
-        }
+        for (int i = 0; i < 4; ++i) entries[i] = __shfl_sync(ALL_LANES, word, 4 * i);
     }
 };
 

@@ -72,12 +72,21 @@ DEVICE void decode_gate_up(const MoeArgs& far_args) {
     RowOperand<false> x;
     int loaded = -1;
     Fragment<F> fragment(args.routed.gate);
+    // Codebooks are asked for one strip ahead.
+    float entry = 0.0f;
+    const auto ask_for_codebook = [&](int number) {
+        int strip;
+        if constexpr (Packing<F>::CODEBOOK) {
+            if (number < 2 * mine) entry = Codebook::entry_of(matrix_of(number, strip));
+        }
+    };
+    if (warp < READERS) ask_for_codebook(share.set);
     for (int first = 0; first < mine; first += PAIRS) {
         const int count = min(PAIRS, mine - first);
         for (int i = share.set; i < 2 * count && warp < READERS; i += share.sets) {
             if constexpr (Packing<F>::CODEBOOK) {
-                int strip;
-                fragment = Fragment<F>(matrix_of(2 * first + i, strip));
+                fragment.book.take(entry);
+                ask_for_codebook(2 * first + i + share.sets);
             }
             float own[2] = {};
             for (int at = share.first; at < share.blocks; at += share.across) {
