@@ -19,7 +19,9 @@ struct TileProductsArgs {
     uint32_t count;  // rows of the input
     uint32_t add;    // 1: add to what `out` holds
     uint32_t rows;   // of the input that a block takes
-    uint32_t room;   // bytes of a block's shared memory: two stages at least, see tiles/tiles.cuh
+    uint32_t room;   // bytes of a block's shared memory: two stages at least, see tiles/tiles.cuh, or one of `split` parts
+    uint32_t split;  // parts of the columns that warps of a block have: 2, 4 or 8, or 1 for `tile_products`
+    uint32_t unused;
 };
 
 // Rows of a matrix, and of the input, that a block of `tile_floats` takes.
@@ -47,5 +49,5 @@ struct TileMoeArgs {
     uint32_t unused;
 };
 
-static_assert(sizeof(QuantiseArgs) == 32 && sizeof(TileProductsArgs) == 360 && sizeof(TileFloatsArgs) == 368 &&
+static_assert(sizeof(QuantiseArgs) == 32 && sizeof(TileProductsArgs) == 368 && sizeof(TileFloatsArgs) == 368 &&
               sizeof(TileMoeArgs) == sizeof(MoeArgs) + 24);

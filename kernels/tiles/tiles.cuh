@@ -33,16 +33,16 @@ struct Activations {
 };
 
 // Shared memory of a block, as so many stages as it has room for: 256 columns of the activations, rounded up to whole
-// instructions, and a block of each warp's strip.
+// instructions, and a block of the strip of each of the `warps` that take these columns. Of those warps this is number `own`.
 template <uint32_t F>
 struct Stages {
     uint8_t* first;
-    int rows, bytes, count;
+    int rows, bytes, count, own;
 
-    __device__ __forceinline__ Stages(uint8_t* shared, uint32_t room, int rows_used)
+    __device__ __forceinline__ Stages(uint8_t* shared, uint32_t room, int rows_used, int warps, int own_number)
         : first(shared), rows(ceil_div(rows_used, COLUMNS) * COLUMNS),
-          bytes(rows * (PITCH + BLOCK / TILE * static_cast<int>(sizeof(float2))) + WARPS * weight_bytes()),
-          count(min(MOST_STAGES, static_cast<int>(room) / bytes)) {}
+          bytes(rows * (PITCH + BLOCK / TILE * static_cast<int>(sizeof(float2))) + warps * weight_bytes()),
+          count(min(MOST_STAGES, static_cast<int>(room) / bytes)), own(own_number) {}
 
     static __device__ __forceinline__ int weight_bytes() { return Packing<F>::block_bytes(BLOCK / TILE); }
     __device__ __forceinline__ uint8_t* codes(int stage) const { return first + stage * bytes; }
@@ -53,7 +53,7 @@ struct Stages {
     __device__ __forceinline__ float* totals(int stage) const { return scales(stage) + BLOCK / TILE * rows; }
     // Of this warp.
     __device__ __forceinline__ uint8_t* weights(int stage) const {
-        return reinterpret_cast<uint8_t*>(totals(stage) + BLOCK / TILE * rows) + threadIdx.x / WARP * weight_bytes();
+        return reinterpret_cast<uint8_t*>(totals(stage) + BLOCK / TILE * rows) + own * weight_bytes();
     }
     // Waits for the oldest of all copies that a step has left under way.
     __device__ __forceinline__ void wait() const {
@@ -75,40 +75,45 @@ DEVICE int tiles_of(const Matrix& m, int chunk) {
     return min(BLOCK, static_cast<int>(m.cols) - chunk * BLOCK) / TILE;
 }
 
-// Starts the copies of columns `256 chunk ..` of the activations and of this warp's strip, where it has one.
+// Starts the copies of columns `256 chunk ..` of the activations: the share of `thread` of `threads` that copy them.
 template <uint32_t F>
-DEVICE void start_copies(const Stages<F>& stages, int stage, const Activations& x, const Matrix& m, int strip, int chunk) {
+DEVICE void copy_activations(const Stages<F>& stages, int stage, const Activations& x, const Matrix& m, int chunk, int thread,
+                             int threads) {
     const int tiles = tiles_of<F>(m, chunk);
     uint8_t* codes = stages.codes(stage);
-    for (int i = threadIdx.x; i < stages.rows * BLOCK / 16; i += blockDim.x) {
+    for (int i = thread; i < stages.rows * BLOCK / 16; i += threads) {
         const int row = i / (BLOCK / 16), part = i % (BLOCK / 16);
         const bool there = row < x.count && part < 2 * tiles;
         const uint32_t* from = x.codes + 8 * (static_cast<uint64_t>(there ? x.tile[row] : 0) + chunk * (BLOCK / TILE));
         copy_16(codes + row * PITCH + 16 * part, there ? from + 4 * part : x.codes, there);
     }
     float *scales = stages.scales(stage), *totals = stages.totals(stage);
-    for (int i = threadIdx.x; i < stages.rows * BLOCK / TILE; i += blockDim.x) {
+    for (int i = thread; i < stages.rows * BLOCK / TILE; i += threads) {
         const int row = i / (BLOCK / TILE), tile = i % (BLOCK / TILE);
         const bool there = row < x.count && tile < tiles;
         const float2* from = x.factors + (there ? x.tile[row] + chunk * (BLOCK / TILE) + tile : 0);
         copy_4(scales + tile * stages.rows + row, &from->x, there);
         copy_4(totals + tile * stages.rows + row, &from->y, there);
     }
-    if (strip >= 0) {
-        const int bytes = Packing<F>::block_bytes(tiles);
-        const uint8_t* from =
-            m.data + static_cast<uint64_t>(strip) * m.strip_bytes + static_cast<uint32_t>(chunk * stages.weight_bytes());
-        uint8_t* to = stages.weights(stage);
-        const int lane = 16 * (threadIdx.x % WARP);
-        if (tiles == BLOCK / TILE) {
-            // Of a size that the compiler knows: one instruction for each copy.
+}
+
+// Starts the copies of columns `256 chunk ..` of this warp's strip.
+template <uint32_t F>
+DEVICE void copy_weights(const Stages<F>& stages, int stage, const Matrix& m, int strip, int chunk) {
+    const int tiles = tiles_of<F>(m, chunk);
+    const int bytes = Packing<F>::block_bytes(tiles);
+    const uint8_t* from =
+        m.data + static_cast<uint64_t>(strip) * m.strip_bytes + static_cast<uint32_t>(chunk * stages.weight_bytes());
+    uint8_t* to = stages.weights(stage);
+    const int lane = 16 * (threadIdx.x % WARP);
+    if (tiles == BLOCK / TILE) {
+        // Of a size that the compiler knows: one instruction for each copy.
 #pragma unroll
-            for (int at = 0; at < stages.weight_bytes(); at += 16 * WARP) {
-                if (at + lane < stages.weight_bytes()) copy_16(to + lane + at, from + lane + at, true);
-            }
-        } else {
-            for (int at = lane; at < bytes; at += 16 * WARP) copy_16(to + at, from + at, true);
+        for (int at = 0; at < stages.weight_bytes(); at += 16 * WARP) {
+            if (at + lane < stages.weight_bytes()) copy_16(to + lane + at, from + lane + at, true);
         }
+    } else {
+        for (int at = lane; at < bytes; at += 16 * WARP) copy_16(to + at, from + at, true);
     }
 }
 
@@ -274,13 +279,16 @@ template <uint32_t F, class Put>
 DEVICE void multiply_strips(uint8_t* shared, uint32_t room, const Activations& x, const Matrix& m, int strip, int step, int end,
                             int turns, Put&& put) {
     const int chunks = ceil_div(m.cols, BLOCK), steps = turns * chunks;
-    const Stages<F> stages(shared, room, x.count);
+    const Stages<F> stages(shared, room, x.count, WARPS, threadIdx.x / WARP);
     Fragment<F> fragment(m);
     Sums sums = {};
     // What is copied next, and where to.
     int next_strip = strip, next_chunk = 0, next_stage = 0;
     const auto start = [&](int number) {
-        if (number < steps) start_copies<F>(stages, next_stage, x, m, next_strip < end ? next_strip : -1, next_chunk);
+        if (number < steps) {
+            copy_activations<F>(stages, next_stage, x, m, next_chunk, threadIdx.x, blockDim.x);
+            if (next_strip < end) copy_weights<F>(stages, next_stage, m, next_strip, next_chunk);
+        }
         end_copy_group();
         if (++next_stage == stages.count) next_stage = 0;
         if (++next_chunk == chunks) next_chunk = 0, next_strip += step;
@@ -307,16 +315,21 @@ DEVICE void multiply_strips(uint8_t* shared, uint32_t room, const Activations& x
     __syncthreads();
 }
 
-// Calls `put(row, i, sum)` for each sum of this lane: weight row `row` of the strip, row `i` of the activations.
+// Calls `put(row, i, sum)` for the sums of this lane with eight rows of activations, of which `first` is the first: weight
+// row `row` of the strip, row `i` of the activations.
 template <class Put>
-DEVICE void for_sums(const Sums& sums, int count, Put&& put) {
+DEVICE void for_four_sums(const float (&sums)[4], int first, int count, Put&& put) {
     const Lane lane;
 #pragma unroll
-    for (int n = 0; n < ROWS / COLUMNS; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const int row = n * COLUMNS + 2 * lane.t + i % 2;
-            if (row < count) put(lane.g + 8 * (i / 2), row, sums[n][i]);
-        }
+    for (int i = 0; i < 4; ++i) {
+        const int row = first + 2 * lane.t + i % 2;
+        if (row < count) put(lane.g + 8 * (i / 2), row, sums[i]);
     }
+}
+
+// The same for all sums of this lane.
+template <class Put>
+DEVICE void for_sums(const Sums& sums, int count, Put&& put) {
+#pragma unroll
+    for (int n = 0; n < ROWS / COLUMNS; ++n) for_four_sums(sums[n], n * COLUMNS, count, put);
 }

@@ -233,7 +233,7 @@ structs! {
     }
 
     /// Products with one quantised input.
-    TileProductsArgs, 360 {
+    TileProductsArgs, 368 {
         products: [Product; 4],
         codes: DevicePtr<u32>,
         factors: DevicePtr<f32>,
@@ -243,6 +243,8 @@ structs! {
         add: u32,
         rows: u32,
         room: u32,
+        split: u32,
+        unused: u32,
     }
 
     /// Products with one input in float32.

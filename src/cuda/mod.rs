@@ -31,6 +31,7 @@ mod plan;
 mod products;
 mod recording;
 mod sample;
+mod split;
 mod step;
 mod stream;
 #[cfg(test)]

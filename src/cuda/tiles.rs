@@ -6,6 +6,7 @@ use super::device::DeviceInfo;
 use super::memory::{DeviceMemory, DeviceSlice};
 use super::module::{Kernel, Modules};
 use super::plan::WorkParts;
+use super::split::{Room, Shape, Split};
 use super::stream::Stream;
 use crate::error::Result;
 
@@ -34,6 +35,7 @@ const TILE: usize = 32;
 pub struct Tiles {
     quantise: Kernel,
     products: Kernel,
+    products_few: Kernel,
     floats: Kernel,
     gate_up: Kernel,
     down: Kernel,
@@ -63,9 +65,11 @@ impl Tiles {
         let room = kernels.iter().map(|kernel| kernel.shared_memory).min().unwrap_or(0).min(HALF);
         let Some(rows) = ROWS.into_iter().find(|rows| least_shared(*rows) <= room) else { return Ok(None) };
         let [products, gate_up, down] = kernels;
+        let products_few = modules.kernel("tile_products_few")?;
         Ok(Some(Self {
             quantise: modules.kernel("quantise")?,
             products,
+            products_few,
             floats: modules.kernel("tile_floats")?,
             gate_up,
             down,
@@ -108,6 +112,7 @@ impl Tiles {
         // Blocks of fewer rows decode weights more often, but one block leaves a multiprocessor idle half of the time.
         let few = groups as usize * count.div_ceil(self.rows) <= self.multiprocessors;
         let rows = if few { ROWS[ROWS.len() - 1] } else { self.rows };
+        let split = self.split(products, (cols, count), rows);
         let args = TileProductsArgs {
             products: all,
             codes: self.codes.holding(count * cols / 4, "quantised inputs")?,
@@ -117,11 +122,28 @@ impl Tiles {
             count: number(count),
             add: add.into(),
             rows: number(rows),
-            room: number(self.shared),
+            room: number(split.shared),
+            split: number(split.parts),
+            unused: 0,
         };
-        let launch = self.products.launch([groups, number(count.div_ceil(rows)), 1], [256, 1, 1]);
+        let kernel = if split.parts == 1 { &self.products } else { &self.products_few };
+        let launch = kernel.launch([number(split.groups), number(count.div_ceil(rows)), 1], [256, 1, 1]);
         // SAFETY: the kernel's argument; the caller checked that the outputs have `count` rows.
-        unsafe { launch.shared(number(self.shared)).arg(args).queue(stream) }
+        unsafe { launch.shared(number(split.shared)).arg(args).queue(stream) }
+    }
+
+    /// How the columns of products are divided, whose blocks take `rows` rows of the input.
+    fn split(&self, products: &[Product], (cols, count): (usize, usize), rows: usize) -> Split {
+        let weights: Vec<usize> = products.iter().map(|product| product.matrix.rows as usize).collect();
+        let shape = Shape {
+            weights: &weights,
+            weight_bytes: products.iter().map(|product| product.matrix.block_bytes(COLUMNS)).max().unwrap_or(0),
+            chunks: cols.div_ceil(COLUMNS),
+            rows: rows.min(count),
+            inputs: count.div_ceil(rows),
+        };
+        let whole = self.products_few.shared_memory;
+        Split::of(&shape, &Room { multiprocessors: self.multiprocessors, whole, half: self.shared.min(whole) })
     }
 
     /// The products of up to four matrices of any format with `count` rows of `input`, in float32.

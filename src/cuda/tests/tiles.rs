@@ -2,6 +2,7 @@
 
 use super::super::args::{Product, QuantiseArgs, TileFloatsArgs, TileProductsArgs};
 use super::super::memory::DevicePtr;
+use super::super::module::Kernel;
 use super::products::{expected, takes_int8, tolerance};
 use super::{Bench, assert_close, in_other_order, values, weight};
 use crate::quant::{Format, Weight};
@@ -93,72 +94,126 @@ const STRIPS: usize = 128;
 /// Rows of activations that a block takes, and its shared memory: two stages of the largest format.
 pub const BLOCKS: [(usize, usize); 2] = [(64, 114_688), (32, 92_160)];
 
+/// A launch of products of many rows.
+struct Launch {
+    add: bool,
+    /// Rows of the activations that a block takes.
+    rows: usize,
+    /// Parts of the columns, and where there are several the stages of a block, at most: fewer where a device has no room.
+    split: usize,
+    stages: usize,
+}
+
+impl Launch {
+    /// Its kernel, and the shared memory of its blocks, whose largest weight has `bytes` bytes a block.
+    fn kernel(&self, bench: &Bench, bytes: usize, count: usize) -> (Kernel, usize) {
+        if self.split == 1 {
+            let room = BLOCKS.iter().find(|(rows, _)| *rows == self.rows).unwrap().1;
+            return (bench.kernel("tile_products"), room);
+        }
+        let kernel = bench.kernel("tile_products_few");
+        let stage = self.split * self.rows.min(count).next_multiple_of(8) * (256 + 32 + 64) + 8 * bytes;
+        let stages = self.stages.min(kernel.shared_memory / stage);
+        (kernel, stages * stage)
+    }
+}
+
+/// Products of two weights, the first of which has a bias where the launch adds, against the decoded weights.
+fn check(bench: &mut Bench, format: Format, (rows, cols, count): (usize, usize, usize), launches: &[Launch]) {
+    let weights = [weight(format, rows, cols, 5), weight(format, 40, cols, 6)];
+    if !weights.iter().all(takes_int8) {
+        return;
+    }
+    let inputs: Vec<Vec<f32>> = (0..count).map(|i| values(91 + i as u32, cols)).collect();
+    let decoded = weights.each_ref().map(|weight| expected(weight, &inputs, false));
+    let tiles = count * cols / 32;
+    let (codes, factors) = (bench.room::<u32>(8 * tiles), bench.room::<f32>(2 * tiles));
+    let quantise = QuantiseArgs {
+        input: bench.put(&inputs.concat()),
+        codes: codes.slice.start(),
+        factors: factors.slice.start(),
+        tiles: tiles as u32,
+        unused: 0,
+    };
+    bench.run(&bench.kernel("quantise"), [tiles.div_ceil(32), 1, 1], 256, 0, quantise);
+    let matrices = weights.each_ref().map(|weight| bench.matrix(weight));
+    let bias = values(32, rows);
+    let bias_there = bench.put(&bias);
+    for launch in launches {
+        let before: Vec<Vec<f32>> = weights.iter().map(|w| values(31, count * w.rows())).collect();
+        let outs: Vec<_> = before
+            .iter()
+            .map(|before| if launch.add { bench.gpu.upload(before) } else { bench.room(before.len()) })
+            .collect();
+        let mut products = [Product::NONE; 4];
+        for ((product, matrix), out) in products.iter_mut().zip(matrices).zip(&outs) {
+            *product = Product { matrix, out: out.slice.start(), out_stride: matrix.rows, ..Product::NONE };
+        }
+        products[0].bias = if launch.add { bias_there } else { DevicePtr::NULL };
+        let bytes = matrices.iter().map(|matrix| matrix.block_bytes(256)).max().unwrap();
+        let (kernel, room) = launch.kernel(bench, bytes, count);
+        let args = TileProductsArgs {
+            products,
+            codes: codes.slice.start(),
+            factors: factors.slice.start(),
+            products_count: 2,
+            cols: cols as u32,
+            count: count as u32,
+            add: launch.add.into(),
+            rows: launch.rows as u32,
+            room: room as u32,
+            split: launch.split as u32,
+            unused: 0,
+        };
+        let groups: usize = weights.iter().map(|weight| weight.rows().div_ceil(STRIPS / launch.split)).sum();
+        bench.run(&kernel, [groups, count.div_ceil(launch.rows), 1], 256, room, args);
+        for (i, (weight, out)) in weights.iter().zip(&outs).enumerate() {
+            let mut wanted = decoded[i].clone();
+            if launch.add {
+                wanted.iter_mut().zip(&before[i]).for_each(|(sum, before)| *sum += f64::from(*before));
+            }
+            if launch.add && i == 0 {
+                wanted.iter_mut().enumerate().for_each(|(at, sum)| *sum += f64::from(bias[at % rows]));
+            }
+            let Launch { add, split, stages, .. } = launch;
+            let what =
+                format!("{format} {count} x [{}, {cols}], add {add}, {split} parts, {stages} stages", weight.rows());
+            assert_close(&bench.gpu.download(out.slice), &wanted, tolerance(format, false), &what);
+        }
+    }
+    bench.kept.clear();
+}
+
 #[test]
 fn products_of_every_format_match_the_reference_decoder() {
     let Some(mut bench) = Bench::open() else { return };
-    for format in Format::ALL {
+    let launches = [(false, 64), (true, 32)].map(|(add, rows)| Launch { add, rows, split: 1, stages: 2 });
+    for format in Format::ALL.into_iter().filter(|format| *format != Format::F32) {
         for (rows, cols, count) in
             [(16, 256, 1), (37, 512, 8), (48, 2048, 17), (300, 768, 130), (130, 320, 64), (50, 288, 33)]
         {
-            if cols % format.block_elements() != 0 || format == Format::F32 {
-                continue;
+            if cols % format.block_elements() == 0 {
+                check(&mut bench, format, (rows, cols, count), &launches);
             }
-            let weights = [weight(format, rows, cols, 5), weight(format, 40, cols, 6)];
-            if !weights.iter().all(takes_int8) {
-                continue;
+        }
+    }
+}
+
+#[test]
+fn products_whose_columns_are_in_parts_match_the_reference_decoder() {
+    let Some(mut bench) = Bench::open() else { return };
+    let launch = |(add, rows, split, stages)| Launch { add, rows, split, stages };
+    let launches =
+        [(false, 32, 2, 1), (true, 64, 2, 4), (true, 32, 4, 2), (false, 64, 4, 1), (false, 32, 8, 2), (true, 64, 8, 1)]
+            .map(launch);
+    for format in Format::ALL.into_iter().filter(|format| *format != Format::F32) {
+        // Fewer columns than parts take, as many, and so many that stages are used again, with a last step of some parts.
+        for (rows, cols, count) in
+            [(37, 512, 1), (130, 1280, 70), (16, 2048, 8), (50, 288, 33), (19, 4608, 9), (21, 2336, 64)]
+        {
+            if cols % format.block_elements() == 0 {
+                check(&mut bench, format, (rows, cols, count), &launches);
             }
-            let inputs: Vec<Vec<f32>> = (0..count).map(|i| values(91 + i as u32, cols)).collect();
-            let tiles = count * cols / 32;
-            let (codes, factors) = (bench.room::<u32>(8 * tiles), bench.room::<f32>(2 * tiles));
-            let quantise = QuantiseArgs {
-                input: bench.put(&inputs.concat()),
-                codes: codes.slice.start(),
-                factors: factors.slice.start(),
-                tiles: tiles as u32,
-                unused: 0,
-            };
-            bench.run(&bench.kernel("quantise"), [tiles.div_ceil(32), 1, 1], 256, 0, quantise);
-            for (add, (block_rows, room)) in [0, 1].into_iter().zip(BLOCKS) {
-                let before: Vec<Vec<f32>> = weights.iter().map(|w| values(31, count * w.rows())).collect();
-                let outs: Vec<_> = before.iter().map(|before| bench.gpu.upload(before)).collect();
-                let bias = values(32, rows);
-                let mut products = [Product::NONE; 4];
-                for ((product, weight), out) in products.iter_mut().zip(&weights).zip(&outs) {
-                    *product = Product {
-                        matrix: bench.matrix(weight),
-                        out: out.slice.start(),
-                        out_stride: weight.rows() as u32,
-                        ..Product::NONE
-                    };
-                }
-                products[0].bias = if add == 1 { bench.put(&bias) } else { DevicePtr::NULL };
-                let args = TileProductsArgs {
-                    products,
-                    codes: codes.slice.start(),
-                    factors: factors.slice.start(),
-                    products_count: 2,
-                    cols: cols as u32,
-                    count: count as u32,
-                    add,
-                    rows: block_rows as u32,
-                    room: room as u32,
-                };
-                let groups = rows.div_ceil(STRIPS) + 1;
-                let grid = [groups, count.div_ceil(block_rows), 1];
-                bench.run(&bench.kernel("tile_products"), grid, 256, room, args);
-                for (i, (weight, out)) in weights.iter().zip(&outs).enumerate() {
-                    let mut wanted = expected(weight, &inputs, false);
-                    if add == 1 {
-                        wanted.iter_mut().zip(&before[i]).for_each(|(sum, before)| *sum += f64::from(*before));
-                    }
-                    if add == 1 && i == 0 {
-                        wanted.iter_mut().enumerate().for_each(|(at, sum)| *sum += f64::from(bias[at % rows]));
-                    }
-                    let what = format!("{format} {count} x [{}, {cols}], add {add}", weight.rows());
-                    assert_close(&bench.gpu.download(out.slice), &wanted, tolerance(format, false), &what);
-                }
-            }
-            bench.kept.clear();
         }
     }
 }

@@ -1,0 +1,24 @@
+// What kernels of products of up to four matrices with the same rows of activations share.
+#pragma once
+#include "tiles/tiles.cuh"
+
+// The product that this block has a part of, where blocks have `rows` rows of a matrix, and which of them it has.
+DEVICE const Product& own_product(const TileProductsArgs& args, int rows, int& group) {
+    group = blockIdx.x;
+    uint32_t which = 0;
+    for (; which + 1 < args.products_count; ++which) {
+        const int groups = ceil_div(args.products[which].matrix.rows, rows);
+        if (group < groups) break;
+        group -= groups;
+    }
+    return args.products[which];
+}
+
+// Writes the sum of row `row_in` of a strip with row `i` of the input, or adds it.
+DEVICE void put_sum(const TileProductsArgs& args, const Product& p, int strip, int row_in, int i, float sum) {
+    const uint32_t row = strip * SLOTS + row_in;
+    if (row >= p.matrix.rows) return;
+    if (p.bias != nullptr) sum += p.bias[row];
+    float* out = p.out + static_cast<uint64_t>(i) * p.out_stride + row;
+    *out = args.add ? *out + sum : sum;
+}
