@@ -116,7 +116,7 @@ struct ProductsArgs {
     uint32_t forms;  // INPUT_FLOATS, INPUT_INT8 or both: what the matrices take
     uint32_t together;  // rows of the input that a block takes: 1 for kernels of one row; 2, 4, 6 or 8 for those of many
     uint32_t slots;     // kernels of one row: blocks of 256 columns that each warp keeps in shared memory
-    uint32_t unused;
+    uint32_t early;     // `products_1_f32`: 1 where the kernel behind reads nothing but weights before its wait
     QuantisedRow row;   // kernels of one row: takes the place of `input`, by tiles
 };
 

@@ -3,8 +3,9 @@
 #include "common/element.cuh"
 #include "common/input.cuh"
 
-// Sixteen bytes a lane and load, so many loads ahead.
-template <int ROW_LOADS = 8>
+// Sixteen bytes a lane and load, eight loads ahead.
+const int ROW_LOADS = 8;
+
 struct StoredRow {
     uint4 ahead[ROW_LOADS];
     const Matrix& m;

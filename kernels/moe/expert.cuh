@@ -34,7 +34,7 @@ __device__ __noinline__ void stored_strip(const Matrix& m, int strip, const Inpu
     for (int row_in = warp; row_in < SLOTS; row_in += WARPS) {
         const uint32_t row = strip * SLOTS + row_in;
         float sums[R] = {};
-        if (row < m.rows) StoredRow<>(m, row).multiply<R>(input, sums, rows);
+        if (row < m.rows) StoredRow(m, row).multiply<R>(input, sums, rows);
 #pragma unroll
         for (int i = 0; i < R; ++i) {
             if (lane == 0) out[i * SLOTS + slot_of_row(row_in)] = sums[i];
@@ -69,7 +69,7 @@ static __device__ __noinline__ void stored_by_warp(const Matrix& m, int strip, c
     for (int row_in = 0; row_in < SLOTS; ++row_in) {
         const uint32_t row = strip * SLOTS + row_in;
         float sums[1] = {};
-        if (row < m.rows) StoredRow<>(m, row).multiply<1>(input, sums);
+        if (row < m.rows) StoredRow(m, row).multiply<1>(input, sums);
         if (threadIdx.x % WARP == 0) out[slot_of_row(row_in)] = sums[0];
     }
 }

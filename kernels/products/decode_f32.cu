@@ -12,7 +12,7 @@ DEVICE float4 four_floats(const float* p) { return *reinterpret_cast<const float
 
 extern "C" __global__ void __launch_bounds__(512, 2) products_1_f32(const __grid_constant__ ProductsArgs far_args) {
     __shared__ ProductsArgs copy;
-    start_next_kernel_early();
+    if (far_args.early) start_next_kernel_early();
     const ProductsArgs& args = near_copy(far_args, copy);
     DYNAMIC_SHARED(float4, row_of_input);
     __shared__ float2 parts[ROWS * WARPS_OF_ROW];
@@ -49,6 +49,7 @@ extern "C" __global__ void __launch_bounds__(512, 2) products_1_f32(const __grid
     };
     load(begin);
     wait_for_previous_kernel();
+    if (!args.early) start_next_kernel();
     const float* x = args.input;
     if (args.pick != nullptr) x += static_cast<uint64_t>(*args.pick) * args.input_stride;
     // Once for all warps: every block reads the same few lines of the second-level cache.

@@ -101,7 +101,7 @@ struct ProductsBlock {
         for (; unit < units; unit += gridDim.x) {
             const uint32_t row = unit * WARPS + threadIdx.x / WARP;
             const bool has = row < p.matrix.rows;
-            StoredRow<> walk(p.matrix, has ? row : 0);
+            StoredRow walk(p.matrix, has ? row : 0);
             prepare();
             float sums[R];
             walk.multiply<R>(input, sums, rows);

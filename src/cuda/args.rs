@@ -139,7 +139,7 @@ structs! {
         forms: u32,
         together: u32,
         slots: u32,
-        unused: u32,
+        early: u32,
         row: QuantisedRow,
     }
 

@@ -382,7 +382,7 @@ impl CudaBackend {
         let router = router.map(|router| (router, self.work.moe.logits));
         let outputs: Vec<(&Weight, _)> = router.into_iter().chain(gate.zip(shared_gate)).collect();
         if !outputs.is_empty() {
-            self.kernels.products.run_exact(stream, inputs, &outputs)?;
+            self.kernels.products.run_exact(stream, Inputs { early: true, ..inputs }, &outputs)?;
         }
         let work = MoeWork { choices: self.choices_of(layer, count)?, shared_gate, ..self.work.moe };
         let norm = (weights.feed_forward_norm, self.spec.norm_eps);

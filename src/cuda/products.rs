@@ -40,12 +40,14 @@ pub struct Inputs {
     pub norm: Option<(DeviceSlice<f32>, f32)>,
     /// Takes the place of the only row of `data`: for matrices that [`Products::takes_quantised`].
     pub quantised: QuantisedRow,
+    /// The kernel behind reads nothing but weights before it waits for this one.
+    pub early: bool,
 }
 
 impl Inputs {
     /// The first `count` rows of `data`, as they are.
     pub fn rows(data: DeviceSlice<f32>, count: usize) -> Self {
-        Self { data, count, pick: None, norm: None, quantised: QuantisedRow::NONE }
+        Self { data, count, pick: None, norm: None, quantised: QuantisedRow::NONE, early: false }
     }
 }
 
@@ -203,7 +205,7 @@ fn args(inputs: Inputs, products: &[Product], add: bool, forms: Forms, together:
         forms: forms.bits(),
         together: number(together),
         slots: 0,
-        unused: 0,
+        early: inputs.early.into(),
         row: inputs.quantised,
     })
 }

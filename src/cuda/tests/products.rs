@@ -69,7 +69,7 @@ fn one(bench: &mut Bench, weight: &Weight, format: Format, count: usize, exact: 
         forms: forms.bits(),
         together: together as u32,
         slots: 0,
-        unused: 0,
+        early: 0,
         row: QuantisedRow::NONE,
     };
     let grid = [3.min(rows.div_ceil(16)), count.div_ceil(together), 1];
@@ -156,7 +156,7 @@ fn matrices_of_different_formats_share_a_normed_input_that_is_picked_biased_and_
             forms: forms.bits(),
             together: together as u32,
             slots: 0,
-            unused: 0,
+            early: 0,
             row: QuantisedRow::NONE,
         };
         bench.run(&bench.kernel(name), [5, count.div_ceil(together), 1], 256, forms.bytes(together, cols), args);
@@ -207,7 +207,7 @@ fn decode(bench: &mut Bench, format: Format, name: &'static str, cols: usize, (b
             forms: forms.bits(),
             together: 1,
             slots: slots as u32,
-            unused: 0,
+            early: u32::from(normed),
             row,
         };
         let copied = if int8 { 16 * slots * matrices[0].block_bytes(256) } else { 0 };
