@@ -1,9 +1,10 @@
-// A single row of activations for kernels of eight warps that read weights of one format: as `Input`, but in one pass, and for
+// A single row of activations for kernels of sixteen warps that read weights of one format: as `Input`, but in one pass, and for
 // columns that are whole blocks. What comes before the reduction of a norm is put into shared memory; its factor, a number
 // for the whole row, is multiplied into the results.
 #pragma once
 #include "common/fragment.cuh"
 #include "common/input.cuh"
+#include "common/quantise.cuh"
 
 const int WARPS = 16;
 const int EIGHT = 8;  // columns of a thread
@@ -40,9 +41,7 @@ DEVICE void put_row(const Input& input, int col, const float (&v)[EIGHT], uint32
     for (int i = 0; i < EIGHT; ++i) bits = max(bits, __float_as_uint(v[i]) & 0x7fffffff);
     bits = max(bits, __shfl_xor_sync(ALL_LANES, bits, 2));
     bits = max(bits, __shfl_xor_sync(ALL_LANES, bits, 1));
-    const float largest = __uint_as_float(bits);
-    const float scale = bits < 0x7f800000 ? largest * (1.0f / 127.0f) : __uint_as_float(0x7fffffff);
-    const float inverse = scale > 0.0f ? __fdividef(127.0f, largest) : 0.0f;
+    const auto [scale, inverse] = int8_scale(bits);
     // A number from 2^23 to 2^24 is its lower bits, rounded.
     uint32_t codes[EIGHT];
 #pragma unroll

@@ -73,10 +73,13 @@ struct Fragment<Q8_0> {
     }
 };
 
-// Scales and minima of Q4_K and Q5_K: see `k_scales` in common/packing.cuh. Slots 2 g and 2 g + 1 are two of quad g / 2.
+// Scales and minima of Q4_K and Q5_K, whose records stand behind `BEFORE` bytes a tile: see `k_scales` in common/packing.cuh.
+// Slots 2 g and 2 g + 1 are two of quad g / 2.
+template <int BEFORE>
 struct KScales {
     float2 d, dmin;
-    __device__ __forceinline__ void begin(const uint8_t* records, Lane lane) {
+    __device__ __forceinline__ void begin(const uint8_t* block, int tiles, Lane lane) {
+        const uint8_t* records = block + BEFORE * tiles;
         const auto own = [&](int tile) {
             return half_bits(*reinterpret_cast<const uint16_t*>(records + 32 * tile + 8 * (lane.g / 2) + 6));
         };
@@ -84,37 +87,26 @@ struct KScales {
         d = make_float2(own(2 * slot), own(2 * slot + 2));
         dmin = make_float2(own(2 * slot + 1), own(2 * slot + 3));
     }
-    __device__ __forceinline__ void at(const uint8_t* records, int tile, Lane lane, float2& scale, float2& min) const {
-        const uint2 record = word_pair(records + 32 * tile + 8 * (lane.g / 2));
+    __device__ __forceinline__ void scales(const uint8_t* block, int tiles, int tile, Lane lane, float2& scale,
+                                           float2& min) const {
+        const uint2 record = word_pair(block + BEFORE * tiles + 32 * tile + 8 * (lane.g / 2));
         const int shift = 12 * (lane.g % 2);
-        const uint32_t scales = record.x >> shift;
+        const uint32_t codes = record.x >> shift;
         const uint32_t mins = __byte_perm(record.x, record.y, 0x6543) >> shift;
-        scale = make_float2(d.x * (scales & 63), d.y * (scales >> 6 & 63));
+        scale = make_float2(d.x * (codes & 63), d.y * (codes >> 6 & 63));
         min = make_float2(dmin.x * (mins & 63), dmin.y * (mins >> 6 & 63));
     }
 };
 
 template <>
-struct Fragment<Q4_K> : NibbleFragment {
-    KScales k;
+struct Fragment<Q4_K> : NibbleFragment, KScales<256> {
     __device__ __forceinline__ explicit Fragment(const Matrix&) {}
-    __device__ __forceinline__ void begin(const uint8_t* block, int tiles, Lane lane) {
-        k.begin(block + 256 * tiles, lane);
-    }
-    __device__ __forceinline__ void scales(const uint8_t* block, int tiles, int tile, Lane lane, float2& scale,
-                                           float2& min) const {
-        k.at(block + 256 * tiles, tile, lane, scale, min);
-    }
 };
 
 template <>
-struct Fragment<Q5_K> {
+struct Fragment<Q5_K> : KScales<320> {
     static constexpr bool SIGNED = false, MIN = true, HALVES = false;
-    KScales k;
     __device__ __forceinline__ explicit Fragment(const Matrix&) {}
-    __device__ __forceinline__ void begin(const uint8_t* block, int tiles, Lane lane) {
-        k.begin(block + 320 * tiles, lane);
-    }
     __device__ __forceinline__ void codes(const uint8_t* block, int tiles, int tile, Lane lane, uint32_t (&a)[4]) const {
         split_nibbles(line_words(block + 256 * tile, lane.t, lane.t >= 2, lane.g), a);
         // The upper bits of columns 4 i .. are bit i of each byte.
@@ -122,10 +114,6 @@ struct Fragment<Q5_K> {
         const int first = 2 * lane.t;
         a[0] |= (bits.x >> first & 0x01010101) << 4, a[1] |= (bits.y >> first & 0x01010101) << 4;
         a[2] |= (bits.x >> (first + 1) & 0x01010101) << 4, a[3] |= (bits.y >> (first + 1) & 0x01010101) << 4;
-    }
-    __device__ __forceinline__ void scales(const uint8_t* block, int tiles, int tile, Lane lane, float2& scale,
-                                           float2& min) const {
-        k.at(block + 320 * tiles, tile, lane, scale, min);
     }
 };
 

@@ -1,14 +1,24 @@
-// Quantising what a kernel has computed of a single row for the kernel behind it: see common/input.cuh.
+// Quantising a single row, and what a kernel has computed of one for the kernel behind it: see common/input.cuh.
 #pragma once
 #include "common/args.cuh"
 #include "common/device.cuh"
 
+// What codes are multiplied with, and values to become codes.
+struct Int8Scale {
+    float scale, inverse;
+};
+
+// Of values whose largest has these bits, but for its sign; no number where one of them is not finite.
+DEVICE Int8Scale int8_scale(uint32_t bits) {
+    const float largest = __uint_as_float(bits);
+    const float scale = bits < 0x7f800000 ? largest * (1.0f / 127.0f) : __uint_as_float(0x7fffffff);
+    return {scale, scale > 0.0f ? __fdividef(127.0f, largest) : 0.0f};
+}
+
 // The columns of a warp, a whole tile.
 DEVICE void put_tile(const QuantisedRow& row, uint64_t column, float value) {
     const uint32_t bits = __reduce_max_sync(ALL_LANES, __float_as_uint(value) & 0x7fffffff);
-    const float largest = __uint_as_float(bits);
-    const float scale = bits < 0x7f800000 ? largest * (1.0f / 127.0f) : __uint_as_float(0x7fffffff);
-    const float inverse = scale > 0.0f ? __fdividef(127.0f, largest) : 0.0f;
+    const auto [scale, inverse] = int8_scale(bits);
     const int code = __float2int_rn(__fmul_rn(value, inverse));
     const int sum = __reduce_add_sync(ALL_LANES, code);
     reinterpret_cast<int8_t*>(row.codes)[column] = static_cast<int8_t>(code);
@@ -21,9 +31,7 @@ DEVICE void put_half_tile(const QuantisedRow& row, uint32_t column, float value,
     uint32_t bits = counts ? __float_as_uint(value) & 0x7fffffff : 0;
 #pragma unroll
     for (int d = 8; d > 0; d /= 2) bits = max(bits, __shfl_xor_sync(ALL_LANES, bits, d));
-    const float largest = __uint_as_float(bits);
-    const float scale = bits < 0x7f800000 ? largest * (1.0f / 127.0f) : __uint_as_float(0x7fffffff);
-    const float inverse = scale > 0.0f ? __fdividef(127.0f, largest) : 0.0f;
+    const auto [scale, inverse] = int8_scale(bits);
     const int code = counts ? __float2int_rn(__fmul_rn(value, inverse)) : 0;
     const int sum = sum_lanes<16>(code);
     if (!counts) return;

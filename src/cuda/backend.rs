@@ -131,8 +131,6 @@ struct Work {
     float_counters: DeviceSlice<u32>,
     logits: DeviceSlice<f32>,
     report: DeviceSlice<u32>,
-    /// What a kernel leaves for the next one of a step of one row.
-    row: QuantisedRow,
 }
 
 /// What the operations of the step in progress do.
@@ -348,7 +346,7 @@ impl CudaBackend {
         }
         let (stream, products) = (&self.stream, &self.kernels.products);
         let quantised = kernel.quantises(&step) && products.takes_quantised(&delta.output.matrix);
-        let row = if quantised { self.work.row } else { QuantisedRow::NONE };
+        let row = if quantised { self.work.moe.row } else { QuantisedRow::NONE };
         let work = &DeltaWork { row, ..self.work.delta_net };
         let inputs = self.normed(&step, weights.input_norm)?;
         let [first, second, third, fourth] = work.projections;
@@ -630,7 +628,6 @@ impl Work {
             float_counters: memory.part(parts.float_counters)?,
             logits: memory.part(parts.logits)?,
             report,
-            row,
         })
     }
 }

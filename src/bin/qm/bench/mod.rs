@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use qwen3moe::{Event, GenerateOptions, Model, PhaseProfile, Profile, Prompt, StreamStats};
+use qwen3moe::{Event, GenerateOptions, Model, PhaseProfile, Profile, Prompt, Stream, StreamStats};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
@@ -162,12 +162,18 @@ fn measure(
     let (prompt, options) = (prompt_of(model, random, prompt), greedy(generate));
     let before = model.profile();
     let stream = model.stream_behind(invented, &prompt, &options)?;
+    let stats = read(&stream)?;
+    Ok((stats, model.profile().since(&before)))
+}
+
+/// Reads a stream to its end.
+fn read(stream: &Stream) -> Outcome<StreamStats> {
     while !matches!(stream.next(Some(Duration::from_millis(200)))?, Event::Done(_)) {
         if interrupt::requested() {
             return Err(Failure::Interrupted);
         }
     }
-    Ok((stream.stats(), model.profile().since(&before)))
+    Ok(stream.stats())
 }
 
 /// A prompt of `tokens` random tokens.

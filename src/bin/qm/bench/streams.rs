@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use qwen3moe::{Event, Model, Stream, StreamStats};
+use qwen3moe::{Model, StreamStats};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-use super::{greedy, prompt_of};
+use super::{greedy, prompt_of, read};
 use crate::failure::{Failure, Outcome};
-use crate::interrupt;
 
 /// Tokens of each stream's prompt.
 pub const PROMPT: usize = 16;
@@ -35,14 +34,4 @@ pub fn measure(model: &Model, random: &mut Xoshiro256PlusPlus, count: usize, gen
     let time = lasts.max().unwrap_or_default().saturating_sub(firsts.min().unwrap_or_default());
     let tokens: u64 = stats.iter().map(|(_, s)| s.generated_tokens.saturating_sub(1)).sum();
     Ok(tokens as f64 / time.as_secs_f64())
-}
-
-/// Reads a stream to its end.
-fn read(stream: &Stream) -> Outcome<StreamStats> {
-    while !matches!(stream.next(Some(Duration::from_millis(200)))?, Event::Done(_)) {
-        if interrupt::requested() {
-            return Err(Failure::Interrupted);
-        }
-    }
-    Ok(stream.stats())
 }
