@@ -116,11 +116,32 @@ impl Nvcc {
     }
 
     /// What is compiled for: machine code for each architecture, and for later ones the portable form of the oldest.
+    ///
+    /// A portable form costs as much time as machine code of it, and kernels have two: for devices before 9.0 and since
+    /// (`common/ptx.cuh`). Architectures share the form of the oldest of their kind, except for those with a letter, whose
+    /// form is nobody else's.
     fn targets(architectures: &[&str]) -> Vec<String> {
-        let code = |name: &&str| format!("-gencode=arch=compute_{name},code=sm_{name}");
-        let portable = architectures.iter().filter_map(|name| name.parse::<u32>().ok()).min();
-        let portable = portable.map(|name| format!("-gencode=arch=compute_{name},code=compute_{name}"));
-        architectures.iter().map(code).chain(portable).collect()
+        let portable = |name: &str| name.parse::<u32>().ok();
+        let has_clusters = |number: u32| number >= 90;
+        let form_of = |name: &str| match portable(name) {
+            None => name.to_string(),
+            Some(own) => {
+                let alike = architectures.iter().filter_map(|name| portable(name));
+                let oldest = alike.filter(|other| has_clusters(*other) == has_clusters(own)).min();
+                oldest.unwrap_or(own).to_string()
+            }
+        };
+        let oldest = architectures.iter().filter_map(|name| portable(name)).min();
+        let mut forms: Vec<(String, Vec<String>)> = Vec::new();
+        let code = architectures.iter().map(|name| (form_of(name), format!("sm_{name}")));
+        let kept = oldest.map(|number| (number.to_string(), format!("compute_{number}")));
+        for (form, code) in code.chain(kept) {
+            match forms.iter_mut().find(|(known, _)| *known == form) {
+                Some((_, all)) => all.push(code),
+                None => forms.push((form, vec![code])),
+            }
+        }
+        forms.iter().map(|(form, code)| format!("-gencode=arch=compute_{form},code=[{}]", code.join(","))).collect()
     }
 
     fn compile(&self, targets: &[String], source: &Path, out: &Path) -> Result<()> {

@@ -153,10 +153,9 @@ DEVICE void append(const AttentionArgs& args, const HeadNorm<C>& norm, uint32_t 
     store_head<C>(args, args.values + from, args.value_pages, args.value_scales, place);
 }
 
-// Calls `work` with the channels that a lane takes of a head, as a constant: the fewest that cover it.
+// Calls `work` with the channels that a lane takes of a head, as a constant: the fewest that cover it, but two.
 template <class Work>
 DEVICE void with_channels(uint32_t head_dim, Work work) {
-    if (head_dim <= 32) return work(Constant<1>{});
     if (head_dim <= 64) return work(Constant<2>{});
     if (head_dim <= 128) return work(Constant<4>{});
     work(Constant<8>{});

@@ -101,23 +101,21 @@ struct QuantisedRow {
     float2* factors;  // scale, and scale times the sum of the codes
 };
 
-// Up to four products with one input.
+// Up to four products with one row.
 struct ProductsArgs {
     Product products[PRODUCTS];
     const float* input;    // [*, input_stride]
     const float* norm;     // [cols]: the input is x / sqrt(mean(x²) + eps) * norm; null: x
-    const uint32_t* pick;  // [count]: which rows of `input`; null: 0, 1, ...
+    const uint32_t* pick;  // [1]: which row of `input`; null: the first
     float eps;
     uint32_t products_count;
     uint32_t input_stride;
     uint32_t cols;   // of every matrix
-    uint32_t count;  // rows of the input
     uint32_t add;    // 1: add to what `out` holds
     uint32_t forms;  // INPUT_FLOATS, INPUT_INT8 or both: what the matrices take
-    uint32_t together;  // rows of the input that a block takes: 1 for kernels of one row; 2, 4, 6 or 8 for those of many
-    uint32_t slots;     // kernels of one row: blocks of 256 columns that each warp keeps in shared memory
-    uint32_t early;     // `products_1_f32`: 1 where the kernel behind reads nothing but weights before its wait
-    QuantisedRow row;   // kernels of one row: takes the place of `input`, by tiles
+    uint32_t slots;    // kernels of one format: blocks of 256 columns that each warp keeps in shared memory
+    uint32_t early;    // `products_1_f32`: 1 where the kernel behind reads nothing but weights before its wait
+    QuantisedRow row;  // kernels of one format: takes the place of `input`, by tiles
 };
 
 struct AttentionArgs {
@@ -311,5 +309,5 @@ static_assert(sizeof(SampleRow) == 64 && sizeof(SampleResult) == 16 && sizeof(Sa
 static_assert(sizeof(SampleArgs) == 96);
 static_assert(sizeof(Matrix) == 56 && sizeof(Product) == 80 && sizeof(Expert) == 168 && sizeof(Item) == 16);
 static_assert(sizeof(Row) == 16 && sizeof(Sequence) == 32 && sizeof(EmbedArgs) == 112 && sizeof(NormArgs) == 48);
-static_assert(sizeof(ProductsArgs) == 400 && sizeof(AttentionArgs) == 176 && sizeof(DeltaArgs) == 264);
+static_assert(sizeof(ProductsArgs) == 392 && sizeof(AttentionArgs) == 176 && sizeof(DeltaArgs) == 264);
 static_assert(sizeof(MoeArgs) == 528);

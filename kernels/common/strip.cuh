@@ -8,14 +8,16 @@
 template <int R>
 using Sums = float[R][QUAD];
 
-// Adds the products of one block with one quantised row; `tile` is this lane's, counted from the input's first column.
+// Adds the products of one block with the only row, quantised; `tile` is this lane's, counted from the input's first column.
 template <class P>
-DEVICE void multiply_row_int8(const P& block, const Codebook& book, const float (&scale)[QUAD], const float (&min)[QUAD],
-                              const Input& input, int row, int tile, float (&sums)[QUAD]) {
-    const uint4* codes = reinterpret_cast<const uint4*>(input.codes + 8 * (row * input.tiles + tile));
+DEVICE void multiply_int8(const P& block, const Codebook& book, const Input& input, int tile, Sums<1>& all) {
+    float scale[QUAD], min[QUAD];
+    block.scales(book, 2, threadIdx.x % WARP, scale, min);
+    float(&sums)[QUAD] = all[0];
+    const uint4* codes = reinterpret_cast<const uint4*>(input.codes + 8 * tile);
     const uint4 first = codes[0], second = codes[1];
     const uint32_t x[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
-    const float2 factors = input.factors[row * input.tiles + tile];
+    const float2 factors = input.factors[tile];
     int dots[QUAD];
     block.dot(book, x, dots);
 #pragma unroll
@@ -25,13 +27,6 @@ DEVICE void multiply_row_int8(const P& block, const Codebook& book, const float 
     }
 }
 
-// The same for the first `rows` of up to R rows.
-template <class P, int R>
-DEVICE void multiply_int8(const P& block, const Codebook& book, const Input& input, int tile, Sums<R>& sums, int rows = R) {
-    float scale[QUAD], min[QUAD];
-    block.scales(book, 2, threadIdx.x % WARP, scale, min);
-    for_pairs<R>(rows, [&](int row) { multiply_row_int8(block, book, scale, min, input, row, tile, sums[row]); });
-}
 
 // What a lane knows of eight columns of four slots: `weight = scale * code - min`.
 struct Eight {
@@ -70,8 +65,8 @@ DEVICE void add_eight(const Eight& w, bool has_min, const uint32_t* order, const
     for_pairs<R>(rows, [&](int row) { add_row_eight(w, has_min, order, input, row, tile, eight, sums[row]); });
 }
 
-// The same, once for all formats of a kernel. Formats with int8 products need this way in exact mode and for columns that are
-// out of order; a copy for each of them would be most of a kernel of many rows.
+// The same, once for all formats of a kernel. Formats with int8 products need this way for several rows, in exact mode and for
+// columns that are out of order; a copy for each of them would be most of a kernel.
 template <int R>
 __device__ __noinline__ void add_eight_shared(const Eight& w, bool has_min, const uint32_t* order, const Input& input,
                                               int rows, int tile, int eight, Sums<R>& sums) {
@@ -82,7 +77,7 @@ __device__ __noinline__ void add_eight_shared(const Eight& w, bool has_min, cons
 template <class P, int R>
 DEVICE void multiply_floats(const P& block, const Codebook& book, const Matrix& m, const Input& input, int rows,
                             int tile, Sums<R>& sums) {
-    constexpr bool SHARED = P::INT8 && R > 1;
+    constexpr bool SHARED = P::INT8;
     const int lane = threadIdx.x % WARP;
     float local[R][QUAD];  // What is handed over lies in memory: the sums themselves stay in registers.
     if constexpr (SHARED) memcpy(local, sums, sizeof sums);
@@ -104,8 +99,8 @@ DEVICE void multiply_floats(const P& block, const Codebook& book, const Matrix& 
 template <class P, int R>
 DEVICE void multiply(const P& block, const Codebook& book, const Matrix& m, const Input& input, int rows, int tile,
                      bool int8, Sums<R>& sums) {
-    if constexpr (P::INT8) {
-        if (int8) return multiply_int8<P, R>(block, book, input, tile, sums, rows);
+    if constexpr (P::INT8 && R == 1) {
+        if (int8) return multiply_int8(block, book, input, tile, sums);
     }
     multiply_floats<P, R>(block, book, m, input, rows, tile, sums);
 }

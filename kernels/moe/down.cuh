@@ -13,12 +13,10 @@ DEVICE void down(const MoeArgs& args) {
     const Matrix& m = args.table[item.expert].down;
     const int strip = blockIdx.x, rows = item.count, cols = m.cols;
     const Input input(shared, args.item_rows, cols, args.down_forms);
-    const auto prepare = [&]() {
-        const auto row = [&](int i) { return activations_of(args, item.first + i); };
-        fill(input, row, rows, cols, nullptr, 0.0f, args.down_forms, nullptr);
-        __syncthreads();
-    };
-    strip_products<R>(m, strip, input, rows, args.down_forms, &partial[0][0][0], prepare);
+    const auto row = [&](int i) { return activations_of(args, item.first + i); };
+    fill(input, row, rows, cols, nullptr, 0.0f, args.down_forms, nullptr);
+    __syncthreads();
+    strip_products<R>(m, strip, input, rows, args.down_forms, &partial[0][0][0]);
     __syncthreads();
     for (int t = threadIdx.x; t < rows * SLOTS; t += blockDim.x) {
         const int row_in = t % SLOTS, i = t / SLOTS, slot = slot_of_row(row_in);

@@ -6,28 +6,22 @@
 
 const int WARPS = 8;
 
-// `out[warp][i][slot]`: this warp's share of strip `strip` times the first `rows` of up to `R` rows of the input. `prepare` puts
-// the input into shared memory once the first weights are asked for, the first time that it is called; every thread of the
-// block comes here.
-template <class P, int R, class Prepare>
-__device__ __noinline__ void packed_strip(const Matrix& m, int strip, const Input& input, int rows, bool int8,
-                                          float* out, Prepare& prepare) {
+// `out[warp][i][slot]`: this warp's share of strip `strip` times the first `rows` of up to `R` rows of the input.
+template <class P, int R>
+__device__ __noinline__ void packed_strip(const Matrix& m, int strip, const Input& input, int rows, bool int8, float* out) {
     const int warp = threadIdx.x / WARP, blocks = ceil_div(m.cols, BLOCK);
     Codebook book;
     if constexpr (P::CODEBOOK) book.load(m);
     Walk<P> walk(m, strip, warp);
-    prepare();
     Sums<R> sums = {};
     walk.template multiply_all<R>(warp, WARPS, book, m, input, rows, int8, sums);
     reduce<R>(sums, out + warp * R * SLOTS, rows);
 }
 
 // As `packed_strip` for a matrix as stored; every warp takes whole rows, so that only the first warp's sums are not zero.
-template <int R, class Prepare>
-__device__ __noinline__ void stored_strip(const Matrix& m, int strip, const Input& input, int rows, float* out,
-                                          Prepare& prepare) {
+template <int R>
+__device__ __noinline__ void stored_strip(const Matrix& m, int strip, const Input& input, int rows, float* out) {
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    prepare();
     for (int i = lane; i < R * SLOTS; i += WARP) {
         if (warp > 0) out[warp * R * SLOTS + i] = 0.0f;
     }
@@ -42,15 +36,13 @@ __device__ __noinline__ void stored_strip(const Matrix& m, int strip, const Inpu
     }
 }
 
-template <int R, class Prepare>
-DEVICE void strip_products(const Matrix& m, int strip, const Input& input, int rows, uint32_t forms, float* out,
-                           Prepare& prepare) {
+template <int R>
+DEVICE void strip_products(const Matrix& m, int strip, const Input& input, int rows, uint32_t forms, float* out) {
     if (m.packed) {
         const bool int8 = forms & INPUT_INT8 && takes_int8(m);
-        with_packing(m.format,
-                     [&](auto tag) { packed_strip<decltype(tag), R>(m, strip, input, rows, int8, out, prepare); });
+        with_packing(m.format, [&](auto tag) { packed_strip<decltype(tag), R>(m, strip, input, rows, int8, out); });
     } else {
-        stored_strip<R>(m, strip, input, rows, out, prepare);
+        stored_strip<R>(m, strip, input, rows, out);
     }
 }
 

@@ -15,18 +15,16 @@ DEVICE void gate_up(const MoeArgs& args) {
     const int strip = blockIdx.x, width = expert.gate.rows, rows = item.count;
     if (strip * SLOTS >= width) return;
     const Input input(shared, args.item_rows, args.hidden, args.gate_up_forms);
-    bool ready = false;
-    const auto prepare = [&]() {
-        if (ready) return;
-        ready = true;
-        const auto row = [&](int i) {
-            return args.input + static_cast<uint64_t>(args.entry_rows[item.first + i]) * args.hidden;
-        };
-        fill(input, row, rows, args.hidden, args.norm, args.eps, args.gate_up_forms, scratch);
-        __syncthreads();
+    const auto row = [&](int i) {
+        return args.input + static_cast<uint64_t>(args.entry_rows[item.first + i]) * args.hidden;
     };
-    strip_products<R>(expert.gate, strip, input, rows, args.gate_up_forms, &partial[0][0][0][0], prepare);
-    strip_products<R>(expert.up, strip, input, rows, args.gate_up_forms, &partial[1][0][0][0], prepare);
+    fill(input, row, rows, args.hidden, args.norm, args.eps, args.gate_up_forms, scratch);
+    __syncthreads();
+#pragma unroll 1
+    for (int i = 0; i < 2; ++i) {
+        const Matrix& m = i == 0 ? expert.gate : expert.up;
+        strip_products<R>(m, strip, input, rows, args.gate_up_forms, &partial[i][0][0][0]);
+    }
     __syncthreads();
     for (int t = threadIdx.x; t < rows * SLOTS; t += blockDim.x) {
         const int row_in = t % SLOTS, i = t / SLOTS, slot = slot_of_row(row_in);

@@ -124,8 +124,8 @@ structs! {
     /// A single row, quantised by the kernel that has computed it.
     QuantisedRow, 16 { codes: DevicePtr<u32>, factors: DevicePtr<f32> }
 
-    /// Products with one input.
-    ProductsArgs, 400 {
+    /// Products with one row.
+    ProductsArgs, 392 {
         products: [Product; 4],
         input: DevicePtr<f32>,
         norm: DevicePtr<f32>,
@@ -134,10 +134,8 @@ structs! {
         products_count: u32,
         input_stride: u32,
         cols: u32,
-        count: u32,
         add: u32,
         forms: u32,
-        together: u32,
         slots: u32,
         early: u32,
         row: QuantisedRow,
@@ -334,6 +332,11 @@ impl Forms {
     pub fn of<'a>(matrices: impl IntoIterator<Item = &'a Matrix>, exact: bool) -> Self {
         let one = |matrix: &Matrix| if matrix.takes_int8() && !exact { Self::INT8 } else { Self::FLOATS };
         Self(matrices.into_iter().fold(0, |all, matrix| all | one(matrix)))
+    }
+
+    /// Of kernels that quantise nothing.
+    pub const fn floats() -> Self {
+        Self(Self::FLOATS)
     }
 
     /// Whether everything takes quantised inputs.

@@ -164,8 +164,8 @@ impl CudaBackend {
         let layout = Layout::new(&spec, plan.bytes(), sizes);
         let memory =
             DeviceMemory::take(context, layout.bytes, &format!("the model on CUDA device {}", device.ordinal))?;
-        let tiles = Tiles::new(modules, device, &memory, &layout.work)?.map(Arc::new);
-        let kernels = Kernels::new(modules, context, &spec, tiles, options)?;
+        let tiles = Tiles::new(modules, device, &memory, &layout.work)?;
+        let kernels = Kernels::new(modules, context, &spec, Arc::new(tiles), options)?;
         let stream = Stream::new(context, options.priority)?;
 
         let weights = memory.part(layout.weights)?;
@@ -556,7 +556,7 @@ impl Kernels {
         modules: &Modules,
         context: &Context,
         spec: &ModelSpec,
-        tiles: Option<Arc<Tiles>>,
+        tiles: Arc<Tiles>,
         options: &CudaOptions,
     ) -> Result<Self> {
         let (device, sizes) = (context.device(), &options.sizes);

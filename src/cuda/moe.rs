@@ -9,7 +9,7 @@ use super::memory::{DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
 use super::one_row;
 use super::stream::Stream;
-use super::tiles::{self, Tiles};
+use super::tiles::Tiles;
 use crate::error::{Error, Result};
 
 /// Rows of an expert that a block takes together at most, where a step has several rows.
@@ -37,7 +37,7 @@ pub struct Moe {
     one_gate_up: Vec<Kernel>,
     one_down: Vec<Kernel>,
     /// For many rows.
-    tiles: Option<Arc<Tiles>>,
+    tiles: Arc<Tiles>,
     device: DeviceInfo,
     exact: bool,
 }
@@ -139,7 +139,7 @@ pub struct MoeWork {
 }
 
 impl Moe {
-    pub fn new(modules: &Modules, device: &DeviceInfo, tiles: Option<Arc<Tiles>>, exact: bool) -> Result<Self> {
+    pub fn new(modules: &Modules, device: &DeviceInfo, tiles: Arc<Tiles>, exact: bool) -> Result<Self> {
         let kernel = |name| modules.kernel(name);
         let each_format = |name: &str| -> Result<Vec<Kernel>> {
             INT8_FORMATS.iter().map(|(_, format)| modules.kernel_beside_others(&format!("{name}_{format}"))).collect()
@@ -166,9 +166,10 @@ impl Moe {
         let gate_up = Forms::of(experts.iter().flat_map(|e| [&e.gate, &e.up]), self.exact);
         let down = Forms::of(experts.iter().map(|e| &e.down), self.exact);
         let fits = |rows: usize| {
+            let [first, second] = if rows == 1 { [gate_up, down] } else { [Forms::floats(); 2] };
             let which = usize::from(rows > 1);
-            let bytes = if rows == 1 { one_row(&shape, down).1 } else { down.bytes(rows, shape.widest()) };
-            gate_up.bytes(rows, shape.hidden) <= self.gate_up[which].shared_memory
+            let bytes = if rows == 1 { one_row(&shape, second).1 } else { second.bytes(rows, shape.widest()) };
+            first.bytes(rows, shape.hidden) <= self.gate_up[which].shared_memory
                 && bytes <= self.down[which].shared_memory
         };
         let item_rows = [MOST_ROWS, 4, 2].into_iter().find(|rows| fits(*rows) && fits(1));
@@ -239,7 +240,7 @@ impl Moe {
         let (one, shape) = (count == 1, &layer.shape);
         let (entries, shared) = (count * shape.top_k, usize::from(shape.shared_width > 0));
         let int8_only = layer.gate_up.int8_only() && layer.down.int8_only();
-        let tiles = self.tiles.as_ref().filter(|_| count >= tiles::FEWEST && int8_only);
+        let tiles = (!one && int8_only).then_some(&self.tiles);
         let item_rows = match tiles {
             Some(tiles) => tiles.rows,
             None if one => 1,
@@ -280,8 +281,8 @@ impl Moe {
             count: number(count),
             normalise: shape.normalise.into(),
             max_items: number(items),
-            gate_up_forms: layer.gate_up.bits(),
-            down_forms: layer.down.bits(),
+            gate_up_forms: if one { layer.gate_up } else { Forms::floats() }.bits(),
+            down_forms: if one { layer.down } else { Forms::floats() }.bits(),
             item_rows: number(item_rows),
             row: work.row,
             gate_up_slots: number(layer.one.map_or(0, |[gate_up, _]| gate_up.slots)),
@@ -310,8 +311,7 @@ impl Moe {
             tiles.experts(stream, args, work.normed, work.activations, values, (widest, shape.hidden))?;
             return queue(&self.combine, [count, 1], 256, 0);
         }
-        let (first, second) =
-            (layer.gate_up.bytes(layer.item_rows, shape.hidden), layer.down.bytes(layer.item_rows, widest));
+        let [first, second] = [shape.hidden, widest].map(|cols| Forms::floats().bytes(layer.item_rows, cols));
         queue(&self.gate_up[1], [gate_up_strips, items], 256, first)?;
         queue(&self.down[1], [down_strips, items], 256, second)?;
         queue(&self.combine, [count, 1], 256, 0)

@@ -8,22 +8,17 @@ use super::memory::{DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
 use super::one_row::{self, OneRow};
 use super::stream::Stream;
-use super::tiles::{self, Tiles};
+use super::tiles::Tiles;
 use super::weights::Weight;
 use crate::error::{Error, Result};
 
-/// Rows of the input that a block takes together at most, and what their number is a multiple of where there are several.
-const MOST_ROWS: usize = 8;
-const PAIR: usize = 2;
-
 pub struct Products {
-    /// For one row, and for several; of every format.
-    one: Kernel,
-    many: Kernel,
+    /// For one row, of every format.
+    any: Kernel,
     /// For one row, by format.
     one_row: OneRow,
-    /// For many rows.
-    tiles: Option<Arc<Tiles>>,
+    /// For several rows.
+    tiles: Arc<Tiles>,
     multiprocessors: usize,
     exact: bool,
 }
@@ -34,9 +29,9 @@ pub struct Inputs {
     /// `[count, cols]`.
     pub data: DeviceSlice<f32>,
     pub count: usize,
-    /// Which rows of `data`; `None`: the first ones.
+    /// Which row of `data` a single one is; `None`: the first.
     pub pick: Option<DeviceSlice<u32>>,
-    /// Weights and epsilon of the norm that every row is to pass first.
+    /// Weights and epsilon of the norm that a single row is to pass first.
     pub norm: Option<(DeviceSlice<f32>, f32)>,
     /// Takes the place of the only row of `data`: for matrices that [`Products::takes_quantised`].
     pub quantised: QuantisedRow,
@@ -61,10 +56,9 @@ pub enum Output {
 
 impl Products {
     /// `exact` never quantises inputs.
-    pub fn new(modules: &Modules, device: &DeviceInfo, tiles: Option<Arc<Tiles>>, exact: bool) -> Result<Self> {
+    pub fn new(modules: &Modules, device: &DeviceInfo, tiles: Arc<Tiles>, exact: bool) -> Result<Self> {
         Ok(Self {
-            one: modules.kernel("products_1")?,
-            many: modules.kernel("products_many")?,
+            any: modules.kernel("products_1")?,
             one_row: OneRow::new(modules, device)?,
             tiles,
             multiprocessors: device.multiprocessors as usize,
@@ -119,59 +113,44 @@ impl Products {
         };
         let all = products.iter().map(product).collect::<Result<Vec<_>>>()?;
         let add = output == Output::Add;
-        let many = count >= tiles::FEWEST && inputs.norm.is_none() && inputs.pick.is_none();
-        let Some(tiles) = self.tiles.as_ref().filter(|_| many) else {
-            return self.few(stream, inputs, &all, add, exact);
-        };
+        if count == 1 {
+            return self.single(stream, inputs, &all, add, exact);
+        }
+        if inputs.norm.is_some() || inputs.pick.is_some() {
+            return Err(Error::Internal(format!("{count} rows that a product is to pick or to norm")));
+        }
         let (int8, float): (Vec<Product>, Vec<Product>) =
             all.into_iter().partition(|p| p.matrix.takes_int8() && !exact);
         if !int8.is_empty() {
-            tiles.quantise(stream, inputs.data, count * cols)?;
-            tiles.products(stream, &int8, cols, count, add)?;
+            self.tiles.quantise(stream, inputs.data, count * cols)?;
+            self.tiles.products(stream, &int8, cols, count, add)?;
         }
         if !float.is_empty() {
-            tiles.floats(stream, &float, inputs.data, (cols, count), add)?;
+            self.tiles.floats(stream, &float, inputs.data, (cols, count), add)?;
         }
         Ok(())
     }
 
-    /// Launches in which each block keeps its rows of the input by itself.
-    fn few(&self, stream: &Stream, inputs: Inputs, products: &[Product], add: bool, exact: bool) -> Result<()> {
-        if inputs.count > 1 {
-            return self.general(stream, inputs, products, add, exact);
-        }
+    /// Launches in which each block keeps the row in its shared memory.
+    fn single(&self, stream: &Stream, inputs: Inputs, products: &[Product], add: bool, exact: bool) -> Result<()> {
         let (groups, others) = self.one_row.groups(products, exact);
         for group in groups {
-            self.one_row.run(stream, &group, args(inputs, &group.products, add, forms(&group.products, exact), 1)?)?;
+            self.one_row.run(stream, &group, args(inputs, &group.products, add, forms(&group.products, exact))?)?;
         }
-        self.general(stream, inputs, &others, add, exact)
-    }
-
-    /// The launch that takes every format.
-    fn general(&self, stream: &Stream, inputs: Inputs, products: &[Product], add: bool, exact: bool) -> Result<()> {
-        if products.is_empty() {
-            return Ok(());
+        let Some(first) = others.first() else { return Ok(()) };
+        let (cols, forms) = (first.matrix.cols as usize, forms(&others, exact));
+        let (bytes, most) = (forms.bytes(1, cols), self.any.shared_memory);
+        if bytes > most {
+            return Err(Error::Internal(format!("a row of {cols} values does not fit {most} bytes of shared memory")));
         }
-        let (count, cols, forms) = (inputs.count, products[0].matrix.cols as usize, forms(products, exact));
-        let kernel = if count == 1 { &self.one } else { &self.many };
-        let rows = rows_together(count, cols, forms, kernel.shared_memory)?;
-        let args = args(inputs, products, add, forms, rows)?;
-        let strips: u32 = products.iter().map(|product| product.matrix.rows.div_ceil(16)).sum();
-        let grid = [strips.min(2 * number(self.multiprocessors)), number(count.div_ceil(rows)), 1];
-        let launch = kernel.launch(grid, [256, 1, 1]).shared(number(forms.bytes(rows, cols)));
-        // SAFETY: the kernel's argument; the input has `count` rows of `cols` values or is picked from a step's rows, each
-        // output as many rows, and each matrix is as its plan says.
+        let args = args(inputs, &others, add, forms)?;
+        let strips: u32 = others.iter().map(|product| product.matrix.rows.div_ceil(16)).sum();
+        let grid = [strips.min(2 * number(self.multiprocessors)), 1, 1];
+        let launch = self.any.launch(grid, [256, 1, 1]).shared(number(bytes));
+        // SAFETY: the kernel's argument; the input is a row of `cols` values or picked from a step's rows, and each matrix is
+        // as its plan says.
         unsafe { launch.arg(args).queue(stream) }
     }
-}
-
-/// As many of `count` rows as a block takes together in `shared_memory` bytes.
-fn rows_together(count: usize, cols: usize, forms: Forms, shared_memory: usize) -> Result<usize> {
-    let most = if count == 1 { 1 } else { count.min(MOST_ROWS).next_multiple_of(PAIR) };
-    let mut all = (1..=most).rev().filter(|rows| *rows == most || rows.is_multiple_of(PAIR));
-    all.find(|rows| forms.bytes(*rows, cols) <= shared_memory).ok_or_else(|| {
-        Error::Internal(format!("rows of {cols} values do not fit {shared_memory} bytes of shared memory"))
-    })
 }
 
 /// The forms in which `products` take their inputs.
@@ -179,9 +158,9 @@ fn forms(products: &[Product], exact: bool) -> Forms {
     Forms::of(products.iter().map(|product| &product.matrix), exact)
 }
 
-/// The argument of the kernels that keep `together` rows of the input in shared memory, in `forms`.
-fn args(inputs: Inputs, products: &[Product], add: bool, forms: Forms, together: usize) -> Result<ProductsArgs> {
-    let (count, cols) = (inputs.count, products.first().map_or(0, |product| product.matrix.cols as usize));
+/// The argument of the kernels that keep a single row in shared memory, in `forms`.
+fn args(inputs: Inputs, products: &[Product], add: bool, forms: Forms) -> Result<ProductsArgs> {
+    let cols = products.first().map_or(0, |product| product.matrix.cols as usize);
     let mut all = [Product::NONE; 4];
     all.iter_mut().zip(products).for_each(|(to, product)| *to = *product);
     let (norm, eps) = match inputs.norm {
@@ -190,20 +169,18 @@ fn args(inputs: Inputs, products: &[Product], add: bool, forms: Forms, together:
     };
     Ok(ProductsArgs {
         products: all,
-        input: inputs.data.holding(if inputs.pick.is_some() { 0 } else { count * cols }, "inputs of a product")?,
+        input: inputs.data.holding(if inputs.pick.is_some() { 0 } else { cols }, "inputs of a product")?,
         norm,
         pick: match inputs.pick {
-            Some(pick) => pick.holding(count, "picked rows")?,
+            Some(pick) => pick.holding(1, "the picked row")?,
             None => DevicePtr::NULL,
         },
         eps,
         products_count: number(products.len()),
         input_stride: number(cols),
         cols: number(cols),
-        count: number(count),
         add: add.into(),
         forms: forms.bits(),
-        together: number(together),
         slots: 0,
         early: inputs.early.into(),
         row: inputs.quantised,

@@ -8,10 +8,8 @@ use super::module::{Kernel, Modules};
 use super::plan::WorkParts;
 use super::split::{Room, Shape, Split};
 use super::stream::Stream;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// Rows of a step from which it pays.
-pub const FEWEST: usize = 2;
 /// Rows of a weight that a block takes.
 const STRIPS: u32 = 128;
 /// Rows of a weight and of the input that a block of products in float32 takes, the columns that it takes together, and the
@@ -51,22 +49,26 @@ pub struct Tiles {
 }
 
 impl Tiles {
-    /// `None` for a device whose blocks have too little shared memory.
-    ///
     /// # Errors
-    /// Whatever the driver reports.
+    /// [`Error::NoDevice`] for a device whose blocks have too little shared memory.
     pub(super) fn new(
         modules: &Modules,
         device: &DeviceInfo,
         memory: &DeviceMemory,
         parts: &WorkParts,
-    ) -> Result<Option<Self>> {
+    ) -> Result<Self> {
         let kernels = [modules.kernel("tile_products")?, modules.kernel("tile_gate_up")?, modules.kernel("tile_down")?];
         let room = kernels.iter().map(|kernel| kernel.shared_memory).min().unwrap_or(0).min(HALF);
-        let Some(rows) = ROWS.into_iter().find(|rows| least_shared(*rows) <= room) else { return Ok(None) };
+        let rows = ROWS.into_iter().find(|rows| least_shared(*rows) <= room).ok_or_else(|| {
+            let (ordinal, name, least) = (device.ordinal, &device.name, least_shared(ROWS[ROWS.len() - 1]));
+            Error::NoDevice(format!(
+                "CUDA device {ordinal} ({name}) has {room} bytes of shared memory a block, fewer than the {least} that products \
+                 take"
+            ))
+        })?;
         let [products, gate_up, down] = kernels;
         let products_few = modules.kernel("tile_products_few")?;
-        Ok(Some(Self {
+        Ok(Self {
             quantise: modules.kernel("quantise")?,
             products,
             products_few,
@@ -80,7 +82,7 @@ impl Tiles {
             factors: memory.part(parts.factors)?,
             float_parts: memory.part(parts.float_parts)?,
             float_counters: memory.part(parts.float_counters)?,
-        }))
+        })
     }
 
     /// Quantises the first `values` values of `input`, rows of whole tiles.

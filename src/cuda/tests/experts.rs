@@ -119,8 +119,10 @@ fn check(
         .iter()
         .map(|[gate, up, down]| Expert { gate: bench.matrix(gate), up: bench.matrix(up), down: bench.matrix(down) })
         .collect();
-    let gate_up = Forms::of(table.iter().flat_map(|e| [&e.gate, &e.up]), exact);
-    let down = Forms::of(table.iter().map(|e| &e.down), exact);
+    // Kernels for anything quantise nothing but a single row.
+    let floats = exact || (count > 1 && matches!(kernels, Kernels::Any));
+    let gate_up = Forms::of(table.iter().flat_map(|e| [&e.gate, &e.up]), floats);
+    let down = Forms::of(table.iter().map(|e| &e.down), floats);
     let routed = count * top_k;
     let entries = routed + if shared_width > 0 { count } else { 0 };
     let item_rows = match (kernels, count) {

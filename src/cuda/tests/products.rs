@@ -1,13 +1,12 @@
-//! Products of every format with one to many rows.
+//! Products of every format with one row.
 
 use super::super::args::{Forms, Matrix, Product, ProductsArgs, QuantisedRow};
 use super::super::memory::DevicePtr;
 use super::{Bench, assert_close, decoded, dot, in_other_order, quantised, rms_norm, values, weight};
 use crate::quant::{Format, Group, Weight};
 
-/// Kernels of every format, with rows that a block takes together.
-const KERNELS: [(&str, usize); 5] =
-    [("products_1", 1), ("products_many", 2), ("products_many", 4), ("products_many", 6), ("products_many", 8)];
+/// The kernel of every format.
+const ANY: &str = "products_1";
 
 /// The kernels of one row, by format.
 const DECODE: [(Format, &str); 10] = [
@@ -46,15 +45,13 @@ pub(super) fn expected(weight: &Weight, inputs: &[Vec<f32>], exact: bool) -> Vec
     inputs.iter().flat_map(product).collect()
 }
 
-fn one(bench: &mut Bench, weight: &Weight, format: Format, count: usize, exact: bool, which: usize) {
-    let (rows, cols, what) =
-        (weight.rows(), weight.cols(), format!("{format} {count} x [{}, {}]", weight.rows(), weight.cols()));
-    let inputs: Vec<Vec<f32>> = (0..count).map(|i| values(91 + i as u32, cols)).collect();
+fn one(bench: &mut Bench, weight: &Weight, format: Format, exact: bool) {
+    let (rows, cols) = (weight.rows(), weight.cols());
+    let inputs = [values(91, cols)];
     let matrix = bench.matrix(weight);
-    let out = bench.room::<f32>(count * rows);
+    let out = bench.room::<f32>(rows);
     let forms = Forms::of([&matrix], exact);
-    let (name, together) = KERNELS[which];
-    let input = bench.put(&inputs.concat());
+    let input = bench.put(&inputs[0]);
     let args = ProductsArgs {
         products: [Product { matrix, out: out.slice.start(), out_stride: rows as u32, ..NONE }, NONE, NONE, NONE],
         input,
@@ -64,44 +61,32 @@ fn one(bench: &mut Bench, weight: &Weight, format: Format, count: usize, exact: 
         products_count: 1,
         input_stride: cols as u32,
         cols: cols as u32,
-        count: count as u32,
         add: 0,
         forms: forms.bits(),
-        together: together as u32,
         slots: 0,
         early: 0,
         row: QuantisedRow::NONE,
     };
-    let grid = [3.min(rows.div_ceil(16)), count.div_ceil(together), 1];
-    bench.run(&bench.kernel(name), grid, 256, forms.bytes(together, cols), args);
+    bench.run(&bench.kernel(ANY), [3.min(rows.div_ceil(16)), 1, 1], 256, forms.bytes(1, cols), args);
     let found = bench.gpu.download(out.slice);
-    assert_close(
-        &found,
-        &expected(weight, &inputs, exact),
-        tolerance(format, exact),
-        &format!("{name} {what} exact {exact}"),
-    );
+    let what = format!("{format} [{rows}, {cols}] exact {exact}");
+    assert_close(&found, &expected(weight, &inputs, exact), tolerance(format, exact), &what);
 }
 
 #[test]
 fn products_of_every_format_match_the_reference_decoder() {
     let Some(mut bench) = Bench::open() else { return };
     for format in Format::ALL {
-        let packed = [(16, 256, 1), (37, 512, 3), (48, 2048, 1), (80, 4096, 2), (40, 2304, 9)];
-        let stored = [(5, 256, 2), (1, 2048, 1), (19, 100, 3), (3, 7, 1), (33, 320, 5), (16, 64, 4), (18, 4160, 1)];
-        for (rows, cols, count) in packed.into_iter().chain(stored) {
+        let packed = [(16, 256), (37, 512), (48, 2048), (80, 4096), (40, 2304)];
+        let stored = [(5, 256), (1, 2048), (19, 100), (3, 7), (33, 320), (16, 64), (18, 4160)];
+        for (rows, cols) in packed.into_iter().chain(stored) {
             let whole = cols % format.block_elements() == 0;
             if !whole {
                 continue;
             }
             let weight = weight(format, rows, cols, (rows * 7 + cols) as u32);
-            for (which, (_, together)) in KERNELS.into_iter().enumerate() {
-                if together >= count + 2 {
-                    continue;
-                }
-                for exact in [true, false] {
-                    one(&mut bench, &weight, format, count, exact, which);
-                }
+            for exact in [true, false] {
+                one(&mut bench, &weight, format, exact);
             }
         }
         bench.kept.clear();
@@ -112,62 +97,58 @@ fn products_of_every_format_match_the_reference_decoder() {
 fn columns_in_an_order_of_their_own_take_inputs_in_the_weights() {
     let Some(mut bench) = Bench::open() else { return };
     let weight = in_other_order(48, 576, 3);
-    one(&mut bench, &weight, Format::Int4(Group::Of64), 3, false, 1);
+    one(&mut bench, &weight, Format::Int4(Group::Of64), false);
 }
 
 #[test]
 fn matrices_of_different_formats_share_a_normed_input_that_is_picked_biased_and_added() {
     let Some(mut bench) = Bench::open() else { return };
-    let (cols, count, all, eps) = (768, 3, 7, 1e-6);
+    let (cols, all, eps) = (768, 7, 1e-6);
     let weights = [
         weight(Format::Q4K, 272, cols, 1),
         weight(Format::BF16, 20, cols, 2),
         weight(Format::F32, 5, cols, 3),
         weight(Format::Q6K, 33, cols, 4),
     ];
-    let picks = [5u32, 0, 3];
+    let pick = 5;
     let x: Vec<Vec<f32>> = (0..all).map(|i| values(50 + i, cols)).collect();
     let norm = values(77, cols);
     let bias: Vec<Vec<f32>> = weights.iter().map(|w| values(30, w.rows())).collect();
-    let before: Vec<Vec<f32>> = weights.iter().map(|w| values(31, count * w.rows())).collect();
-    let normed: Vec<Vec<f32>> = picks.iter().map(|p| rms_norm(&x[*p as usize], &norm, eps)).collect();
-    for (name, together) in KERNELS {
-        let matrices: Vec<Matrix> = weights.iter().map(|w| bench.matrix(w)).collect();
-        let outs: Vec<_> = before.iter().map(|before| bench.gpu.upload(before)).collect();
-        let forms = Forms::of(&matrices, false);
-        let product = |i: usize, bench: &mut Bench| Product {
-            matrix: matrices[i],
-            bias: bench.put(&bias[i]),
-            out: outs[i].slice.start(),
-            out_stride: matrices[i].rows,
-            unused: 0,
-        };
-        let args = ProductsArgs {
-            products: [0, 1, 2, 3].map(|i| product(i, &mut bench)),
-            input: bench.put(&x.concat()),
-            norm: bench.put(&norm),
-            pick: bench.put(&picks),
-            eps: eps as f32,
-            products_count: 4,
-            input_stride: cols as u32,
-            cols: cols as u32,
-            count: count as u32,
-            add: 1,
-            forms: forms.bits(),
-            together: together as u32,
-            slots: 0,
-            early: 0,
-            row: QuantisedRow::NONE,
-        };
-        bench.run(&bench.kernel(name), [5, count.div_ceil(together), 1], 256, forms.bytes(together, cols), args);
-        for (i, weight) in weights.iter().enumerate() {
-            let mut expected = expected(weight, &normed, false);
-            for (at, value) in expected.iter_mut().enumerate() {
-                *value += f64::from(bias[i][at % weight.rows()]) + f64::from(before[i][at]);
-            }
-            // Quantising is sensitive to the last bit of what is quantised.
-            assert_close(&bench.gpu.download(outs[i].slice), &expected, 2e-3, &format!("{name}, matrix {i}"));
+    let before: Vec<Vec<f32>> = weights.iter().map(|w| values(31, w.rows())).collect();
+    let normed = [rms_norm(&x[pick], &norm, eps)];
+    let matrices: Vec<Matrix> = weights.iter().map(|w| bench.matrix(w)).collect();
+    let outs: Vec<_> = before.iter().map(|before| bench.gpu.upload(before)).collect();
+    let forms = Forms::of(&matrices, false);
+    let product = |i: usize, bench: &mut Bench| Product {
+        matrix: matrices[i],
+        bias: bench.put(&bias[i]),
+        out: outs[i].slice.start(),
+        out_stride: matrices[i].rows,
+        unused: 0,
+    };
+    let args = ProductsArgs {
+        products: [0, 1, 2, 3].map(|i| product(i, &mut bench)),
+        input: bench.put(&x.concat()),
+        norm: bench.put(&norm),
+        pick: bench.put(&[pick as u32]),
+        eps: eps as f32,
+        products_count: 4,
+        input_stride: cols as u32,
+        cols: cols as u32,
+        add: 1,
+        forms: forms.bits(),
+        slots: 0,
+        early: 0,
+        row: QuantisedRow::NONE,
+    };
+    bench.run(&bench.kernel(ANY), [5, 1, 1], 256, forms.bytes(1, cols), args);
+    for (i, weight) in weights.iter().enumerate() {
+        let mut expected = expected(weight, &normed, false);
+        for (at, value) in expected.iter_mut().enumerate() {
+            *value += f64::from(bias[i][at % weight.rows()]) + f64::from(before[i][at]);
         }
+        // Quantising is sensitive to the last bit of what is quantised.
+        assert_close(&bench.gpu.download(outs[i].slice), &expected, 2e-3, &format!("matrix {i}"));
     }
 }
 
@@ -202,10 +183,8 @@ fn decode(bench: &mut Bench, format: Format, name: &'static str, cols: usize, (b
             products_count: weights.len() as u32,
             input_stride: cols as u32,
             cols: cols as u32,
-            count: 1,
             add: 1,
             forms: forms.bits(),
-            together: 1,
             slots: slots as u32,
             early: u32::from(normed),
             row,
