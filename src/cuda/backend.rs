@@ -5,7 +5,6 @@
 //! to those chosen next: whatever differs from step to step is in the device's memory when the recording runs.
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::args::{QuantisedRow, SampleResult};
@@ -20,6 +19,7 @@ use super::moe::{Moe, MoeLayer, MoeWork};
 use super::norm::Norm;
 use super::plan::{Layout, Sizes, moe_shape, results};
 use super::products::{Inputs, Output, Products};
+use super::queued::{Queued, QueuedSequence, Visits};
 use super::recording::Graph;
 use super::sample::{Sample, ends, seen};
 use super::step::{Step, StepBuffer};
@@ -100,22 +100,6 @@ struct Model {
     states: Vec<Option<DeltaStates>>,
     /// Number of each layer among those with experts.
     moe_index: Vec<usize>,
-}
-
-/// A step that is queued, and not collected.
-struct Queued {
-    side: usize,
-    /// Choices of experts of one layer.
-    per_layer: usize,
-    sequences: Vec<QueuedSequence>,
-}
-
-struct QueuedSequence {
-    /// Of the step.
-    rows: Range<usize>,
-    /// Of its logits.
-    logits: Range<usize>,
-    chooses: bool,
 }
 
 /// Activations of the step in progress.
@@ -505,29 +489,14 @@ impl CudaBackend {
 
     /// Counts the experts that the rows of a step's wanted sequences chose, and the bytes of those that any row chose.
     fn count_choices(&mut self, step: &Queued, wanted: Option<&[bool]>) {
-        let (experts, top_k) = self.spec.moe.as_ref().map_or((0, 0), |moe| (moe.experts, moe.top_k));
+        let Some(moe) = &self.spec.moe else { return };
         let choices = self.reports[step.side].0.get(results(&self.sizes)..).unwrap_or_default();
-        let (mut visits, mut visited) = (vec![0u64; experts], vec![false; experts]);
-        let moe = |(layer, index): (usize, &usize)| {
-            (self.spec.layers[layer].feed_forward == FeedForward::Moe).then_some((layer, *index))
-        };
-        for (layer, index) in self.model.moe_index.iter().enumerate().filter_map(moe) {
-            visits.fill(0);
-            visited.fill(false);
-            let of_layer = choices.get(index * step.per_layer..).unwrap_or_default();
-            for (i, sequence) in step.sequences.iter().enumerate() {
-                let counts = wanted.is_none_or(|wanted| wanted.get(i).copied().unwrap_or(true));
-                let own = of_layer.get(sequence.rows.start * top_k..sequence.rows.end * top_k).unwrap_or_default();
-                for choice in own.iter().map(|choice| *choice as usize).filter(|choice| *choice < experts) {
-                    visits[choice] += u64::from(counts);
-                    visited[choice] = true;
-                }
-            }
-            let bytes = self.model.expert_bytes[layer].routed;
-            self.costs[Operation::Experts].bytes += bytes * visited.iter().filter(|visited| **visited).count() as u64;
-            for (expert, visits) in visits.iter().enumerate().filter(|(_, visits)| **visits > 0) {
-                self.counters.add(layer, expert, *visits);
-            }
+        let mut visits = Visits::new(moe);
+        let is_moe = |layer: usize| self.spec.layers[layer].feed_forward == FeedForward::Moe;
+        for (layer, index) in self.model.moe_index.iter().enumerate().filter(|(layer, _)| is_moe(*layer)) {
+            visits.of_layer(step, choices.get(index * step.per_layer..).unwrap_or_default(), wanted);
+            self.costs[Operation::Experts].bytes += self.model.expert_bytes[layer].routed * visits.experts();
+            visits.counted().for_each(|(expert, count)| self.counters.add(layer, expert, count));
         }
     }
 
