@@ -4,9 +4,9 @@
 //! there is, [`context`] holds a device without touching the caller's own use of it, [`memory`] is the one allocation and
 //! its parts, [`module`] the kernels, [`launch`], [`stream`] and [`recording`] the ways to run them, and [`event`] how the
 //! host hears of a step's end while the next one runs. [`plan`] lays that allocation out, [`weights`] says what of the image
-//! lies where, [`step`] tells the device of a step's rows, [`queued`] what they chose, and [`backend`] strings the operations together, which have a
-//! file each: [`embed`], [`norm`], [`products`], [`attention`], [`delta_net`], [`moe`], [`sample`]; [`one_row`] and [`tiles`]
-//! are the products of one row and of many.
+//! lies where, [`step`] tells the device of a step's rows, [`queued`] what they chose, and [`backend`] strings the operations
+//! together, which have a file each: [`embed`], [`norm`], [`products`], [`attention`], [`delta_net`], [`moe`], [`sample`];
+//! [`one_row`] and [`tiles`] are the products of one row and of many.
 
 mod args;
 mod attention;
