@@ -62,16 +62,11 @@ DEVICE float sums_by_lane(float (&values)[AT_ONCE]) {
     return sum + __shfl_xor_sync(ALL_LANES, sum, 1);
 }
 
-// What a block or a part has seen of a head: its maximum, the sum of weights, then the weighted sum of values.
-DEVICE float* partial_of(const AttentionArgs& args, uint64_t row, uint32_t head, uint32_t split) {
-    return args.partials + ((row * args.heads + head) * args.splits + split) * (args.head_dim + 2);
-}
-
-// Where a lane's channel `c` is in there: a warp reads and writes neighbours, where all its lanes have as many.
+// Where a lane's channel `c` is among the sums of a part: a warp reads and writes neighbours, where all its lanes have as many.
 template <int C>
 DEVICE uint32_t partial_channel(uint32_t dim, int c) {
     const uint32_t lane = threadIdx.x % WARP;
-    return 2 + (dim == WARP * C ? c * WARP + lane : lane * C + c);
+    return PARTIAL_SUMS + (dim == WARP * C ? c * WARP + lane : lane * C + c);
 }
 
 template <int C>

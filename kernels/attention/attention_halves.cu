@@ -85,8 +85,9 @@ DEVICE void put_own_head(const AttentionArgs& args, const HeadNorm<DIM / WARP, t
 
 // Merges what the parts of a head have seen, four channels of a head a thread, and hands it to `put(head, channel,
 // sums, seen)`. `seen(part, head)` is the maximum and the sum of weights of a part, `sums(part, head, channel)` four
-// weighted sums. Parts that have seen nothing have no sums.
-template <uint32_t DIM, class SeenBy, class SumsOf, class Put>
+// weighted sums. Parts that have seen nothing have no sums. AT_ONCE: how many are asked for before the first is needed, so that
+// they wait for each other and not one behind another.
+template <uint32_t DIM, uint32_t AT_ONCE, class SeenBy, class SumsOf, class Put>
 DEVICE void merge(HalvesShared<DIM>& shared, uint32_t count, uint32_t parts, SeenBy seen, SumsOf sums_of, Put put) {
     const uint32_t lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
     for (uint32_t head = threadIdx.x / WARP; head < count; head += warps) {
@@ -112,13 +113,20 @@ DEVICE void merge(HalvesShared<DIM>& shared, uint32_t count, uint32_t parts, See
     for (uint32_t item = threadIdx.x; item < count * DIM / 4; item += blockDim.x) {
         const uint32_t head = item / (DIM / 4), channel = item % (DIM / 4) * 4;
         float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll 4
-        for (uint32_t part = 0; part < parts; ++part) {
-            const float factor = shared.factors[head][part];
-            if (!(factor > 0.0f)) continue;
-            const float4 v = sums_of(part, head, channel);
-            sum = make_float4(fmaf(factor, v.x, sum.x), fmaf(factor, v.y, sum.y), fmaf(factor, v.z, sum.z),
-                              fmaf(factor, v.w, sum.w));
+#pragma unroll 1
+        for (uint32_t first = 0; first < parts; first += AT_ONCE) {
+            float factors[AT_ONCE];
+            float4 v[AT_ONCE];
+#pragma unroll
+            for (uint32_t i = 0; i < AT_ONCE; ++i) {
+                factors[i] = first + i < parts ? shared.factors[head][first + i] : 0.0f;
+                v[i] = factors[i] > 0.0f ? sums_of(first + i, head, channel) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            }
+#pragma unroll
+            for (uint32_t i = 0; i < AT_ONCE; ++i) {
+                sum = make_float4(fmaf(factors[i], v[i].x, sum.x), fmaf(factors[i], v[i].y, sum.y),
+                                  fmaf(factors[i], v[i].z, sum.z), fmaf(factors[i], v[i].w, sum.w));
+            }
         }
         put(head, channel, sum, shared.seen[head]);
     }
@@ -199,10 +207,7 @@ DEVICE void attend_halves(const AttentionArgs& args, HalvesShared<DIM>& shared) 
     }
     __syncthreads();
 
-    const auto partial = [&](uint32_t head, uint32_t which) {
-        const uint64_t number = (static_cast<uint64_t>(row) * args.heads + first_head + head) * args.splits + which;
-        return reinterpret_cast<float2*>(args.partials + number * (DIM + 2));
-    };
+    const auto partial = [&](uint32_t head, uint32_t which) { return partial_of(args, row, first_head + head, which); };
     const auto finish = [&](uint32_t head, uint32_t channel, float4 sum, float2 all) {
         const float4 gate = *reinterpret_cast<const float4*>(&shared.heads[head][channel]);
         const float share = 1.0f / all.y;
@@ -212,24 +217,24 @@ DEVICE void attend_halves(const AttentionArgs& args, HalvesShared<DIM>& shared) 
     };
     const auto leave = [&](uint32_t head, uint32_t channel, float4 sum, float2 all) {
         if (args.splits == 1) return finish(head, channel, sum, all);
-        float2* to = partial(head, split);
-        if (channel == 0) to[0] = all;
-        to[1 + channel / 2] = make_float2(sum.x, sum.y), to[2 + channel / 2] = make_float2(sum.z, sum.w);
+        float* to = partial(head, split);
+        if (channel == 0) *reinterpret_cast<float2*>(to) = all;
+        *reinterpret_cast<float4*>(to + PARTIAL_SUMS + channel) = sum;
     };
     const auto seen_here = [&](uint32_t which, uint32_t head) { return shared.slots[which].seen[head]; };
     const auto sums_here = [&](uint32_t which, uint32_t head, uint32_t channel) {
         return *reinterpret_cast<const float4*>(&shared.slots[which].sums[head][channel]);
     };
-    merge<DIM>(shared, count, min(warps, end - begin), seen_here, sums_here, leave);
+    merge<DIM, 4>(shared, count, min(warps, end - begin), seen_here, sums_here, leave);
     if (args.splits == 1) return;
     if (!is_last_block(args.counters + row * gridDim.x + blockIdx.x, args.splits)) return;
-    const auto seen_there = [&](uint32_t which, uint32_t head) { return __ldcg(partial(head, which)); };
-    const auto sums_there = [&](uint32_t which, uint32_t head, uint32_t channel) {
-        const float2* from = partial(head, which) + 1 + channel / 2;
-        const float2 first = __ldcg(from), second = __ldcg(from + 1);
-        return make_float4(first.x, first.y, second.x, second.y);
+    const auto seen_there = [&](uint32_t which, uint32_t head) {
+        return __ldcg(reinterpret_cast<const float2*>(partial(head, which)));
     };
-    merge<DIM>(shared, count, args.splits, seen_there, sums_there, finish);
+    const auto sums_there = [&](uint32_t which, uint32_t head, uint32_t channel) {
+        return __ldcg(reinterpret_cast<const float4*>(partial(head, which) + PARTIAL_SUMS + channel));
+    };
+    merge<DIM, 16>(shared, count, args.splits, seen_there, sums_there, finish);
 }
 
 // Warps of a block at most: what the shared memory and the registers of a multiprocessor take.

@@ -153,6 +153,13 @@ DEVICE void append(const AttentionArgs& args, const HeadNorm<C>& norm, uint32_t 
     store_head<C>(args, args.values + from, args.value_pages, args.value_scales, place);
 }
 
+// What a part has seen of a head: its maximum, the sum of weights, and from here on the weighted sums of values.
+const uint32_t PARTIAL_SUMS = 4;
+
+DEVICE float* partial_of(const AttentionArgs& args, uint64_t row, uint32_t head, uint32_t split) {
+    return args.partials + ((row * args.heads + head) * args.splits + split) * (args.head_dim + PARTIAL_SUMS);
+}
+
 // Calls `work` with the channels that a lane takes of a head, as a constant: the fewest that cover it, but two.
 template <class Work>
 DEVICE void with_channels(uint32_t head_dim, Work work) {

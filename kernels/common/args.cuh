@@ -133,7 +133,7 @@ struct AttentionArgs {
     const Sequence* sequences;
     const uint32_t* pages;
     float* out;          // [rows, heads, head_dim]
-    float* partials;     // [rows, heads, splits, head_dim + 2]; unused with one split
+    float* partials;     // [rows, heads, splits, head_dim + 4]: see attention/head.cuh; unused with one split
     uint32_t* counters;  // [rows, kv_heads * ceil(group / 8)], zero, and left so
     float eps;
     uint32_t count;  // rows

@@ -20,6 +20,8 @@ const FEW_ROWS: usize = 16;
 const PART: usize = 16;
 /// Parts of a context at most.
 const MOST_PARTS: usize = 64;
+/// Values in front of the sums that a part leaves of a head.
+pub(super) const PARTIAL_SUMS: usize = 4;
 
 /// On tensor cores: warps of a block for one row at most, positions that one takes together, and positions that such a block
 /// takes alone: parts have to be merged, which takes as long as so many more.
@@ -184,7 +186,7 @@ impl Attention {
             out: work.out.holding(heads * spec.head_dim, "the output of attention")?,
             partials: match splits {
                 1 => DevicePtr::NULL,
-                _ => work.partials.holding(heads * splits * (spec.head_dim + 2), "the sums of parts")?,
+                _ => work.partials.holding(heads * splits * (spec.head_dim + PARTIAL_SUMS), "the sums of parts")?,
             },
             counters: work.counters.holding(count * spec.kv_heads * self.head_blocks, "counters of parts")?,
             eps: self.eps,

@@ -1,6 +1,7 @@
 //! What lies where in a model's one allocation of device memory.
 
 use super::args::{Expert, Item, SampleResult};
+use super::attention::PARTIAL_SUMS;
 use super::delta_net::chunk_bytes;
 use super::memory::{Planned, Planner};
 use super::moe::MoeShape;
@@ -250,7 +251,7 @@ pub(super) fn head_blocks(spec: &ModelSpec) -> usize {
 
 /// Values of the sums that the parts of a context leave: see [`super::attention`].
 fn partials(spec: &ModelSpec, sizes: &Sizes) -> usize {
-    product(&[8, sizes.multiprocessors, spec.attention.head_dim + 2])
+    product(&[8, sizes.multiprocessors, spec.attention.head_dim + PARTIAL_SUMS])
 }
 
 /// The sizes of a feed-forward half of this kind.

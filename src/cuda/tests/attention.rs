@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::super::args::{AttentionArgs, Row, Sequence};
-use super::super::attention::{halves_bytes, rows_halves_bytes};
+use super::super::attention::{PARTIAL_SUMS, halves_bytes, rows_halves_bytes};
 use super::super::memory::DevicePtr;
 use super::super::testing::Buffer;
 use super::{Bench, assert_close, dot, rms_norm, sigmoid, values};
@@ -126,7 +126,7 @@ fn step(
         }
     }
     let out = bench.room::<f32>(count * heads * head_dim);
-    let partials = bench.room::<f32>(count * heads * splits * (head_dim + 2));
+    let partials = bench.room::<f32>(count * heads * splits * (head_dim + PARTIAL_SUMS));
     let args = AttentionArgs {
         queries: bench.put(&queries),
         keys: bench.put(&keys),
