@@ -224,12 +224,12 @@ struct MoeArgs {
     uint32_t* choices;         // [count, top_k]: experts of each row, best first
     float* shares;             // [count, top_k]
     uint32_t* entry_rows;      // [entries]: row of each entry
-    uint32_t* entry_of;        // [count, top_k]: entry of each choice
+    uint32_t* entry_of;        // [count, top_k]: entry of each choice; null: entries are in the order of the choices
     Item* items;               // [max_items]
     uint32_t* item_count;      // [1]
     float* activations;        // [entries of routed experts, width], then [count, shared_width]
-    float* outputs;            // [entries, hidden]: only with many rows
-    QuantisedRow row;          // the activations of a single row, by halves of tiles
+    float* outputs;            // [entries, hidden]: only with several rows
+    QuantisedRow row;          // the activations of a single row, or of few rows, by halves of tiles
     float eps;
     uint32_t experts;
     uint32_t top_k;
@@ -242,7 +242,7 @@ struct MoeArgs {
     uint32_t gate_up_forms;  // of `input`, as in ProductsArgs
     uint32_t down_forms;     // of `activations`
     uint32_t item_rows;      // entries of an item at most: 1 for kernels of one row; 2, 4 or 8 for those of many
-    uint32_t gate_up_slots;  // kernels of one row: blocks of 256 columns that each warp keeps in shared memory
+    uint32_t gate_up_slots;  // kernels of one row: blocks of 256 columns that each warp keeps in shared memory; of few: pairs
     uint32_t down_slots;
 };
 

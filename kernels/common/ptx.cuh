@@ -104,6 +104,22 @@ DEVICE void multiply_tile(int (&d)[4], const uint32_t (&a)[4], uint2 b, int firs
     }
 }
 
+// `d += a · b` of the same.
+template <bool SIGNED>
+DEVICE void add_tile(int (&d)[4], const uint32_t (&a)[4], uint2 b) {
+    if constexpr (SIGNED) {
+        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                     "{%0, %1, %2, %3};"
+                     : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+    } else {
+        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                     "{%0, %1, %2, %3};"
+                     : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+    }
+}
+
 // Four matrices of 8 rows of 16 bytes in shared memory: lane `8 m + r` tells where row r of matrix m is, and lane l gets the
 // four bytes `l % 4` of row `l / 4` of each.
 DEVICE void load_matrices(uint32_t (&out)[4], const void* row) {

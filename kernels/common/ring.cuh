@@ -32,6 +32,19 @@ DEVICE void wait_for_oldest(int groups) {
     wait_for_copies_but<0>();
 }
 
+// Starts the copies of a whole block; `to` and `from` are this lane's.
+template <uint32_t F>
+DEVICE void copy_block(uint8_t* to, const uint8_t* from) {
+    constexpr int BYTES = Packing<F>::block_bytes(BLOCK / TILE);
+#pragma unroll
+    for (int at = 0; at < BYTES; at += 16 * WARP) {
+        const int lanes = (BYTES - at) / 16;
+        if (lanes >= static_cast<int>(WARP) || static_cast<int>(threadIdx.x % WARP) < lanes) {
+            copy_16(to + at, from + at, true);
+        }
+    }
+}
+
 // A warp's way through strips: of each its blocks `first`, `first + step` .. of `blocks`. `strip_of(i)` is where the `i`-th of
 // `strips` strips begins, `slots` the number of blocks that `shared` has room for.
 template <uint32_t F, class StripOf>
@@ -61,15 +74,7 @@ struct Ring {
     // Starts the copies of the next block into slot `to`.
     __device__ __forceinline__ void fetch(int to) {
         if (number < strips) {
-            const uint8_t* from = strip + index * BYTES;
-            uint8_t* target = shared + to * BYTES;
-#pragma unroll
-            for (int at = 0; at < BYTES; at += 16 * WARP) {
-                const int lanes = (BYTES - at) / 16;
-                if (lanes >= static_cast<int>(WARP) || static_cast<int>(threadIdx.x % WARP) < lanes) {
-                    copy_16(target + at, from + at, true);
-                }
-            }
+            copy_block<F>(shared + to * BYTES, strip + index * BYTES);
             index += step;
             if (index >= blocks) {
                 index = first;

@@ -13,5 +13,5 @@ DEVICE float* activations_of(const MoeArgs& args, uint32_t entry) { return args.
 
 // What an entry's output is multiplied with.
 DEVICE float share_of_shared_expert(const MoeArgs& args, uint32_t row) {
-    return args.shared_gate == nullptr ? 1.0f : sigmoid(args.shared_gate[row]);
+    return args.shared_gate == nullptr ? 1.0f : sigmoid(__ldcg(args.shared_gate + row));
 }

@@ -1,20 +1,60 @@
-// `x += Σ share * output` over the choices of each row, in their order, then the shared expert. A block takes a row. Bound by
-// bytes: the outputs are read once.
-#include "moe/expert.cuh"
+// `x += Σ share * output` over the choices of each row, in their order, then the shared expert. A block takes 512 columns of a
+// row. Bound by bytes, the outputs are read once; by latency where rows are few.
+#include "moe/activations.cuh"
 
-extern "C" __global__ void __launch_bounds__(256) moe_combine(const __grid_constant__ MoeArgs args) {
+const int MOST_CHOSEN = 33;
+const int BATCH = 11;  // outputs that are asked for together
+
+DEVICE void add_share(float share, float value, float& sum) { sum = fmaf(share, value, sum); }
+DEVICE void add_share(float share, float4 value, float4& sum) {
+    add_share(share, value.x, sum.x), add_share(share, value.y, sum.y);
+    add_share(share, value.z, sum.z), add_share(share, value.w, sum.w);
+}
+
+// Of the columns that begin at `column`, `V` has one or four.
+template <class V>
+DEVICE void combine(const MoeArgs& args, uint64_t row, uint32_t column, const uint32_t* entries, const float* shares,
+                    int chosen) {
+    V sum = {};
+    for (int first = 0; first < chosen; first += BATCH) {
+        V values[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; ++i) {
+            if (first + i >= chosen) break;
+            values[i] = __ldcg(reinterpret_cast<const V*>(args.outputs + static_cast<uint64_t>(entries[first + i]) * args.hidden + column));
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; ++i) {
+            if (first + i < chosen) add_share(shares[first + i], values[i], sum);
+        }
+    }
+    V* x = reinterpret_cast<V*>(args.x + row * args.hidden + column);
+    V before = __ldcg(x);
+    add_share(1.0f, sum, before);
+    *x = before;
+}
+
+extern "C" __global__ void __launch_bounds__(128) moe_combine(const __grid_constant__ MoeArgs args) {
+    __shared__ uint32_t entries[MOST_CHOSEN];
+    __shared__ float shares[MOST_CHOSEN];
+    const uint32_t row = blockIdx.x, k = threadIdx.x, chosen = args.top_k + (args.shared_width > 0 ? 1 : 0);
+    // What the choice left was there before the kernel in front began.
+    if (k < args.top_k) {
+        const uint32_t choice = row * args.top_k + k;
+        entries[k] = args.entry_of == nullptr ? choice : __ldcg(args.entry_of + choice);
+        shares[k] = __ldcg(args.shares + choice);
+    } else if (k < chosen) {
+        entries[k] = args.count * args.top_k + row;
+        shares[k] = share_of_shared_expert(args, row);
+    }
     after_previous_kernel();
-    const uint64_t row = blockIdx.x;
-    const uint32_t entries = args.count * args.top_k;
-    for (uint32_t col = threadIdx.x; col < args.hidden; col += blockDim.x) {
-        float sum = 0.0f;
-        for (uint32_t k = 0; k < args.top_k; ++k) {
-            const uint64_t entry = args.entry_of[row * args.top_k + k];
-            sum = fmaf(args.shares[row * args.top_k + k], args.outputs[entry * args.hidden + col], sum);
+    __syncthreads();
+    const uint32_t first = 4 * (blockIdx.y * blockDim.x + threadIdx.x);
+    if (args.hidden % 4 == 0) {
+        if (first < args.hidden) combine<float4>(args, row, first, entries, shares, chosen);
+    } else {
+        for (uint32_t column = first; column < min(first + 4, args.hidden); ++column) {
+            combine<float>(args, row, column, entries, shares, chosen);
         }
-        if (args.shared_width > 0) {
-            sum = fmaf(share_of_shared_expert(args, row), args.outputs[(entries + row) * args.hidden + col], sum);
-        }
-        args.x[row * args.hidden + col] += sum;
     }
 }

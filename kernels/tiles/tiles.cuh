@@ -20,10 +20,6 @@ const int COLUMNS = 8;  // rows of activations that one instruction takes
 const int PITCH = BLOCK + 32;  // bytes from row to row: a warp's reads of eight rows touch every bank once
 const int MOST_STAGES = 4;
 
-// Dot products that begin with this are the bits of floats that are larger by MAGIC_VALUE, where they are smaller than 2^22.
-const int MAGIC = 0x4b400000;
-const float MAGIC_VALUE = 12582912.0f;
-
 // Rows of activations in global memory.
 struct Activations {
     const uint32_t* codes;

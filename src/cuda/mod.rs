@@ -17,6 +17,7 @@ mod device;
 mod driver;
 mod embed;
 mod event;
+mod few_rows;
 mod images;
 mod launch;
 mod limits;

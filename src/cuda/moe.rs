@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::args::{Expert, Forms, INT8_FORMATS, Item, Matrix, MoeArgs, QuantisedRow, number};
 use super::device::DeviceInfo;
+use super::few_rows::{self, FewRows};
 use super::memory::{DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
 use super::one_row;
@@ -15,7 +16,10 @@ use crate::error::{Error, Result};
 /// Rows of an expert that a block takes together at most, where a step has several rows.
 const MOST_ROWS: usize = 8;
 
-/// Routed experts, and experts that a row visits, that the kernels for a single row take at most.
+/// Columns of a row that a block of the weighted sum takes, four a thread.
+const COMBINED: usize = 512;
+
+/// Routed experts, and experts that a row visits, that the kernels for a single row and for few take at most.
 const ONE_ROW_EXPERTS: usize = 512;
 const ONE_ROW_WARPS: usize = 16;
 /// Blocks of weights that each of their warps keeps in shared memory at most.
@@ -36,6 +40,8 @@ pub struct Moe {
     /// For one row, and for each of [`INT8_FORMATS`]; they choose the experts by themselves.
     one_gate_up: Vec<Kernel>,
     one_down: Vec<Kernel>,
+    /// For few rows, for each of [`INT8_FORMATS`].
+    few: FewRows,
     /// For many rows.
     tiles: Arc<Tiles>,
     device: DeviceInfo,
@@ -152,6 +158,7 @@ impl Moe {
             combine: kernel("moe_combine")?,
             one_gate_up: each_format("moe_gate_up_1")?,
             one_down: each_format("moe_down_1")?,
+            few: FewRows::new(modules, device)?,
             tiles,
             device: device.clone(),
             exact,
@@ -248,6 +255,24 @@ impl Moe {
         };
         let (items, widest) = (shape.items(count, item_rows), shape.widest());
         let values = entries * shape.width + count * shape.shared_width;
+        let few = tiles.filter(|_| layer.one.is_some() && few_rows::ROWS.contains(&count));
+        let few = few.and_then(|tiles| {
+            let launches = self.few.launches(shape, &layer.routed.gate, &layer.routed.down, count)?;
+            Some((tiles, launches))
+        });
+        let row = match few {
+            // Where there would be floats, their codes and factors.
+            Some(_) => QuantisedRow {
+                codes: work.activations.part(0, values / 4)?.cast().start(),
+                factors: work.activations.part(values / 4, values / 8)?.start(),
+            },
+            None => work.row,
+        };
+        let slots = match (few, layer.one) {
+            (Some((_, launches)), _) => launches.map(|launch| launch.slots),
+            (None, Some(kernels)) => kernels.map(|kernel| kernel.slots),
+            (None, None) => [0, 0],
+        };
         let args = MoeArgs {
             routed: layer.routed,
             shared: layer.shared,
@@ -264,7 +289,10 @@ impl Moe {
             choices: work.choices.holding(entries, "chosen experts")?,
             shares: work.shares.holding(entries, "shares of experts")?,
             entry_rows: work.entry_rows.holding(entries + count * shared, "rows of entries")?,
-            entry_of: work.entry_of.holding(entries, "entries of rows")?,
+            entry_of: match few {
+                Some(_) => DevicePtr::NULL,
+                None => work.entry_of.holding(entries, "entries of rows")?,
+            },
             items: work.items.holding(items, "groups of entries")?,
             item_count: work.item_count.holding(1, "the number of groups")?,
             activations: work.activations.holding(values, "activations of experts")?,
@@ -284,9 +312,9 @@ impl Moe {
             gate_up_forms: if one { layer.gate_up } else { Forms::floats() }.bits(),
             down_forms: if one { layer.down } else { Forms::floats() }.bits(),
             item_rows: number(item_rows),
-            row: work.row,
-            gate_up_slots: number(layer.one.map_or(0, |[gate_up, _]| gate_up.slots)),
-            down_slots: number(layer.one.map_or(0, |[_, down]| down.slots)),
+            row,
+            gate_up_slots: number(slots[0]),
+            down_slots: number(slots[1]),
         };
         let queue = |kernel: &Kernel, grid: [usize; 2], block: usize, shared: usize| {
             let launch = kernel.launch([number(grid[0]), number(grid[1]), 1], [number(block), 1, 1]);
@@ -300,6 +328,13 @@ impl Moe {
             queue(&self.one_gate_up[gate_up.format], [grid, 1], 32 * one_row::WARPS, row + gate_up.bytes)?;
             return queue(&self.one_down[down.format], [down_strips, 1], 32 * shape.chosen(), down.bytes);
         }
+        let combine = || queue(&self.combine, [count, shape.hidden.div_ceil(COMBINED)], COMBINED / 4, 0);
+        if let Some((tiles, launches)) = few {
+            tiles.quantise(stream, work.normed, count * shape.hidden)?;
+            queue(&self.route, [count, 1], 256, 0)?;
+            self.few.run(stream, launches, tiles.quantised(), args)?;
+            return combine();
+        }
         queue(&self.route, [count, 1], 256, 0)?;
         if one {
             queue(&self.gate_up[0], [gate_up_strips, items], 256, layer.gate_up.bytes(1, shape.hidden))?;
@@ -309,12 +344,12 @@ impl Moe {
         queue(&self.group, [1, 1], 1024, 8 * (shape.experts + 1))?;
         if let Some(tiles) = tiles {
             tiles.experts(stream, args, work.normed, work.activations, values, (widest, shape.hidden))?;
-            return queue(&self.combine, [count, 1], 256, 0);
+            return combine();
         }
         let [first, second] = [shape.hidden, widest].map(|cols| Forms::floats().bytes(layer.item_rows, cols));
         queue(&self.gate_up[1], [gate_up_strips, items], 256, first)?;
         queue(&self.down[1], [down_strips, items], 256, second)?;
-        queue(&self.combine, [count, 1], 256, 0)
+        combine()
     }
 }
 

@@ -1,7 +1,9 @@
 //! Products of many rows. Where inputs may be quantised they are once, in a launch of their own, and then every block reads
 //! them for the tensor cores; all others are products of float32.
 
-use super::args::{MoeArgs, Product, QuantiseArgs, TileFloatsArgs, TileMoeArgs, TileProductsArgs, number};
+use super::args::{
+    MoeArgs, Product, QuantiseArgs, QuantisedRow, TileFloatsArgs, TileMoeArgs, TileProductsArgs, number,
+};
 use super::device::DeviceInfo;
 use super::memory::{DeviceMemory, DeviceSlice};
 use super::module::{Kernel, Modules};
@@ -101,6 +103,11 @@ impl Tiles {
         let launch = self.quantise.launch([number(tiles.div_ceil(32)), 1, 1], [256, 1, 1]);
         // SAFETY: the kernel's argument, of sizes that were checked.
         unsafe { launch.arg(args).queue(stream) }
+    }
+
+    /// What was quantised last.
+    pub fn quantised(&self) -> QuantisedRow {
+        QuantisedRow { codes: self.codes.start(), factors: self.factors.start() }
     }
 
     /// The products of up to four matrices that take int8 with `count` rows of what was quantised last.

@@ -37,6 +37,22 @@ fn decode_kernels(format: Format) -> (&'static str, &'static str) {
     }
 }
 
+/// The kernels of few rows for experts of one format.
+fn few_kernels(format: Format) -> (&'static str, &'static str) {
+    match format {
+        Format::Q8_0 => ("moe_gate_up_few_q8_0", "moe_down_few_q8_0"),
+        Format::Q4_0 => ("moe_gate_up_few_q4_0", "moe_down_few_q4_0"),
+        Format::Q4K => ("moe_gate_up_few_q4_k", "moe_down_few_q4_k"),
+        Format::Q5K => ("moe_gate_up_few_q5_k", "moe_down_few_q5_k"),
+        Format::Q6K => ("moe_gate_up_few_q6_k", "moe_down_few_q6_k"),
+        Format::Bnb4 => ("moe_gate_up_few_bnb4", "moe_down_few_bnb4"),
+        Format::Int4(Group::Of32) => ("moe_gate_up_few_int4_32", "moe_down_few_int4_32"),
+        Format::Int4(Group::Of64) => ("moe_gate_up_few_int4_64", "moe_down_few_int4_64"),
+        Format::Int4(Group::Of128) => ("moe_gate_up_few_int4_128", "moe_down_few_int4_128"),
+        _ => ("moe_gate_up_few_int4_256", "moe_down_few_int4_256"),
+    }
+}
+
 /// The three matrices of an expert, each behind its codebook, as an image has them.
 fn expert_bytes(weights: &[Weight; 3]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -80,8 +96,15 @@ enum Kernels {
     Any,
     /// Those of one row for experts of this format, with so many blocks of weights in shared memory.
     OneRow(Format, [usize; 2]),
+    /// Those of few rows for experts of this format, with blocks of the device, and pairs of blocks of weights in shared memory.
+    Few(Format, usize, usize),
     /// Those on tensor cores, with the rows of a block and its shared memory, and blocks for the second half.
     Tiles((usize, usize), usize),
+}
+
+/// Launches `moe_combine`.
+fn combine(bench: &Bench, args: MoeArgs) {
+    bench.run(&bench.kernel("moe_combine"), [args.count as usize, args.hidden.div_ceil(512) as usize, 1], 128, 0, args);
 }
 
 fn check(
@@ -195,6 +218,38 @@ fn check(
         bench.run(&bench.kernel(down), [strips[1], 1, 1], 32 * active, active * slots[1] * bytes, args);
         let chosen: Vec<u32> = route(&logits[..experts], top_k, true).iter().map(|(expert, _)| *expert).collect();
         assert_eq!(bench.gpu.download(choices.slice), chosen);
+    } else if let Kernels::Few(format, blocks, slots) = kernels {
+        let block = expert_bytes(&all[0]);
+        let together: Vec<u8> = all[..experts].iter().flat_map(expert_bytes).collect();
+        let at = bench.gpu.upload(&together);
+        let len = routed * width + count * shared_width;
+        let (codes, factors) = (bench.room::<u8>(len), bench.room::<f32>(len / 8));
+        let (row_codes, row_factors) = (bench.room::<u32>(count * hidden / 4), bench.room::<f32>(count * hidden / 16));
+        let (quantised, scales) = (row_codes.slice.start(), row_factors.slice.start());
+        let tiles = (count * hidden / 32) as u32;
+        let quantise = QuantiseArgs { input, codes: quantised, factors: scales, tiles, unused: 0 };
+        bench.run(&bench.kernel("quantise"), [(count * hidden).div_ceil(1024), 1, 1], 256, 0, quantise);
+        let args = MoeArgs {
+            routed: spaced(&table[0], &all[0], at.slice),
+            shared: table.get(experts).copied().unwrap_or(args.shared),
+            spacing: block.len() as u64,
+            entry_of: DevicePtr::NULL,
+            row: QuantisedRow { codes: codes.slice.cast().start(), factors: factors.slice.start() },
+            gate_up_slots: slots as u32,
+            down_slots: slots as u32,
+            ..args
+        };
+        launch_route(bench, args);
+        let (gate_up, down) = few_kernels(format);
+        let (warps, bytes) = (12, table[0].gate.block_bytes(256));
+        // Room for the rows of all items.
+        let pairs = routed + count.div_ceil(2);
+        let shared = |columns: usize, pair: usize| (warps * slots * 2 * bytes + pairs * columns / 256 * pair).max(6272);
+        let tile_args = TileMoeArgs { moe: args, codes: quantised, factors: scales, room: 0, unused: 0 };
+        bench.run(&bench.kernel(gate_up), [blocks, 1, 1], 32 * warps, shared(hidden, 640), tile_args);
+        unquantised(&bench.gpu.download(codes.slice), &bench.gpu.download(factors.slice), 16);
+        bench.run(&bench.kernel(down), [blocks, 1, 1], 32 * warps, shared(widest, 768), args);
+        combine(bench, args);
     } else if let Kernels::Tiles((_, room), blocks) = kernels {
         assert!(gate_up.int8_only() && down.int8_only());
         let values = [count * hidden, routed * width + count * shared_width];
@@ -214,7 +269,7 @@ fn check(
         bench.run(&bench.kernel("tile_gate_up"), [widest.div_ceil(64), max_items, 1], 256, room, tile_args);
         quantise(activations.slice.start(), values[1]);
         bench.run(&bench.kernel("tile_down"), [blocks, max_items, 1], 256, room, tile_args);
-        bench.run(&bench.kernel("moe_combine"), [count, 1, 1], 256, 0, args);
+        combine(bench, args);
     } else if one {
         launch_route(bench, args);
         bench.run(&bench.kernel("moe_gate_up_1"), [strips[0], max_items, 1], 256, gate_up.bytes(1, hidden), args);
@@ -228,7 +283,7 @@ fn check(
         let shared = [gate_up.bytes(together, hidden), down.bytes(together, widest)];
         bench.run(&bench.kernel("moe_gate_up_many"), [strips[0], max_items, 1], 256, shared[0], args);
         bench.run(&bench.kernel("moe_down_many"), [strips[1], max_items, 1], 256, shared[1], args);
-        bench.run(&bench.kernel("moe_combine"), [count, 1, 1], 256, 0, args);
+        combine(bench, args);
     }
     let mut expected = Vec::new();
     for row in 0..count {
@@ -308,6 +363,27 @@ fn one_row_through_the_kernels_of_experts_of_one_format() {
         let many = Shape { hidden: 256, experts, top_k: 4, width: 256, shared_width: 256 };
         let kernels = Kernels::OneRow(Format::Q4K, [6, 1]);
         check(&mut bench, &many, [Format::Q4K; 3], Format::Q4K, (1, false), kernels);
+    }
+}
+
+#[test]
+fn few_rows_through_the_kernels_of_experts_of_one_format() {
+    let Some(mut bench) = Bench::open() else { return };
+    let shapes = [
+        Shape { hidden: 512, experts: 9, top_k: 4, width: 256, shared_width: 512 },
+        Shape { hidden: 768, experts: 4, top_k: 3, width: 512, shared_width: 0 },
+    ];
+    let formats = Format::ALL.into_iter().filter(|f| ![Format::F32, Format::F16, Format::BF16].contains(f));
+    for (i, format) in formats.enumerate() {
+        for (shape, (count, blocks)) in shapes.iter().zip([(5, 3), (2 + i % 2, 7)]) {
+            let kernels = Kernels::Few(format, blocks, 1 + i % 2);
+            check(&mut bench, shape, [format; 3], format, (count, false), kernels);
+        }
+    }
+    // More experts than threads, more rows than bits of a word, and a row of each item that is alone.
+    for (experts, top_k, count) in [(200, 3, 2), (120, 4, 37), (3, 2, 64)] {
+        let many = Shape { hidden: 256, experts, top_k, width: 256, shared_width: 256 };
+        check(&mut bench, &many, [Format::Q4K; 3], Format::Q4K, (count, false), Kernels::Few(Format::Q4K, 3, 1));
     }
 }
 

@@ -81,6 +81,13 @@ DEVICE void multiply_tile(int (&d)[4], const uint32_t (&a)[4], uint2 b, int firs
     for (int& sum : d) sum += first;
 }
 
+template <bool SIGNED>
+DEVICE void add_tile(int (&d)[4], const uint32_t (&a)[4], uint2 b) {
+    int products[4];
+    multiply_tile<SIGNED>(products, a, b);
+    for (int i = 0; i < 4; ++i) d[i] += products[i];
+}
+
 // Matrices in shared memory: lane `8 m + r` brings row r of matrix m, and lane `4 g + t` gets the two values that stand at
 // (g, 2 t) and (g, 2 t + 1) of each matrix or of its transpose (PTX ISA, ldmatrix).
 struct EmulatedMatrices {
