@@ -224,7 +224,19 @@ impl Moe {
         ])
     }
 
-    /// `x += sum of share * expert(norm(x))` for `count` rows. A single row is normed here; several are in `normed`.
+    /// The kernels for `count` rows that are quantised already.
+    fn tiles(&self, layer: &MoeLayer, count: usize) -> Option<&Arc<Tiles>> {
+        let int8_only = layer.gate_up.int8_only() && layer.down.int8_only();
+        self.tiles.as_ref().filter(|_| count >= tiles::FEWEST && int8_only)
+    }
+
+    /// Where [`Moe::run`] takes `count` rows quantised, beside those in `normed`.
+    pub fn quantised(&self, layer: &MoeLayer, count: usize) -> QuantisedRow {
+        self.tiles(layer, count).map_or(QuantisedRow::NONE, |tiles| tiles.row())
+    }
+
+    /// `x += sum of share * expert(norm(x))` for `count` rows. A single row is normed here; several are in `normed`, and
+    /// where [`Moe::quantised`] says.
     ///
     /// # Errors
     /// [`Error::Internal`] for memory that is too small.
@@ -238,8 +250,7 @@ impl Moe {
     ) -> Result<()> {
         let (one, shape) = (count == 1, &layer.shape);
         let (entries, shared) = (count * shape.top_k, usize::from(shape.shared_width > 0));
-        let int8_only = layer.gate_up.int8_only() && layer.down.int8_only();
-        let tiles = self.tiles.as_ref().filter(|_| count >= tiles::FEWEST && int8_only);
+        let tiles = self.tiles(layer, count);
         let item_rows = match tiles {
             Some(tiles) => tiles.rows,
             None if one => 1,
@@ -307,7 +318,7 @@ impl Moe {
         }
         queue(&self.group, [1, 1], 1024, 8 * (shape.experts + 1))?;
         if let Some(tiles) = tiles {
-            tiles.experts(stream, args, work.normed, work.activations, values, (widest, shape.hidden))?;
+            tiles.experts(stream, args, work.activations, values, (widest, shape.hidden))?;
             return queue(&self.combine, [count, 1], 256, 0);
         }
         let (first, second) =
