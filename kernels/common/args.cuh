@@ -68,11 +68,19 @@ struct EmbedArgs {
     uint32_t unused;
 };
 
+// Where rows go that the kernel which has computed them quantises, one behind another, or come from: tiles of 32 columns, or
+// halves of them, with a scale each.
+struct QuantisedRow {
+    uint32_t* codes;  // four columns a word; null: there is none
+    float2* factors;  // scale, and scale times the sum of the codes
+};
+
 struct NormArgs {
     const float* x;        // [*, width]
     const float* weight;   // [width]
-    float* out;            // [count, width]
+    float* out;            // [count, width] or null
     const uint32_t* pick;  // [count]: which rows of `x`; null: 0, 1, ...
+    QuantisedRow row;      // the same quantised, by tiles: only where `width` is whole tiles
     float eps;
     uint32_t width;
     uint32_t count;
@@ -94,12 +102,6 @@ const uint32_t PRODUCTS = 4;
 // do so where INPUT_INT8 is set, which quantises the input; all others take floats.
 const uint32_t INPUT_FLOATS = 1;
 const uint32_t INPUT_INT8 = 2;
-
-// A single row, quantised by the kernel that has computed it: tiles of 32 columns, or halves of them, with a scale each.
-struct QuantisedRow {
-    uint32_t* codes;  // four columns a word; null: there is none
-    float2* factors;  // scale, and scale times the sum of the codes
-};
 
 // Up to four products with one row.
 struct ProductsArgs {
@@ -170,7 +172,7 @@ struct DeltaArgs {
     float* convolved;      // [rows, channels], only with many rows
     uint8_t* chunks;       // what delta_prepare hands to delta_scan: see delta_net/chunk.cuh
     float* out;            // [rows, value_heads, value_dim]
-    QuantisedRow row;      // what a single row is quantised to, by tiles
+    QuantisedRow row;      // what single rows of sequences are quantised to, by tiles
     const Sequence* sequences;
     float eps;
     uint32_t sequences_count;
@@ -308,6 +310,6 @@ struct SampleArgs {
 static_assert(sizeof(SampleRow) == 64 && sizeof(SampleResult) == 16 && sizeof(SampleProgress) == 32);
 static_assert(sizeof(SampleArgs) == 96);
 static_assert(sizeof(Matrix) == 56 && sizeof(Product) == 80 && sizeof(Expert) == 168 && sizeof(Item) == 16);
-static_assert(sizeof(Row) == 16 && sizeof(Sequence) == 32 && sizeof(EmbedArgs) == 112 && sizeof(NormArgs) == 48);
+static_assert(sizeof(Row) == 16 && sizeof(Sequence) == 32 && sizeof(EmbedArgs) == 112 && sizeof(NormArgs) == 64);
 static_assert(sizeof(ProductsArgs) == 392 && sizeof(AttentionArgs) == 176 && sizeof(DeltaArgs) == 264);
 static_assert(sizeof(MoeArgs) == 528);

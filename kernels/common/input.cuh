@@ -5,6 +5,7 @@
 #pragma once
 #include "common/args.cuh"
 #include "common/packing.cuh"
+#include "common/quantise.cuh"
 
 // Floats of a tile, padded so that lanes of eight tiles read different banks.
 const int TILE_FLOATS = 36;
@@ -59,7 +60,7 @@ struct Input {
             max_lanes<8>(fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
         // A maximum passes NaN over, a sum does not.
         const float total = sum_lanes<8>(fabsf(v.x) + fabsf(v.y) + fabsf(v.z) + fabsf(v.w));
-        const float scale = isfinite(total) ? __fdiv_rn(largest, 127.0f) : __int_as_float(0x7fffffff);
+        const float scale = without_two_bits(isfinite(total) ? __fdiv_rn(largest, 127.0f) : __int_as_float(0x7fffffff));
         const float inverse = scale > 0.0f ? __fdiv_rn(127.0f, largest) : 0.0f;
         const int a = __float2int_rn(__fmul_rn(v.x, inverse)), b = __float2int_rn(__fmul_rn(v.y, inverse));
         const int c = __float2int_rn(__fmul_rn(v.z, inverse)), d = __float2int_rn(__fmul_rn(v.w, inverse));

@@ -171,9 +171,11 @@ DEVICE void arrive_at_cluster() { asm volatile("barrier.cluster.arrive.aligned;"
 DEVICE void wait_for_cluster() { asm volatile("barrier.cluster.wait.aligned;"); }
 
 // `*place = value` in the shared memory of block `rank` of the cluster.
-DEVICE void put_in_cluster(float* place, uint32_t rank, float value) {
+DEVICE void put_in_cluster(float4* place, uint32_t rank, float4 value) {
     uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(place));
     asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
-    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(value.x), "f"(value.y), "f"(value.z),
+                 "f"(value.w)
+                 : "memory");
 }
 #endif

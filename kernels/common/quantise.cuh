@@ -1,4 +1,4 @@
-// Quantising a single row, and what a kernel has computed of one for the kernel behind it: see common/input.cuh.
+// Quantising a single row, and what a kernel has computed of rows for the kernel behind it: see common/input.cuh.
 #pragma once
 #include "common/args.cuh"
 #include "common/device.cuh"
@@ -8,11 +8,14 @@ struct Int8Scale {
     float scale, inverse;
 };
 
+// A scale of which three times is a float: see `TilePair::scaled` in tiles/tiles.cuh.
+DEVICE float without_two_bits(float scale) { return __uint_as_float(__float_as_uint(scale) & ~3u); }
+
 // Of values whose largest has these bits, but for its sign; no number where one of them is not finite.
 DEVICE Int8Scale int8_scale(uint32_t bits) {
     const float largest = __uint_as_float(bits);
     const float scale = bits < 0x7f800000 ? largest * (1.0f / 127.0f) : __uint_as_float(0x7fffffff);
-    return {scale, scale > 0.0f ? __fdividef(127.0f, largest) : 0.0f};
+    return {without_two_bits(scale), scale > 0.0f ? __fdividef(127.0f, largest) : 0.0f};
 }
 
 // The columns of a warp, a whole tile.

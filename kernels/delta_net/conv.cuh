@@ -30,6 +30,25 @@ DEVICE float convolve(const DeltaArgs& args, uint32_t slot, uint32_t position, u
     return silu(fmaf(args.conv[(args.taps - 1) * args.channels + channel], x, sum));
 }
 
+// The same in two halves: what earlier inputs add, before the kernel waits for its input, and the rest.
+struct Convolution {
+    float past, weight;
+
+    __device__ __forceinline__ Convolution(const DeltaArgs& args, uint32_t slot, uint32_t position, uint32_t channel, bool used)
+        : past(0.0f), weight(used ? args.conv[(args.taps - 1) * args.channels + channel] : 0.0f) {
+        float weights[MAX_TAPS], inputs[MAX_TAPS];
+#pragma unroll
+        for (uint32_t back = 1; back < MAX_TAPS; ++back) {
+            const bool has = used && back < args.taps && back <= position;
+            weights[back] = has ? args.conv[(args.taps - 1 - back) * args.channels + channel] : 0.0f;
+            inputs[back] = has ? *history(args, slot, position - back, channel) : 0.0f;
+        }
+#pragma unroll
+        for (uint32_t back = MAX_TAPS - 1; back > 0; --back) past = fmaf(weights[back], inputs[back], past);
+    }
+    __device__ __forceinline__ float apply(float x) const { return silu(fmaf(weight, x, past)); }
+};
+
 // Where channel `channel` of the convolution is in a row of the projections.
 DEVICE uint32_t place_of_channel(const DeltaArgs& args, uint32_t channel) {
     const uint32_t keys = args.key_heads * args.key_dim;

@@ -1,4 +1,4 @@
-// Heads of 128 channels. Four blocks share a value head, 32 of its columns each.
+// Heads of 128 channels. Four blocks of the scan share a value head, 32 of its columns each.
 #pragma once
 #include "delta_net/conv.cuh"
 

@@ -4,139 +4,111 @@
 // `S = decay S; u = beta (v - Sᵀk); S = S + k uᵀ; out = Sᵀq`, where `out` of the new state is `decay Sᵀq + u (k · q)`
 // of the old one, so that both products with it share a pass.
 //
-// A thread has 16 rows of one column of the state. Bound by the bytes of the state, read once and written once, and by
-// latency: all that does not come from the projections is asked for before the kernel waits for them, queries and keys
-// are normalised after the products that they go into, and the four blocks of a head, a cluster, exchange their sums of
-// squares for the norm.
+// A block has a value head, a warp 8 rows of its state, a thread four columns of them: 64 KB are under way at once. Bound by
+// the bytes of the states, read once and written once, where rows are many, and by latency where they are few: all that does
+// not come from the projections is asked for before the kernel waits for them, and queries and keys are normalised after the
+// products that they go into.
 #include "common/quantise.cuh"
 #include "delta_net/head.cuh"
 
-// The convolution of one channel, its weights and history loaded ahead of its input.
-struct Convolution {
-    float weights[MAX_TAPS], past[MAX_TAPS];  // the input's last
+const uint32_t GROUPS = 16;  // of state rows: one for each warp
+const uint32_t OWN = DIM / GROUPS;
+const uint32_t FOURS = DIM / 4;  // of a row
 
-    __device__ __forceinline__ Convolution(const DeltaArgs& args, uint32_t slot, uint32_t position, uint32_t channel,
-                                           bool used) {
-#pragma unroll
-        for (uint32_t back = 0; back < MAX_TAPS; ++back) {
-            const bool has = used && back < args.taps;
-            weights[back] = has ? args.conv[(args.taps - 1 - back) * args.channels + channel] : 0.0f;
-            past[back] = has && back > 0 && back <= position ? *history(args, slot, position - back, channel) : 0.0f;
-        }
-    }
-    __device__ __forceinline__ float apply(float x) const {
-        float sum = 0.0f;
-#pragma unroll
-        for (int back = MAX_TAPS - 1; back > 0; --back) sum = fmaf(weights[back], past[back], sum);
-        return silu(fmaf(weights[0], x, sum));
-    }
-};
+DEVICE float4 scaled(float4 v, float factor) { return make_float4(v.x * factor, v.y * factor, v.z * factor, v.w * factor); }
 
-extern "C" __global__ void __launch_bounds__(256, 4)
-#if HAS_CLUSTERS
-    __cluster_dims__(4, 1, 1)
-#endif
-        delta_step(const __grid_constant__ DeltaArgs args) {
-#if HAS_CLUSTERS
-    const uint32_t GROUPS = 8;  // of state rows: one for each warp
-    const uint32_t OWN = DIM / GROUPS;
-    __shared__ __align__(16) float queries[DIM], keys[DIM];
-    __shared__ float squares[GROUPS];
-    __shared__ float2 recalled[GROUPS][COLUMNS];
+// `sum + v factor`.
+DEVICE float4 add_scaled(float4 sum, float4 v, float factor) {
+    return make_float4(fmaf(v.x, factor, sum.x), fmaf(v.y, factor, sum.y), fmaf(v.z, factor, sum.z), fmaf(v.w, factor, sum.w));
+}
+
+extern "C" __global__ void __launch_bounds__(32 * GROUPS, 2) delta_step(const __grid_constant__ DeltaArgs args) {
+    __shared__ __align__(16) float mixed[3][DIM];  // queries, keys, values
+    __shared__ float squares[3 * DIM / WARP];
+    __shared__ __align__(16) float4 recalled[2][GROUPS][FOURS];  // products of the state with keys and queries
     __shared__ float along[GROUPS];
-    __shared__ float parts[PARTS];
-    // Whoever writes to another block's shared memory waits until that block has begun.
-    arrive_at_cluster_relaxed();
-    const uint32_t part = blockIdx.x, key_head = blockIdx.y / args.ratio, index = blockIdx.y % args.ratio;
+    __shared__ __align__(16) float updates[DIM];
+    __shared__ float parts[DIM / WARP];
+    const uint32_t key_head = blockIdx.x / args.ratio, index = blockIdx.x % args.ratio;
     const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, head = at(args.head, key_head, index);
     const uint32_t heads = args.key_heads * args.ratio, flat_keys = args.key_heads * DIM;
-    const Sequence sequence = args.sequences[blockIdx.z];
+    const Sequence sequence = args.sequences[blockIdx.y];
     const uint32_t slot = sequence.slot, position = sequence.position;
     const uint64_t row = sequence.first_row;
-
-    // Thread `t` takes channel t of the query, or t - 128 of the key; the first warp the block's values, too.
-    const bool is_query = threadIdx.x < DIM;
-    const uint32_t within = threadIdx.x % DIM, channel = (is_query ? 0 : flat_keys) + key_head * DIM + within;
-    const uint32_t column = part * COLUMNS + lane, value_channel = 2 * flat_keys + head * DIM + column;
-    const Convolution own(args, slot, position, channel, true), of_value(args, slot, position, value_channel, warp == 0);
-    float* states = args.states + (static_cast<uint64_t>(slot) * heads + head) * DIM * DIM + warp * OWN * DIM + column;
-    float state[OWN];
+    float4* states = reinterpret_cast<float4*>(args.states) +
+                     ((static_cast<uint64_t>(slot) * heads + head) * DIM + warp * OWN) * FOURS + lane;
+    float4 state[OWN];
 #pragma unroll
-    for (uint32_t i = 0; i < OWN; ++i) state[i] = position == 0 ? 0.0f : states[i * DIM];
-    const float rate = args.decay[head], bias = args.dt_bias[head], norm = args.norm[column];
+    for (uint32_t i = 0; i < OWN; ++i) {
+        state[i] = position == 0 ? make_float4(0.0f, 0.0f, 0.0f, 0.0f) : __ldcs(states + i * FOURS);
+    }
+    // The first 128 threads have a channel of the query, and of the output; the next ones of the key and of the value.
+    const uint32_t kind = threadIdx.x / DIM, within = threadIdx.x % DIM;
+    const bool convolves = kind < 3, is_query = kind == 0;
+    const uint32_t channel =
+        (kind == 2 ? 2 * flat_keys + head * DIM : (is_query ? 0 : flat_keys) + key_head * DIM) + within;
+    const Convolution own(args, slot, position, channel, convolves);
+    const float rate = args.decay[head], bias = args.dt_bias[head], norm = args.norm[within];
 
     after_previous_kernel();
-    const float x = args.qkv[row * args.qkv_stride + at(is_query ? args.q : args.k, key_head, 0) + within];
-    float v = 0.0f, z = 0.0f;
-    if (warp == 0) {
-        v = args.qkv[row * args.qkv_stride + at(args.v, key_head, index) + column];
-        z = args.z[row * args.z_stride + at(args.z_place, key_head, index) + column];
-    }
+    const uint32_t place = kind == 2 ? at(args.v, key_head, index) : at(is_query ? args.q : args.k, key_head, 0);
+    const float x = convolves ? args.qkv[row * args.qkv_stride + place + within] : 0.0f;
+    const float z = is_query ? args.z[row * args.z_stride + at(args.z_place, key_head, index) + within] : 0.0f;
     const float a = args.a[row * args.a_stride + at(args.a_place, key_head, index)];
     const float b = args.b[row * args.b_stride + at(args.b_place, key_head, index)];
-    const float mixed = own.apply(x);
-    (is_query ? queries : keys)[within] = mixed;
-    const float sum = sum_lanes<32>(mixed * mixed);
-    if (lane == 0) squares[warp] = sum;
-    if (index == 0 && part == 0) *history(args, slot, position, channel) = x;
-    if (warp == 0) *history(args, slot, position, value_channel) = v;
-    const float value = of_value.apply(v);
+    if (convolves) {
+        const float value = own.apply(x), sum = sum_lanes<32>(value * value);
+        mixed[kind][within] = value;
+        if (lane == 0) squares[warp] = sum;
+        if (kind == 2 || index == 0) *history(args, slot, position, channel) = x;
+    }
     const float decay = expf(rate * softplus(a + bias)), beta = sigmoid(b);
-    __shared__ float values[COLUMNS];
-    if (warp == 0) values[lane] = value;
     __syncthreads();
 
-    float k[OWN];
-    float2 products = make_float2(0.0f, 0.0f);
+    const float *queries = mixed[0] + warp * OWN, *keys = mixed[1] + warp * OWN;
+    float4 with_key = make_float4(0.0f, 0.0f, 0.0f, 0.0f), with_query = with_key;
     float overlap = 0.0f;
 #pragma unroll
-    for (uint32_t i = 0; i < OWN; i += 4) {
-        const float4 four = *reinterpret_cast<const float4*>(keys + warp * OWN + i);
-        const float4 q = *reinterpret_cast<const float4*>(queries + warp * OWN + i);
-        k[i] = four.x, k[i + 1] = four.y, k[i + 2] = four.z, k[i + 3] = four.w;
-        const float qs[4] = {q.x, q.y, q.z, q.w};
-#pragma unroll
-        for (uint32_t j = 0; j < 4; ++j) {
-            products.x = fmaf(state[i + j], k[i + j], products.x);
-            products.y = fmaf(state[i + j], qs[j], products.y);
-            overlap = fmaf(k[i + j], qs[j], overlap);
-        }
+    for (uint32_t i = 0; i < OWN; ++i) {
+        with_key = add_scaled(with_key, state[i], keys[i]);
+        with_query = add_scaled(with_query, state[i], queries[i]);
+        overlap = fmaf(keys[i], queries[i], overlap);
     }
-    recalled[warp][lane] = products;
+    recalled[0][warp][lane] = with_key;
+    recalled[1][warp][lane] = with_query;
     if (lane == 0) along[warp] = overlap;
     __syncthreads();
 
-    float2 total = make_float2(0.0f, 0.0f);
-    float overlaps = 0.0f;
+    float result = 0.0f;
+    if (is_query) {
+        const float *of_key = &recalled[0][0][0].x + within, *of_query = &recalled[1][0][0].x + within;
+        float total = 0.0f, answer = 0.0f, overlaps = 0.0f;
 #pragma unroll
-    for (uint32_t group = 0; group < GROUPS; ++group) {
-        total.x += recalled[group][lane].x;
-        total.y += recalled[group][lane].y;
-        overlaps += along[group];
+        for (uint32_t group = 0; group < GROUPS; ++group) {
+            total += of_key[group * DIM];
+            answer += of_query[group * DIM];
+            overlaps += along[group];
+        }
+        const float q_scale = QUERY_SCALE * rsqrtf(squares[0] + squares[1] + squares[2] + squares[3] + L2_EPS);
+        const float k_scale = rsqrtf(squares[4] + squares[5] + squares[6] + squares[7] + L2_EPS);
+        const float update = k_scale * beta * (mixed[2][within] - decay * k_scale * total);
+        updates[within] = update;
+        result = q_scale * fmaf(update, overlaps, decay * answer);
+        const float sum = sum_lanes<32>(result * result);
+        if (lane == 0) parts[warp] = sum;
     }
-    const float q_scale = QUERY_SCALE * rsqrtf(squares[0] + squares[1] + squares[2] + squares[3] + L2_EPS);
-    const float k_scale = rsqrtf(squares[4] + squares[5] + squares[6] + squares[7] + L2_EPS);
-    const float update = beta * (values[lane] - decay * k_scale * total.x);
-    const float result = q_scale * fmaf(update * k_scale, overlaps, decay * total.y);
-    if (warp == 0) {
-        const float mine = sum_lanes<32>(result * result);
-        wait_for_cluster();
-        if (lane < PARTS) put_in_cluster(parts + part, lane, mine);
-    } else {
-        wait_for_cluster();
-    }
-    arrive_at_cluster();
+    __syncthreads();
+
+    const float4 update = *reinterpret_cast<const float4*>(updates + 4 * lane);
 #pragma unroll
-    for (uint32_t i = 0; i < OWN; ++i) states[i * DIM] = fmaf(k[i] * k_scale, update, decay * state[i]);
-    wait_for_cluster();
-    if (warp != 0) return;
+    for (uint32_t i = 0; i < OWN; ++i) __stcs(states + i * FOURS, add_scaled(scaled(state[i], decay), update, keys[i]));
+    if (!is_query) return;
     const float mean = (parts[0] + parts[1] + parts[2] + parts[3]) / static_cast<float>(DIM);
     const float out = silu(z) * (result * rsqrtf(mean + args.eps) * norm);
-    const uint64_t place = (row * heads + head) * DIM + column;
+    const uint64_t to = (row * heads + head) * DIM + within;
     if (args.row.codes != nullptr) {
-        put_tile(args.row, place, out);
+        put_tile(args.row, to, out);
     } else {
-        args.out[place] = out;
+        args.out[to] = out;
     }
-#endif
 }

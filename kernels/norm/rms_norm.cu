@@ -1,4 +1,4 @@
-// `out = x / sqrt(mean(x²) + eps) * weight`, a block for each row. Bound by bytes: a row is read once and written once.
+// `out = x / sqrt(mean(x²) + eps) * weight`, a block for each row, as float32, quantised, or both. Bound by latency.
 #include "common/input.cuh"
 
 // Loads of four columns that a thread has in registers.
@@ -14,12 +14,16 @@ extern "C" __global__ void __launch_bounds__(1024) rms_norm(const __grid_constan
     const uint64_t row = args.pick == nullptr ? blockIdx.x : args.pick[blockIdx.x];
     const float* x = args.x + row * width;
     float* out = args.out + static_cast<uint64_t>(blockIdx.x) * width;
+    Input quantised(nullptr, 1, width, 0);
+    quantised.codes = args.row.codes + static_cast<uint64_t>(blockIdx.x) * (width / 4);
+    quantised.factors = args.row.factors + static_cast<uint64_t>(blockIdx.x) * (width / TILE);
     const auto squares_of = [](float4 v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; };
     const auto put = [&](uint32_t col, float4 v, float4 w, float factor) {
         const float four[4] = {v.x * factor * w.x, v.y * factor * w.y, v.z * factor * w.z, v.w * factor * w.w};
-        if (width % 4 == 0 && col < width) {
-            *reinterpret_cast<float4*>(out + col) = make_float4(four[0], four[1], four[2], four[3]);
-        }
+        const float4 all = make_float4(four[0], four[1], four[2], four[3]);
+        if (args.row.codes != nullptr) quantised.put(0, col, col < width, all, INPUT_INT8);
+        if (args.out == nullptr) return;
+        if (width % 4 == 0 && col < width) *reinterpret_cast<float4*>(out + col) = all;
 #pragma unroll
         for (uint32_t i = 0; i < 4; ++i) {
             if (width % 4 != 0 && col + i < width) out[col + i] = four[i];
@@ -37,7 +41,9 @@ extern "C" __global__ void __launch_bounds__(1024) rms_norm(const __grid_constan
     const float factor = 1.0f / sqrtf(sum_block(squares, scratch) / static_cast<float>(width) + args.eps);
 #pragma unroll
     for (int i = 0; i < LOADS; ++i) put(4 * (i * blockDim.x + threadIdx.x), values[i], weights[i], factor);
-    for (uint32_t col = held + 4 * threadIdx.x; col < width; col += 4 * blockDim.x) {
+    // Whole warps, for lanes that quantise together.
+    for (uint32_t first = held + 4 * (threadIdx.x - threadIdx.x % WARP); first < width; first += 4 * blockDim.x) {
+        const uint32_t col = first + 4 * (threadIdx.x % WARP);
         put(col, four_of(x, col, width), four_of(args.weight, col, width), factor);
     }
 }

@@ -13,7 +13,4 @@ extern "C" __global__ void __launch_bounds__(256) quantise(const __grid_constant
     const bool inside = tile + at / TILE < args.tiles;
     const float* x = args.input + TILE * static_cast<uint64_t>(tile) + at;
     out.put(0, at, inside, inside ? *reinterpret_cast<const float4*>(x) : make_float4(0.0f, 0.0f, 0.0f, 0.0f), INPUT_INT8);
-    // Two bits fewer, so that three times the scale is a float: see `TilePair::scaled`.
-    float* scale = &out.factors[at / TILE].x;
-    if (inside && at % TILE == 0) *scale = __uint_as_float(__float_as_uint(*scale) & ~3u);
 }

@@ -101,11 +101,12 @@ structs! {
     }
 
     /// A norm of rows.
-    NormArgs, 48 {
+    NormArgs, 64 {
         x: DevicePtr<f32>,
         weight: DevicePtr<f32>,
         out: DevicePtr<f32>,
         pick: DevicePtr<u32>,
+        row: QuantisedRow,
         eps: f32,
         width: u32,
         count: u32,
@@ -302,6 +303,10 @@ structs! {
 impl QuantisedRow {
     /// No such row.
     pub const NONE: Self = Self { codes: DevicePtr::NULL, factors: DevicePtr::NULL };
+
+    pub fn is_none(&self) -> bool {
+        self.codes.is_null()
+    }
 }
 
 impl Matrix {
@@ -382,6 +387,11 @@ impl Matrix {
         let packed = self.format != format_number(Format::F32);
         let lies_well = self.order.is_null() && (self.packed != 0) == packed;
         FLOAT_FORMATS.iter().position(is).filter(|_| lies_well)
+    }
+
+    /// Whether it lies as stored in float32.
+    pub fn is_plain_f32(&self) -> bool {
+        self.packed == 0 && self.order.is_null() && self.format == format_number(Format::F32)
     }
 
     /// Bytes of a block of 16 rows by `columns` columns of a packed matrix.

@@ -16,7 +16,7 @@ use super::event::Event;
 use super::memory::{DeviceMemory, DeviceSlice, Pinned};
 use super::module::Modules;
 use super::moe::{Moe, MoeLayer, MoeWork};
-use super::norm::Norm;
+use super::norm::{Norm, Normed};
 use super::plan::{Layout, Sizes, moe_shape, results};
 use super::products::{Inputs, Output, Products};
 use super::queued::{Queued, QueuedSequence, Visits};
@@ -243,14 +243,29 @@ impl CudaBackend {
         Error::Internal(format!("layer {layer} of {} is no {expected} layer", self.spec.layers.len()))
     }
 
-    /// Rows of activations before norm `norm`: the norm is the product's where there is one row, and done here otherwise.
-    fn normed(&self, step: &Step, norm: DeviceSlice<f32>) -> Result<Inputs> {
-        let (count, work, eps) = (step.count(), &self.work, self.spec.norm_eps);
+    /// Rows of activations before norm `norm`: the norm is the product's where there is one row, and done here otherwise,
+    /// to `quantised` too, where that is some row, and to floats where they are wanted.
+    fn normed(&self, count: usize, norm: DeviceSlice<f32>, floats: bool, quantised: QuantisedRow) -> Result<Inputs> {
+        let (work, eps) = (&self.work, self.spec.norm_eps);
         if count == 1 {
             return Ok(Inputs { norm: Some((norm, eps)), ..Inputs::rows(work.x, 1) });
         }
-        self.kernels.norm.run(&self.stream, (work.x, None, count), (norm, eps), work.normed)?;
-        Ok(Inputs::rows(work.normed, count))
+        let out = Normed { floats: floats.then_some(work.normed), quantised };
+        self.kernels.norm.run(&self.stream, (work.x, None, count), (norm, eps), out)?;
+        Ok(Inputs { quantised, ..Inputs::rows(work.normed, count) })
+    }
+
+    /// The same before products with `outputs`, in the forms that they take.
+    fn normed_for(
+        &self,
+        step: &Step,
+        norm: DeviceSlice<f32>,
+        outputs: &[(&Weight, DeviceSlice<f32>)],
+    ) -> Result<Inputs> {
+        let (count, products) = (step.count(), &self.kernels.products);
+        let takes = |(weight, _): &(&Weight, _)| products.takes_quantised(&weight.matrix, count);
+        let quantised = if outputs.iter().any(takes) { self.work.moe.row } else { QuantisedRow::NONE };
+        self.normed(count, norm, !outputs.iter().all(takes), quantised)
     }
 
     fn begin(&mut self, batch: &Batch<'_>) -> Result<()> {
@@ -305,7 +320,7 @@ impl CudaBackend {
         let (stream, products, work) = (&self.stream, &self.kernels.products, &self.work.attention);
         let [query, key, value] = &inputs;
         let outputs = [(query, work.queries), (key, work.keys), (value, work.values)];
-        products.run(stream, self.normed(&step, weights.input_norm)?, &outputs, Output::Set)?;
+        products.run(stream, self.normed_for(&step, weights.input_norm, &outputs)?, &outputs, Output::Set)?;
         kernel.run(stream, &step, attention, kv, work)?;
         let mixed = Inputs::rows(work.out, step.count());
         products.run(stream, mixed, &[(&output, self.work.x)], Output::Add)
@@ -329,14 +344,13 @@ impl CudaBackend {
             return Ok(());
         }
         let (stream, products) = (&self.stream, &self.kernels.products);
-        let quantised = kernel.quantises(&step) && products.takes_quantised(&delta.output.matrix);
+        let quantised = kernel.quantises(&step) && products.takes_quantised(&delta.output.matrix, step.count());
         let row = if quantised { self.work.moe.row } else { QuantisedRow::NONE };
         let work = &DeltaWork { row, ..self.work.delta_net };
-        let inputs = self.normed(&step, weights.input_norm)?;
         let [first, second, third, fourth] = work.projections;
         let of_inputs = delta.inputs.matrices().zip([first, second]);
         let outputs: Vec<(&Weight, _)> = of_inputs.chain(delta.gates.matrices().zip([third, fourth])).collect();
-        products.run(stream, inputs, &outputs, Output::Set)?;
+        products.run(stream, self.normed_for(&step, weights.input_norm, &outputs)?, &outputs, Output::Set)?;
         kernel.run(stream, &step, delta, states, work)?;
         let mixed = Inputs { quantised: row, ..Inputs::rows(work.out, step.count()) };
         products.run(stream, mixed, &[(&delta.output, self.work.x)], Output::Add)
@@ -359,10 +373,12 @@ impl CudaBackend {
             return Ok(());
         }
         let (count, stream) = (step.count(), &self.stream);
-        let inputs = self.normed(&step, weights.feed_forward_norm)?;
         let shared_gate = gate.and(self.work.moe.shared_gate);
         let router = router.map(|router| (router, self.work.moe.logits));
         let outputs: Vec<(&Weight, _)> = router.into_iter().chain(gate.zip(shared_gate)).collect();
+        let quantised = self.kernels.moe.quantised(moe, count);
+        let floats = !outputs.is_empty() || quantised.is_none();
+        let inputs = self.normed(count, weights.feed_forward_norm, floats, quantised)?;
         if !outputs.is_empty() {
             self.kernels.products.run_exact(stream, Inputs { early: true, ..inputs }, &outputs)?;
         }
@@ -450,8 +466,11 @@ impl CudaBackend {
             }
             _ => {
                 let rows = (work.x, Some(step.picks), count);
-                self.kernels.norm.run(&self.stream, rows, (weights.final_norm, eps), work.normed)?;
-                Inputs::rows(work.normed, count)
+                let takes = self.kernels.products.takes_quantised(&weights.head.matrix, count);
+                let quantised = if takes { work.moe.row } else { QuantisedRow::NONE };
+                let out = Normed { floats: (!takes).then_some(work.normed), quantised };
+                self.kernels.norm.run(&self.stream, rows, (weights.final_norm, eps), out)?;
+                Inputs { quantised, ..Inputs::rows(work.normed, count) }
             }
         };
         self.kernels.products.run(&self.stream, inputs, &[(&weights.head, work.logits)], Output::Set)
@@ -516,7 +535,8 @@ impl CudaBackend {
     /// Does what a defect of a kernel would do: reads where no memory is.
     pub(super) fn break_device(&self) -> Result<()> {
         let (rows, norm) = ((DeviceSlice::nowhere(64), None, 1), (DeviceSlice::nowhere(64), 0.0));
-        self.kernels.norm.run(&self.stream, rows, norm, DeviceSlice::nowhere(64))
+        let out = Normed { floats: Some(DeviceSlice::nowhere(64)), quantised: QuantisedRow::NONE };
+        self.kernels.norm.run(&self.stream, rows, norm, out)
     }
 }
 

@@ -20,14 +20,14 @@ const CONV_ROWS: usize = 16;
 const CHUNK: usize = 32;
 const CHUNK_KEY_BYTES: usize = 4 * 2 * CHUNK * USUAL;
 const CHUNK_HEAD_BYTES: usize = 4 * 2 * CHUNK * CHUNK + 2 * 4 * CHUNK;
+/// Blocks of the scan that share a value head.
+const SCAN_PARTS: usize = 4;
 /// What a block of the scan copies to shared memory while it works on what it copied before.
 const STAGES: usize = 2;
 
 pub struct DeltaNet {
     /// Rows of sequences that have one each: convolves by itself.
     step: Kernel,
-    /// Its blocks stand in clusters of four that share a head.
-    clusters: bool,
     conv: Kernel,
     /// What follows the convolution of many rows.
     rows: Rows,
@@ -107,11 +107,8 @@ pub struct DeltaWork {
 impl DeltaNet {
     pub fn new(modules: &Modules, spec: &DeltaSpec, eps: f32) -> Result<Self> {
         let usual = is_usual(spec);
-        let clustered =
-            usual.then(|| modules.kernel_beside_others("delta_step")).transpose()?.filter(|kernel| kernel.overlaps);
-        let clusters = clustered.is_some();
-        let step = clustered.map_or_else(|| modules.kernel("delta_any"), Ok)?;
         let kernel = |name| modules.kernel(name);
+        let step = if usual { modules.kernel_beside_others("delta_step")? } else { kernel("delta_any")? };
         let rows = match usual {
             true => Rows::Chunks {
                 prepare: kernel("delta_prepare")?,
@@ -120,12 +117,12 @@ impl DeltaNet {
             },
             false => Rows::Any(kernel("delta_any_rows")?),
         };
-        Ok(Self { step, clusters, conv: kernel("delta_conv")?, rows, spec: spec.clone(), eps })
+        Ok(Self { step, conv: kernel("delta_conv")?, rows, spec: spec.clone(), eps })
     }
 
     /// Whether a step's output can be left quantised.
     pub fn quantises(&self, step: &Step) -> bool {
-        self.clusters && step.count() == 1
+        is_usual(&self.spec) && step.single_rows
     }
 
     /// `out = norm(delta_rule(conv(q, k, v))) * silu(z)`, advancing the states of the step's sequences.
@@ -142,7 +139,7 @@ impl DeltaNet {
     ) -> Result<()> {
         let args = self.args(step, weights, states, work)?;
         let sequences = step.sequences.len();
-        let (heads, parts) = (self.spec.value_heads, 4);
+        let heads = self.spec.value_heads;
         let launch = |kernel: &Kernel, grid: [usize; 3], block: u32, shared: usize| {
             // SAFETY: the kernel's argument, of sizes that were checked; a step's slots are those of the states.
             unsafe { kernel.launch(grid.map(number), [block, 1, 1]).shared(number(shared)).arg(args).queue(stream) }
@@ -151,8 +148,8 @@ impl DeltaNet {
             launch(kernel, [heads, sequences, 1], 256, 4 * (2 * self.spec.key_dim + 2 * self.spec.value_dim + 64))
         };
         if step.single_rows {
-            return match self.clusters {
-                true => launch(&self.step, [parts, heads, sequences], 256, 0),
+            return match is_usual(&self.spec) {
+                true => launch(&self.step, [heads, sequences, 1], 512, 0),
                 false => any(&self.step),
             };
         }
@@ -163,7 +160,7 @@ impl DeltaNet {
             Rows::Chunks { prepare, scan, gate } => {
                 launch(prepare, [self.spec.key_heads, step.most_rows.div_ceil(CHUNK), sequences], 256, 0)?;
                 let shared = STAGES * (CHUNK_KEY_BYTES + CHUNK_HEAD_BYTES);
-                launch(scan, [parts, heads, sequences], 64, shared)?;
+                launch(scan, [SCAN_PARTS, heads, sequences], 64, shared)?;
                 launch(gate, [step.count(), 1, 1], 256, 0)
             }
         }

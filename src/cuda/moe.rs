@@ -232,7 +232,19 @@ impl Moe {
         ])
     }
 
-    /// `x += sum of share * expert(norm(x))` for `count` rows. A single row is normed here; several are in `normed`.
+    /// The kernels for `count` rows that are quantised already.
+    fn tiles(&self, layer: &MoeLayer, count: usize) -> Option<&Arc<Tiles>> {
+        let int8_only = layer.gate_up.int8_only() && layer.down.int8_only();
+        (count > 1 && int8_only).then_some(&self.tiles)
+    }
+
+    /// Where [`Moe::run`] takes `count` rows quantised, beside those in `normed`.
+    pub fn quantised(&self, layer: &MoeLayer, count: usize) -> QuantisedRow {
+        self.tiles(layer, count).map_or(QuantisedRow::NONE, |tiles| tiles.row())
+    }
+
+    /// `x += sum of share * expert(norm(x))` for `count` rows. A single row is normed here; several are in `normed`, and
+    /// where [`Moe::quantised`] says.
     ///
     /// # Errors
     /// [`Error::Internal`] for memory that is too small.
@@ -246,8 +258,7 @@ impl Moe {
     ) -> Result<()> {
         let (one, shape) = (count == 1, &layer.shape);
         let (entries, shared) = (count * shape.top_k, usize::from(shape.shared_width > 0));
-        let int8_only = layer.gate_up.int8_only() && layer.down.int8_only();
-        let tiles = (!one && int8_only).then_some(&self.tiles);
+        let tiles = self.tiles(layer, count);
         let item_rows = match tiles {
             Some(tiles) => tiles.rows,
             None if one => 1,
@@ -330,9 +341,8 @@ impl Moe {
         }
         let combine = || queue(&self.combine, [count, shape.hidden.div_ceil(COMBINED)], COMBINED / 4, 0);
         if let Some((tiles, launches)) = few {
-            tiles.quantise(stream, work.normed, count * shape.hidden)?;
             queue(&self.route, [count, 1], 256, 0)?;
-            self.few.run(stream, launches, tiles.quantised(), args)?;
+            self.few.run(stream, launches, tiles.row(), args)?;
             return combine();
         }
         queue(&self.route, [count, 1], 256, 0)?;
@@ -343,7 +353,7 @@ impl Moe {
         }
         queue(&self.group, [1, 1], 1024, 8 * (shape.experts + 1))?;
         if let Some(tiles) = tiles {
-            tiles.experts(stream, args, work.normed, work.activations, values, (widest, shape.hidden))?;
+            tiles.experts(stream, args, work.activations, values, (widest, shape.hidden))?;
             return combine();
         }
         let [first, second] = [shape.hidden, widest].map(|cols| Forms::floats().bytes(layer.item_rows, cols));

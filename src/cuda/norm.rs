@@ -1,6 +1,6 @@
 //! RMS norms of many rows. Single rows are normed by the products that read them.
 
-use super::args::{NormArgs, number};
+use super::args::{NormArgs, QuantisedRow, number};
 use super::memory::{DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
 use super::stream::Stream;
@@ -8,6 +8,14 @@ use crate::error::Result;
 
 pub struct Norm {
     kernel: Kernel,
+}
+
+/// Where normed rows go: as float32, quantised, or both.
+#[derive(Clone, Copy)]
+pub struct Normed {
+    pub floats: Option<DeviceSlice<f32>>,
+    /// Only for rows of whole tiles; the memory for `count` of them is the caller's to check.
+    pub quantised: QuantisedRow,
 }
 
 impl Norm {
@@ -25,17 +33,21 @@ impl Norm {
         stream: &Stream,
         (x, pick, count): (DeviceSlice<f32>, Option<DeviceSlice<u32>>, usize),
         (weight, eps): (DeviceSlice<f32>, f32),
-        out: DeviceSlice<f32>,
+        out: Normed,
     ) -> Result<()> {
         let width = weight.len();
         let args = NormArgs {
             x: x.holding(if pick.is_some() { 0 } else { count * width }, "rows to norm")?,
             weight: weight.start(),
-            out: out.holding(count * width, "normed rows")?,
+            out: match out.floats {
+                Some(floats) => floats.holding(count * width, "normed rows")?,
+                None => DevicePtr::NULL,
+            },
             pick: match pick {
                 Some(pick) => pick.holding(count, "picked rows")?,
                 None => DevicePtr::NULL,
             },
+            row: out.quantised,
             eps,
             width: number(width),
             count: number(count),

@@ -33,7 +33,7 @@ pub struct Inputs {
     pub pick: Option<DeviceSlice<u32>>,
     /// Weights and epsilon of the norm that a single row is to pass first.
     pub norm: Option<(DeviceSlice<f32>, f32)>,
-    /// Takes the place of the only row of `data`: for matrices that [`Products::takes_quantised`].
+    /// Takes the place of the rows of `data` for matrices that [`Products::takes_quantised`].
     pub quantised: QuantisedRow,
     /// The kernel behind reads nothing but weights before it waits for this one.
     pub early: bool,
@@ -66,9 +66,11 @@ impl Products {
         })
     }
 
-    /// Whether products of a single row with `matrix` take it quantised.
-    pub fn takes_quantised(&self, matrix: &Matrix) -> bool {
-        !self.exact && (matrix.cols as usize).is_multiple_of(one_row::COLUMNS) && self.one_row.takes_quantised(matrix)
+    /// Whether products of `count` rows with `matrix` take rows that are quantised already: several of them where
+    /// [`Tiles::row`] is.
+    pub fn takes_quantised(&self, matrix: &Matrix, count: usize) -> bool {
+        let one = || (matrix.cols as usize).is_multiple_of(one_row::COLUMNS) && self.one_row.takes_quantised(matrix);
+        !self.exact && if count == 1 { one() } else { matrix.takes_int8() }
     }
 
     /// `out[i, r] = inputs[i] · weight[r] + bias[r]`, `[count, rows of the weight]`, for each of up to four products.
@@ -122,7 +124,9 @@ impl Products {
         let (int8, float): (Vec<Product>, Vec<Product>) =
             all.into_iter().partition(|p| p.matrix.takes_int8() && !exact);
         if !int8.is_empty() {
-            self.tiles.quantise(stream, inputs.data, count * cols)?;
+            if inputs.quantised.is_none() {
+                self.tiles.quantise(stream, inputs.data, count * cols)?;
+            }
             self.tiles.products(stream, &int8, cols, count, add)?;
         }
         if !float.is_empty() {

@@ -5,7 +5,7 @@ use super::args::{
     MoeArgs, Product, QuantiseArgs, QuantisedRow, TileFloatsArgs, TileMoeArgs, TileProductsArgs, number,
 };
 use super::device::DeviceInfo;
-use super::memory::{DeviceMemory, DeviceSlice};
+use super::memory::{DeviceMemory, DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
 use super::plan::WorkParts;
 use super::split::{Room, Shape, Split};
@@ -21,6 +21,13 @@ const FLOAT_COLUMNS: usize = 64;
 const FLOAT_STEPS: usize = 4;
 /// What a part costs beside its steps, in steps.
 const PART_COST: usize = 2;
+/// What a block of products of few rows in float32 takes: rows of a weight, and of the input, one of so many parts of the
+/// columns, which are a multiple of what a warp takes. And the most rows of the input for which it is used.
+const FEW_STRIP: u32 = 16;
+const FEW_ROWS: usize = 32;
+const FEW_PARTS: u32 = 4;
+const FEW_COLUMNS: usize = 64;
+const FEW_MOST: usize = 64;
 /// Columns that a block of the others takes together.
 const COLUMNS: usize = 256;
 /// Rows of the input that a block may take, the most that it has room for first.
@@ -37,6 +44,8 @@ pub struct Tiles {
     products: Kernel,
     products_few: Kernel,
     floats: Kernel,
+    /// For few rows, where blocks form clusters.
+    floats_few: Option<Kernel>,
     gate_up: Kernel,
     down: Kernel,
     multiprocessors: usize,
@@ -75,6 +84,7 @@ impl Tiles {
             products,
             products_few,
             floats: modules.kernel("tile_floats")?,
+            floats_few: Some(modules.kernel("tile_floats_few")?).filter(|kernel| kernel.overlaps),
             gate_up,
             down,
             multiprocessors: device.multiprocessors as usize,
@@ -85,6 +95,11 @@ impl Tiles {
             float_parts: memory.part(parts.float_parts)?,
             float_counters: memory.part(parts.float_counters)?,
         })
+    }
+
+    /// Where quantised rows are for [`Tiles::products`] and [`Tiles::experts`].
+    pub fn row(&self) -> QuantisedRow {
+        QuantisedRow { codes: self.codes.start(), factors: self.factors.start() }
     }
 
     /// Quantises the first `values` values of `input`, rows of whole tiles.
@@ -103,11 +118,6 @@ impl Tiles {
         let launch = self.quantise.launch([number(tiles.div_ceil(32)), 1, 1], [256, 1, 1]);
         // SAFETY: the kernel's argument, of sizes that were checked.
         unsafe { launch.arg(args).queue(stream) }
-    }
-
-    /// What was quantised last.
-    pub fn quantised(&self) -> QuantisedRow {
-        QuantisedRow { codes: self.codes.start(), factors: self.factors.start() }
     }
 
     /// The products of up to four matrices that take int8 with `count` rows of what was quantised last.
@@ -169,7 +179,29 @@ impl Tiles {
     ) -> Result<()> {
         let mut all = [Product::NONE; 4];
         all.iter_mut().zip(products).for_each(|(to, product)| *to = *product);
-        let groups = products.iter().map(|product| product.matrix.rows.div_ceil(number(FLOAT_TILE))).sum::<u32>();
+        let groups = |rows: u32| products.iter().map(|product| product.matrix.rows.div_ceil(rows)).sum::<u32>();
+        let input = input.holding(count * cols, "inputs of a product")?;
+        let args = TileFloatsArgs {
+            products: all,
+            input,
+            parts: DevicePtr::NULL,
+            counters: DevicePtr::NULL,
+            products_count: number(products.len()),
+            cols: number(cols),
+            count: number(count),
+            add: add.into(),
+            columns: 0,
+            unused: 0,
+        };
+        let launch = |kernel: &Kernel, grid: [u32; 3], args: TileFloatsArgs| {
+            // SAFETY: the kernel's argument; the caller checked that the outputs have `count` rows.
+            unsafe { kernel.launch(grid, [256, 1, 1]).arg(args).queue(stream) }
+        };
+        let plain = cols.is_multiple_of(FEW_COLUMNS) && products.iter().all(|product| product.matrix.is_plain_f32());
+        if let Some(kernel) = self.floats_few.as_ref().filter(|_| plain && count <= FEW_MOST) {
+            return launch(kernel, [FEW_PARTS, groups(FEW_STRIP), number(count.div_ceil(FEW_ROWS))], args);
+        }
+        let groups = groups(number(FLOAT_TILE));
         let inputs = count.div_ceil(FLOAT_TILE);
         let tiles = groups as usize * inputs;
         let steps = cols.div_ceil(FLOAT_COLUMNS);
@@ -177,24 +209,17 @@ impl Tiles {
         let parts = steps.div_ceil(steps_of_part).max(1);
         let room = if parts > 1 { tiles } else { 0 };
         let args = TileFloatsArgs {
-            products: all,
-            input: input.holding(count * cols, "inputs of a product")?,
             parts: self.float_parts.holding(room * parts * FLOAT_TILE * FLOAT_TILE, "sums of parts of columns")?,
             counters: self.float_counters.holding(room, "counters of parts of columns")?,
-            products_count: number(products.len()),
-            cols: number(cols),
-            count: number(count),
-            add: add.into(),
             columns: number(steps_of_part * FLOAT_COLUMNS),
-            unused: 0,
+            ..args
         };
-        let launch = self.floats.launch([groups, number(inputs), number(parts)], [256, 1, 1]);
-        // SAFETY: the kernel's argument; the caller checked that the outputs have `count` rows.
-        unsafe { launch.arg(args).queue(stream) }
+        launch(&self.floats, [groups, number(inputs), number(parts)], args)
     }
 
-    /// The experts of a feed-forward half whose entries are grouped in items of `rows`, behind its router: activations of
-    /// `widths.0` rows of a weight, then outputs of `widths.1`. `moe` and what it points to were checked by the caller.
+    /// The experts of a feed-forward half whose entries are grouped in items of `rows`, behind its router, with rows that were
+    /// quantised to [`Tiles::row`]: activations of `widths.0` rows of a weight, then outputs of `widths.1`. `moe` and what it
+    /// points to were checked by the caller.
     ///
     /// # Errors
     /// [`crate::Error::Internal`] for memory that is too small.
@@ -202,12 +227,10 @@ impl Tiles {
         &self,
         stream: &Stream,
         moe: MoeArgs,
-        input: DeviceSlice<f32>,
         activations: DeviceSlice<f32>,
         values: usize,
         widths: (usize, usize),
     ) -> Result<()> {
-        self.quantise(stream, input, moe.count as usize * moe.hidden as usize)?;
         let args = TileMoeArgs {
             moe,
             codes: self.codes.start(),

@@ -1,8 +1,8 @@
 //! Embeddings and rotary angles, and the norm of rows.
 
-use super::super::args::{EmbedArgs, NormArgs, Row};
+use super::super::args::{EmbedArgs, NormArgs, QuantisedRow, Row};
 use super::super::memory::DevicePtr;
-use super::{Bench, assert_close, decoded, in_other_order, rms_norm, values, weight};
+use super::{Bench, assert_close, decoded, in_other_order, quantised, rms_norm, unquantised, values, weight};
 use crate::model::Batch;
 use crate::quant::Format;
 
@@ -60,16 +60,19 @@ fn embeddings_of_every_format_are_the_reference_decoders_rows() {
 fn rms_norm_matches_float64_at_odd_sizes() {
     let Some(mut bench) = Bench::open() else { return };
     let kernel = bench.kernel("rms_norm");
-    for width in [1usize, 31, 100, 2048, 5003] {
+    for width in [1usize, 31, 100, 2048, 4128, 5003] {
         let x: Vec<Vec<f32>> = (0..4).map(|i| values(i, width)).collect();
         let weight = values(9, width);
         for picks in [None, Some([3u32, 1, 1, 0])] {
             let out = bench.room::<f32>(4 * width);
+            let (codes, factors) = (bench.room::<u8>(4 * width), bench.room::<f32>(4 * width / 16));
+            let row = QuantisedRow { codes: codes.slice.cast().start(), factors: factors.slice.start() };
             let args = NormArgs {
                 x: bench.put(&x.concat()),
                 weight: bench.put(&weight),
                 out: out.slice.start(),
                 pick: picks.map_or(DevicePtr::NULL, |picks| bench.put(&picks)),
+                row: QuantisedRow::NONE,
                 eps: 1e-6,
                 width: width as u32,
                 count: 4,
@@ -79,7 +82,22 @@ fn rms_norm_matches_float64_at_odd_sizes() {
             let order = picks.unwrap_or([0, 1, 2, 3]);
             let expected: Vec<f64> =
                 order.iter().flat_map(|i| rms_norm(&x[*i as usize], &weight, 1e-6)).map(f64::from).collect();
-            assert_close(&bench.gpu.download(out.slice), &expected, 1e-5, "rms_norm");
+            let floats = bench.gpu.download(out.slice);
+            assert_close(&floats, &expected, 1e-5, "rms_norm");
+            if !width.is_multiple_of(32) {
+                continue;
+            }
+            let rounded: Vec<f64> = quantised(&floats).into_iter().map(f64::from).collect();
+            for kept in [out.slice.start(), DevicePtr::NULL] {
+                bench.gpu.stream.fill(codes.slice, 0xff).unwrap();
+                bench.gpu.stream.fill(out.slice, 0xff).unwrap();
+                bench.run(&kernel, [4, 1, 1], 256, 0, NormArgs { out: kept, row, ..args });
+                let found = unquantised(&bench.gpu.download(codes.slice), &bench.gpu.download(factors.slice), 32);
+                assert_close(&found, &rounded, 1e-6, "rms_norm, quantised");
+                if !kept.is_null() {
+                    assert_eq!(bench.gpu.download(out.slice), floats);
+                }
+            }
         }
     }
 }

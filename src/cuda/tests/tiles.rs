@@ -13,6 +13,8 @@ const FLOAT_TILE: usize = 64;
 #[test]
 fn products_in_float32_of_every_format_match_the_reference_decoder() {
     let Some(mut bench) = Bench::open() else { return };
+    let clusters = bench.kernel("tile_floats_few").overlaps;
+    let is_plain = |weight: &Weight| matches!(weight, Weight::Stored(matrix) if matrix.format() == Format::F32);
     // Of two matrices; the second is added to what its rows of the output hold, and has a bias, as the first then does.
     let mut check = |weights: [&Weight; 2], count: usize, columns: usize, what: &str| {
         let cols = weights[0].cols();
@@ -23,7 +25,12 @@ fn products_in_float32_of_every_format_match_the_reference_decoder() {
         let tiles = groups * count.div_ceil(FLOAT_TILE);
         let sums = bench.room::<f32>(tiles * parts * FLOAT_TILE * FLOAT_TILE);
         let counters = bench.gpu.upload(&vec![0u32; tiles]);
-        for add in [0, 1] {
+        let plain = cols.is_multiple_of(64) && weights.iter().all(|weight| is_plain(weight));
+        let strips = weights.iter().map(|weight| weight.rows().div_ceil(16)).sum();
+        for (add, few) in [(0, false), (1, false), (0, true), (1, true)] {
+            if few && !(plain && clusters) {
+                continue;
+            }
             let before: Vec<Vec<f32>> = weights.iter().map(|w| values(31, count * w.rows())).collect();
             let outs: Vec<_> = weights
                 .iter()
@@ -53,14 +60,20 @@ fn products_in_float32_of_every_format_match_the_reference_decoder() {
                 columns: columns as u32,
                 unused: 0,
             };
-            bench.run(&bench.kernel("tile_floats"), [groups, count.div_ceil(FLOAT_TILE), parts], 256, 0, args);
+            match few {
+                true => bench.run(&bench.kernel("tile_floats_few"), [4, strips, count.div_ceil(32)], 256, 0, args),
+                false => {
+                    let grid = [groups, count.div_ceil(FLOAT_TILE), parts];
+                    bench.run(&bench.kernel("tile_floats"), grid, 256, 0, args);
+                }
+            }
             for (i, (weight, out)) in weights.iter().zip(&outs).enumerate() {
                 let mut wanted = expected(weight, &inputs, true);
                 for (at, sum) in wanted.iter_mut().enumerate() {
                     *sum += if i == 1 { f64::from(bias[at % weight.rows()]) } else { 0.0 };
                     *sum += if add == 1 { f64::from(before[i][at]) } else { 0.0 };
                 }
-                let what = format!("{what}, product {i}, add {add}");
+                let what = format!("{what}, product {i}, add {add}, few {few}");
                 assert_close(&bench.gpu.download(out.slice), &wanted, 2e-5, &what);
             }
             assert!(bench.gpu.download(counters.slice).iter().all(|count| *count == 0), "{what}: counters");
@@ -87,6 +100,8 @@ fn products_in_float32_of_every_format_match_the_reference_decoder() {
     check([&ordered, &weight(Format::F32, 1, 576, 7)], 20, 576, "columns in another order");
     // As long as a router's, with the parts of a device.
     check([&weight(Format::F32, 66, 2048, 8), &weight(Format::F32, 1, 2048, 9)], 66, 704, "a router");
+    // More columns than the warps of a cluster take at a time, and a last part of them.
+    check([&weight(Format::F32, 17, 2112, 8), &weight(Format::F32, 16, 2112, 9)], 3, 2112, "few rows");
 }
 
 /// Rows of weights that a block takes.

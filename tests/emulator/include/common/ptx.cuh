@@ -187,7 +187,7 @@ DEVICE void multiply_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
 DEVICE void arrive_at_cluster_relaxed() { emulated_thread->device->arrive_at_cluster(*emulated_thread); }
 DEVICE void arrive_at_cluster() { emulated_thread->device->arrive_at_cluster(*emulated_thread); }
 DEVICE void wait_for_cluster() { emulated_thread->device->wait_for_cluster(*emulated_thread); }
-DEVICE void put_in_cluster(float* place, uint32_t rank, float value) {
-    *static_cast<float*>(emulated_thread->device->in_cluster(*emulated_thread, place, rank)) = value;
+DEVICE void put_in_cluster(float4* place, uint32_t rank, float4 value) {
+    *static_cast<float4*>(emulated_thread->device->in_cluster(*emulated_thread, place, rank)) = value;
 }
 #endif

@@ -1,0 +1,139 @@
+// Products of float32 matrices as stored with up to 64 rows of float32: the router's, where several streams decode. A block
+// has 16 rows of a matrix and every fourth part of their columns, a warp 64 columns at a time, which it loads from where they
+// lie straight into the operands of tensor cores: which of sixteen columns is which of an instruction's is the same for both
+// operands, and so is free. Sums of warps and then those of the four blocks of a cluster meet in shared memory, always in the
+// same order. Precision is that of `tile_floats`. Bound by latency: weights are asked for before the wait for the kernel in
+// front.
+#include "common/fragment.cuh"
+#include "common/split.cuh"
+#include "tiles/args.cuh"
+
+const int WARPS = 8;
+const int PARTS = 4;      // blocks of a cluster
+const int ROWS = 32;      // of the input, that a block takes
+const int COLUMNS = 64;   // of a warp at a time
+const int STEPS = COLUMNS / 16;
+const int GROUP = 8;      // rows of the input that one instruction takes
+const int GROUPS = 2;     // of rows, whose loads are under way together
+
+DEVICE Split upper_half(float4 v) { return Split(v.x, v.y); }
+DEVICE Split lower_half(float4 v) { return Split(v.z, v.w); }
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 2)
+#if HAS_CLUSTERS
+    __cluster_dims__(4, 1, 1)
+#endif
+        tile_floats_few(const __grid_constant__ TileFloatsArgs args) {
+#if HAS_CLUSTERS
+    __shared__ float4 of_warps[WARPS][ROWS / GROUP * WARP];
+    __shared__ float4 of_blocks[PARTS][ROWS / GROUP * WARP / PARTS];
+    // Whoever writes to another block's shared memory waits until that block has begun.
+    arrive_at_cluster_relaxed();
+    uint32_t which = 0, group = blockIdx.y;
+    for (; which + 1 < args.products_count; ++which) {
+        const uint32_t groups = (args.products[which].matrix.rows + 15) / 16;
+        if (group < groups) break;
+        group -= groups;
+    }
+    const Product& p = args.products[which];
+    const uint32_t part = blockIdx.x, warp = threadIdx.x / WARP, rows = p.matrix.rows, cols = args.cols;
+    const Lane lane;
+    const uint32_t row = 16 * group + lane.g;
+    const float* weights = reinterpret_cast<const float*>(p.matrix.data) + static_cast<uint64_t>(row) * cols + 4 * lane.t;
+
+    float4 ahead[STEPS][2];
+    const auto load_weights = [&](uint32_t col) {
+#pragma unroll
+        for (int i = 0; i < STEPS; ++i) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                ahead[i][half] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                if (col >= cols || row + 8 * half >= rows) continue;
+                const uint4 w = load_16(reinterpret_cast<const uint8_t*>(weights + 8 * half * cols + col + 16 * i));
+                ahead[i][half] = make_float4(__uint_as_float(w.x), __uint_as_float(w.y), __uint_as_float(w.z), __uint_as_float(w.w));
+            }
+        }
+    };
+    const uint32_t first_row = ROWS * blockIdx.z, count = min(static_cast<uint32_t>(ROWS), args.count - first_row);
+    const float* inputs = args.input + static_cast<uint64_t>(first_row) * cols + 4 * lane.t;
+    float sums[ROWS / GROUP][4] = {};
+    uint32_t col = COLUMNS * (WARPS * part + warp);
+    load_weights(col);
+    after_previous_kernel();
+    for (; col < cols; col += COLUMNS * WARPS * PARTS) {
+        SplitOperand a[STEPS];
+#pragma unroll
+        for (int i = 0; i < STEPS; ++i) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const Split upper = upper_half(ahead[i][half]), lower = lower_half(ahead[i][half]);
+                a[i].high[half] = upper.high, a[i].low[half] = upper.low;
+                a[i].high[half + 2] = lower.high, a[i].low[half + 2] = lower.low;
+            }
+        }
+        load_weights(col + COLUMNS * WARPS * PARTS);
+#pragma unroll
+        for (int first = 0; first < ROWS / GROUP; first += GROUPS) {
+            if (first * GROUP >= static_cast<int>(count)) break;
+            float4 x[GROUPS][STEPS];
+#pragma unroll
+            for (int n = 0; n < GROUPS; ++n) {
+                const uint32_t at = (first + n) * GROUP + lane.g;
+                const float* input = inputs + at * cols + col;
+#pragma unroll
+                for (int i = 0; i < STEPS; ++i) {
+                    x[n][i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                    if (at < count) x[n][i] = __ldcg(reinterpret_cast<const float4*>(input + 16 * i));
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < STEPS; ++i) {
+#pragma unroll
+                for (int n = 0; n < GROUPS; ++n) {
+                    const Split upper = upper_half(x[n][i]), lower = lower_half(x[n][i]);
+                    multiply_bf16(sums[first + n], a[i].high, upper.high, lower.high);
+                    multiply_bf16(sums[first + n], a[i].high, upper.low, lower.low);
+                    multiply_bf16(sums[first + n], a[i].low, upper.high, lower.high);
+                }
+            }
+        }
+    }
+
+    const int groups = ceil_div(count, GROUP);
+#pragma unroll
+    for (int n = 0; n < ROWS / GROUP; ++n) {
+        if (n < groups) of_warps[warp][n * WARP + threadIdx.x % WARP] = make_float4(sums[n][0], sums[n][1], sums[n][2], sums[n][3]);
+    }
+    __syncthreads();
+    wait_for_cluster();
+    // Each block of the cluster has a fourth of the sums.
+    const int share = groups * WARP / PARTS, place = threadIdx.x;
+    if (place < groups * WARP) {
+        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+        for (int i = 0; i < WARPS; ++i) {
+            const float4 v = of_warps[i][place];
+            sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
+        }
+        put_in_cluster(&of_blocks[part][place % share], place / share, sum);
+    }
+    arrive_at_cluster();
+    wait_for_cluster();
+    if (place >= share) return;
+    float all[4] = {};
+#pragma unroll
+    for (int i = 0; i < PARTS; ++i) {
+        const float4 v = of_blocks[i][place];
+        all[0] += v.x, all[1] += v.y, all[2] += v.z, all[3] += v.w;
+    }
+    const int found = part * share + place, of = found % WARP;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const uint32_t at = found / WARP * GROUP + of % 4 * 2 + i % 2, own = 16 * group + of / 4 + i / 2 * 8;
+        if (at >= count || own >= rows) continue;
+        const float sum = p.bias == nullptr ? all[i] : all[i] + p.bias[own];
+        float* out = p.out + static_cast<uint64_t>(first_row + at) * p.out_stride + own;
+        *out = args.add ? *out + sum : sum;
+    }
+#endif
+}
