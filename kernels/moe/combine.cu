@@ -21,7 +21,8 @@ DEVICE void combine(const MoeArgs& args, uint64_t row, uint32_t column, const ui
 #pragma unroll
         for (int i = 0; i < BATCH; ++i) {
             if (first + i >= chosen) break;
-            values[i] = __ldcg(reinterpret_cast<const V*>(args.outputs + static_cast<uint64_t>(entries[first + i]) * args.hidden + column));
+            const float* output = args.outputs + static_cast<uint64_t>(entries[first + i]) * args.hidden;
+            values[i] = __ldcg(reinterpret_cast<const V*>(output + column));
         }
 #pragma unroll
         for (int i = 0; i < BATCH; ++i) {
@@ -38,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(128) moe_combine(const __grid_const
     __shared__ uint32_t entries[MOST_CHOSEN];
     __shared__ float shares[MOST_CHOSEN];
     const uint32_t row = blockIdx.x, k = threadIdx.x, chosen = args.top_k + (args.shared_width > 0 ? 1 : 0);
-    // What the choice left was there before the kernel in front began.
+    // What the choice left was there before the kernel in front began. Past the first-level cache: it may have older ones.
     if (k < args.top_k) {
         const uint32_t choice = row * args.top_k + k;
         entries[k] = args.entry_of == nullptr ? choice : __ldcg(args.entry_of + choice);

@@ -17,7 +17,8 @@ DEVICE void decode_down(const MoeArgs& far_args) {
     __shared__ MoeArgs copy;
     start_next_kernel_early();
     const MoeArgs& args = near_copy(far_args, copy);
-    DYNAMIC_SHARED(__align__(16) uint8_t, shared);
+    // Aligned as lines are: see few_down.cuh.
+    DYNAMIC_SHARED(__align__(128) uint8_t, shared);
     __shared__ float outputs[MOST_ENTRIES][SLOTS];
     __shared__ ChoiceRoom room;
     __shared__ float factors[MOST_ENTRIES];

@@ -18,7 +18,8 @@ template <uint32_t F>
 DEVICE void decode_gate_up(const MoeArgs& far_args) {
     __shared__ MoeArgs copy;
     const MoeArgs& args = near_copy(far_args, copy);
-    DYNAMIC_SHARED(__align__(16) uint8_t, shared);
+    // Aligned as lines are: see few_down.cuh.
+    DYNAMIC_SHARED(__align__(128) uint8_t, shared);
     __shared__ float partial[2 * PAIRS][READERS][SLOTS];
     __shared__ float squares[WARPS];
     __shared__ ChoiceRoom room;

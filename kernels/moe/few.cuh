@@ -1,173 +1,14 @@
-// What the kernels of experts for few rows share: a warp multiplies pairs of strips with pairs of rows of activations.
+// What the kernels of experts for few rows do alike: a warp multiplies pairs of strips with pairs of rows of activations.
 //
-// An instruction multiplies a tile of 16 rows by 32 columns with eight columns of activations. These are four tiles of both
-// rows, or two tiles by halves, so that no lane is without work when scales are multiplied: of each tile of the matrix
-// only its own columns count, all others are zero, and the products of those tiles add up side by side.
-//
-// A block has neighbouring units, which have few items, whose rows it keeps in shared memory. Its warps do not wait for each other;
-// each copies the blocks of its strips to shared memory ahead of their use.
+// A block keeps the rows of its items in shared memory. Its warps do not wait for each other; each copies the blocks of its
+// strips to shared memory ahead of their use.
 #pragma once
 #include "common/ring.cuh"
-#include "moe/activations.cuh"
-#include "moe/items.cuh"
+#include "moe/few_part.cuh"
+#include "moe/few_rows.cuh"
 
 // Of a block: as many as leave each the registers it wants.
 const int FEW_THREADS = 384;
-
-// 256 columns of two rows in shared memory. SPLIT: the sums are those of halves of tiles, which weights or factors want;
-// FACTORS: those of a tile.
-template <int FACTORS>
-struct RowPair {
-    uint32_t codes[BLOCK / TILE][2][TILE / 4];  // [tile][row]
-    float2 factors[BLOCK / TILE][2][FACTORS];
-};
-
-// What a lane sums up of one strip with two rows: rows g and g + 8, and of both rows of activations or of one of them.
-template <bool SPLIT>
-using FewSums = float[SPLIT ? 2 : 4];
-
-// The second operands of a block. Column g of that of a tile is not zero where it is one of that tile: row g % 2 of it where tiles
-// are whole, half g % 2 of row g / 2 % 2 where they are split. So the operands of a group of tiles fill all columns.
-template <bool SPLIT>
-struct FewOperand {
-    static constexpr int TILES = BLOCK / TILE, TOGETHER = SPLIT ? 2 : 4, GROUPS = TILES / TOGETHER;
-    uint2 codes[TILES];
-    float scales[GROUPS][2], offsets[GROUPS][2], totals[GROUPS][SPLIT ? 1 : 2];
-
-    template <int FACTORS>
-    __device__ __forceinline__ FewOperand(const RowPair<FACTORS>& rows, Lane lane) {
-        const int row = SPLIT ? lane.g / 2 % 2 : lane.g % 2, within = lane.g / (SPLIT ? 4 : 2);
-        const bool has_half = !SPLIT || lane.g % 2 == lane.t / 2;
-#pragma unroll
-        for (int group = 0; group < GROUPS; ++group) {
-            const uint2 own = *reinterpret_cast<const uint2*>(&rows.codes[group * TOGETHER + within][row][2 * lane.t]);
-#pragma unroll
-            for (int i = 0; i < TOGETHER; ++i) codes[group * TOGETHER + i] = within == i && has_half ? own : make_uint2(0, 0);
-            float2 factors[2];
-            const int tile = group * TOGETHER + lane.t / (SPLIT ? 2 : 1);
-            if constexpr (SPLIT && FACTORS == 1) {
-                // The sum of a tile counts once.
-                factors[0] = rows.factors[tile][lane.t % 2][0], factors[1] = make_float2(factors[0].x, 0.0f);
-            } else {
-                const float2* both = SPLIT ? rows.factors[tile][lane.t % 2] : rows.factors[tile][0];
-                const float4 four = *reinterpret_cast<const float4*>(both);
-                factors[0] = make_float2(four.x, four.y), factors[1] = make_float2(four.z, four.w);
-            }
-#pragma unroll
-            for (int i = 0; i < 2; ++i) scales[group][i] = factors[i].x, offsets[group][i] = -MAGIC_VALUE * factors[i].x;
-            if constexpr (SPLIT) {
-                totals[group][0] = factors[0].y + factors[1].y;
-            } else {
-                totals[group][0] = factors[0].y, totals[group][1] = factors[1].y;
-            }
-        }
-    }
-};
-
-// Adds the products of a block with two rows.
-template <uint32_t F, bool SPLIT>
-DEVICE void multiply_two_rows(Fragment<F>& fragment, const uint8_t* block, const FewOperand<SPLIT>& x, Lane lane,
-                              FewSums<SPLIT>& sums) {
-    constexpr bool HALVES = Fragment<F>::HALVES;
-    static_assert(SPLIT || !HALVES);
-    constexpr int TILES = BLOCK / TILE, TOGETHER = FewOperand<SPLIT>::TOGETHER;
-    fragment.begin(block, TILES, lane);
-#pragma unroll
-    for (int group = 0; group < FewOperand<SPLIT>::GROUPS; ++group) {
-        int d[4];
-#pragma unroll
-        for (int i = 0; i < TOGETHER; ++i) {
-            uint32_t a[4];
-            fragment.codes(block, TILES, group * TOGETHER + i, lane, a);
-            const uint2 b = x.codes[group * TOGETHER + i];
-            if (i == 0) {
-                multiply_tile<Fragment<F>::SIGNED>(d, a, b, HALVES ? 0 : MAGIC);
-            } else {
-                add_tile<Fragment<F>::SIGNED>(d, a, b);
-            }
-        }
-        const int tile = group * TOGETHER + lane.t / (SPLIT ? 2 : 1);
-        float2 scale, least = make_float2(0.0f, 0.0f);
-        fragment.scales(block, TILES, tile, lane, scale, least);
-        // Of row g, then of g + 8: with both rows, or with both halves of one.
-        float products[4];
-        if constexpr (HALVES) {
-            const int2 lower = fragment.weights(block, TILES, tile, 0, lane), upper = fragment.weights(block, TILES, tile, 1, lane);
-            const int weights[4] = {lower.x, upper.x, lower.y, upper.y};
-#pragma unroll
-            for (int i = 0; i < 4; ++i) products[i] = static_cast<float>(d[i] * weights[i]) * x.scales[group][i % 2];
-        } else {
-            // A scale has two bits fewer than a float, so that what is subtracted is exact.
-#pragma unroll
-            for (int i = 0; i < 4; ++i) products[i] = fmaf(__int_as_float(d[i]), x.scales[group][i % 2], x.offsets[group][i % 2]);
-        }
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            float& sum = sums[SPLIT ? i / 2 : i];
-            if constexpr (Fragment<F>::MIN) {
-                if (!SPLIT || i % 2 == 0) sum = fmaf(-(i < 2 ? least.x : least.y), x.totals[group][SPLIT ? 0 : i % 2], sum);
-            }
-            sum = fmaf(products[i], i < 2 ? scale.x : scale.y, sum);
-        }
-    }
-}
-
-// The whole sum of one weight row with one row of activations: lane `4 g + t`'s are g + 8 (t / 2), and t % 2.
-DEVICE float whole_sum(const float (&sums)[2]) {
-    const bool upper = threadIdx.x & 2;
-    return (upper ? sums[1] : sums[0]) + __shfl_xor_sync(ALL_LANES, upper ? sums[0] : sums[1], 2);
-}
-DEVICE float whole_sum(const float (&sums)[4]) {
-    const bool upper = threadIdx.x & 2, odd = threadIdx.x & 1;
-    float pair[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        const float keep = upper ? sums[i + 2] : sums[i], give = upper ? sums[i] : sums[i + 2];
-        pair[i] = keep + __shfl_xor_sync(ALL_LANES, give, 2);
-    }
-    return (odd ? pair[1] : pair[0]) + __shfl_xor_sync(ALL_LANES, odd ? pair[0] : pair[1], 1);
-}
-
-// The items, and which units of them a block has, a pair of strips with all rows of an item each: first some of the shared expert,
-// which have most rows, then some of the routed ones. Its warps take them in turn; those that are left for the last turn are too few
-// for all warps, of which `split` share one and divide its columns.
-struct FewPart {
-    ItemCounts items;
-    int first_shared, shared, first_routed, units;
-    int turns, split;  // whole turns, and warps that share a unit in the last one
-    FewItem list[MOST_ITEMS];
-
-    // Of items whose matrices have so many pairs of strips, of `blocks` blocks at least. By one thread.
-    __device__ __forceinline__ void divide(const ItemCounts& counts, int pairs_routed, int pairs_shared, int blocks) {
-        const int grid = gridDim.x, own = blockIdx.x, other = grid - 1 - own, warps = blockDim.x / WARP;
-        const int all_routed = counts.routed * pairs_routed, all_shared = (counts.all - counts.routed) * pairs_shared;
-        items = counts;
-        first_routed = all_routed * own / grid;
-        // The other way round, so that what rounding gives one block it takes from another.
-        first_shared = all_shared * other / grid;
-        shared = all_shared * (other + 1) / grid - first_shared;
-        units = shared + all_routed * (own + 1) / grid - first_routed;
-        turns = units / warps, split = 1;
-        while (2 * split * (units - turns * warps) <= warps && 2 * split <= blocks) split *= 2;
-    }
-};
-
-// What both kernels know of the items.
-struct FewItems {
-    const MoeArgs& args;
-    const FewPart& part;
-
-    __device__ __forceinline__ bool is_routed(int item) const { return item < part.items.routed; }
-    __device__ __forceinline__ const Expert& expert(int item) const { return is_routed(item) ? args.routed : args.shared; }
-    // How far behind those the matrices of the item's own expert lie.
-    __device__ __forceinline__ uint64_t distance(int item) const {
-        return is_routed(item) ? part.list[item].expert * args.spacing : 0;
-    }
-    __device__ __forceinline__ uint32_t width(int item) const { return is_routed(item) ? args.width : args.shared_width; }
-    __device__ __forceinline__ Matrix own(const Matrix& m, int item) const {
-        return of_expert(m, is_routed(item) ? part.list[item].expert : 0, args.spacing);
-    }
-};
 
 // Two strips that are multiplied with the same activations.
 struct StripPair {
@@ -190,9 +31,10 @@ struct TwoMatrices {
     __device__ __forceinline__ Fragment<F>& second() { return other; }
 };
 
-// A warp's units. `Half` is `FewItems`, and tells of its kernel: `pairs_of(item)` of strips, of `blocks_of(item)` blocks of 256 columns
-// each; `strips_of(item, pair)`; `column_of(item, entry)` where the activations of an entry begin; `fragments_of(item)`, to decode both
-// strips with; and `put(item, pair, row, sums)` of both, for `row` of the item's or behind them.
+// A warp's units. `Half` is `FewItems`, and tells of its kernel: `pairs_of(item)` of strips, of `blocks_of(item)` blocks of 256
+// columns each; `strips_of(item, pair)`; `column_of(item, entry)` where the activations of an entry begin;
+// `fragments_of(item)`, to decode both strips with; and `put(item, pair, row, sum, sum)`, for rows of the item and one behind
+// them.
 template <uint32_t F, bool SPLIT, int FACTORS, class Half>
 struct FewUnits {
     static constexpr int BYTES = Packing<F>::block_bytes(BLOCK / TILE);
@@ -218,7 +60,8 @@ struct FewUnits {
     __device__ __forceinline__ FewUnits(const Half& half, uint8_t* shared_memory, int slots)
         : half(half), part(half.part), warp(threadIdx.x / WARP), warps(blockDim.x / WARP), slots(slots),
           copies(shared_memory + warp * (slots * 2 * BYTES)),
-          rows(reinterpret_cast<RowPair<FACTORS>*>(shared_memory + warps * (slots * 2 * BYTES))), ahead(place(0)) {
+          rows(reinterpret_cast<RowPair<FACTORS>*>(shared_memory + warps * (slots * 2 * BYTES))),
+          ahead(place(0)) {
         begin();
     }
 
@@ -234,7 +77,9 @@ struct FewUnits {
     }
     __device__ __forceinline__ Place place(int turn) const {
         const bool whole = turn < part.turns;
-        Place at = {turn, turn * warps + (whole ? warp : warp / part.split), 0, 0, whole ? 0 : warp % part.split, whole ? 1 : part.split};
+        Place at;
+        at.turn = turn, at.number = turn * warps + (whole ? warp : warp / part.split);
+        at.first = whole ? 0 : warp % part.split, at.step = whole ? 1 : part.split;
         at.item = item_of(min(at.number, part.units - 1), at.pair);
         return at;
     }
@@ -283,8 +128,8 @@ struct FewUnits {
         const int first = item_of(routed ? part.shared : 0, pair);
         if (routed && part.shared > 0) {
             const int last = item_of(part.shared - 1, pair);
-            const int pairs = part.list[last].first_pair + (part.list[last].count + 1) / 2 - part.list[item_of(0, pair)].first_pair;
-            before = pairs * half.blocks_of(last);
+            const int end = part.list[last].first_pair + (part.list[last].count + 1) / 2;
+            before = (end - part.list[item_of(0, pair)].first_pair) * half.blocks_of(last);
         }
         return before + (part.list[item].first_pair - part.list[first].first_pair) * half.blocks_of(item);
     }
@@ -313,7 +158,8 @@ struct FewUnits {
                     const uint4 codes = __ldcg(reinterpret_cast<const uint4*>(input.codes + (column + col) / 4));
                     *reinterpret_cast<uint4*>(pair.codes[tile][row % 2] + 4 * half_tile) = codes;
                     if (half_tile >= FACTORS) continue;
-                    pair.factors[tile][row % 2][half_tile] = __ldcg(input.factors + (column + col) / TILE * FACTORS + half_tile);
+                    const uint32_t factor = (column + col) / TILE * FACTORS + half_tile;
+                    pair.factors[tile][row % 2][half_tile] = __ldcg(input.factors + factor);
                 }
                 if (row % 2 == 1) to += half.blocks_of(first);
             }

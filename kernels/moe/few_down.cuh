@@ -1,6 +1,6 @@
-// `outputs = down · activations` of few rows, for experts of one format that takes int8: a warp takes two neighbouring strips of an
-// expert's matrix, with the rows that chose it. The choices were there before the kernel in front began: weights are asked for
-// before its end. Bound by the bytes of the weights.
+// `outputs = down · activations` of few rows, for experts of one format that takes int8: a warp takes two neighbouring strips
+// of an expert's matrix, with the rows that chose it. The choices were there before the kernel in front began: weights are asked
+// for before its end. Bound by the bytes of the weights.
 #pragma once
 #include "moe/few.cuh"
 
@@ -28,13 +28,14 @@ template <uint32_t F>
 DEVICE void few_down(const MoeArgs& far_args) {
     __shared__ MoeArgs copy;
     __shared__ FewPart part;
+    // As lines are: a piece of memory that is copied across two lines of shared memory comes twice.
     DYNAMIC_SHARED(__align__(128) uint8_t, shared);
     const MoeArgs& args = near_copy(far_args, copy);
     const DownHalf<F> half = {{args, part}};
     const ItemCounts items = find_items(args, *reinterpret_cast<ItemScratch*>(shared), part.list);
     if (threadIdx.x == 0) {
-        const int pairs = half.pairs_of(0), narrowest = min(args.width, args.shared_width > 0 ? args.shared_width : args.width);
-        part.divide(items, pairs, pairs, narrowest / BLOCK);
+        const uint32_t narrowest = min(args.width, args.shared_width > 0 ? args.shared_width : args.width);
+        part.divide(items, half.pairs_of(0), half.pairs_of(0), narrowest / BLOCK);
     }
     __syncthreads();
     if (part.units == 0) {

@@ -1,5 +1,5 @@
-// `activations = silu(gate · x) * (up · x)` of few rows, for experts of one format that takes int8: a warp takes 16 rows of both
-// matrices of an expert, with the rows that chose it, and quantises what it has computed. Bound by the bytes of the weights.
+// `activations = silu(gate · x) * (up · x)` of few rows, for experts of one format that takes int8: a warp takes 16 rows of
+// both matrices of an expert, with the rows that chose it, and quantises what it has computed. Bound by the bytes of the weights.
 #pragma once
 #include "moe/few.cuh"
 #include "tiles/args.cuh"
@@ -45,12 +45,15 @@ template <uint32_t F>
 DEVICE void few_gate_up(const TileMoeArgs& far_args) {
     __shared__ TileMoeArgs copy;
     __shared__ FewPart part;
+    // Aligned as lines are: see few_down.cuh.
     DYNAMIC_SHARED(__align__(128) uint8_t, shared);
     const TileMoeArgs& args = near_copy(far_args, copy);
     after_previous_kernel();
     const GateUpHalf<F> half = {{args.moe, part}};
     const ItemCounts items = find_items(args.moe, *reinterpret_cast<ItemScratch*>(shared), part.list);
-    if (threadIdx.x == 0) part.divide(items, args.moe.width / SLOTS, args.moe.shared_width / SLOTS, half.blocks_of(0));
+    if (threadIdx.x == 0) {
+        part.divide(items, args.moe.width / SLOTS, args.moe.shared_width / SLOTS, half.blocks_of(0));
+    }
     __syncthreads();
     if (part.units == 0) return;
     FewUnits<F, Fragment<F>::HALVES, 1, GateUpHalf<F>> units(half, shared, args.moe.gate_up_slots);

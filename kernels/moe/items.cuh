@@ -24,6 +24,7 @@ struct ItemScratch {
     uint32_t before[MOST_EXPERTS];                // items before each expert's, and pairs before those: 16 bits each
     uint32_t sums[WARP];
 };
+static_assert(sizeof(ItemScratch) == 6272);  // as `src/cuda/few_rows.rs` has it
 
 struct ItemCounts {
     int routed, all;
@@ -36,8 +37,9 @@ DEVICE uint32_t rows_of_expert(const ItemScratch& scratch, uint32_t expert) {
 // Items of so many rows, and their pairs, 16 bits each.
 DEVICE uint32_t items_and_pairs(uint32_t rows) { return (rows + ITEM_ROWS - 1) / ITEM_ROWS << 16 | (rows + 1) / 2; }
 
-// Puts the items into `items`, the routed ones first. Every thread of the block comes here; there are 256 of them at least, and no
-// more than `MOST_EXPERTS` experts, `MOST_CHOICES` of them for each of `MOST_ROWS` rows. The same in every block: by experts, then rows.
+// Puts the items into `items`, the routed ones first, by experts and then rows: every block has the same. Every thread of the
+// block comes here; there are 256 of them at least, and no more than `MOST_EXPERTS` experts, and `MOST_CHOICES` for each of
+// `MOST_ROWS` rows.
 DEVICE ItemCounts find_items(const MoeArgs& args, ItemScratch& scratch, FewItem* items) {
     constexpr uint32_t PER_THREAD = MOST_ROWS * MOST_CHOICES / 256, EXPERTS_PER_THREAD = MOST_EXPERTS / 256;
     const uint32_t entries = args.count * args.top_k, thread = threadIdx.x, threads = blockDim.x, lane = thread % WARP;
@@ -91,7 +93,8 @@ DEVICE ItemCounts find_items(const MoeArgs& args, ItemScratch& scratch, FewItem*
         item.entries[rank % ITEM_ROWS] = static_cast<uint16_t>(i);
         if (rank % ITEM_ROWS != 0) continue;
         item.expert = static_cast<uint16_t>(expert[j]);
-        item.count = static_cast<uint16_t>(min(static_cast<uint32_t>(ITEM_ROWS), rows_of_expert(scratch, expert[j]) - rank));
+        const uint32_t left = rows_of_expert(scratch, expert[j]) - rank;
+        item.count = static_cast<uint16_t>(min(static_cast<uint32_t>(ITEM_ROWS), left));
         item.first_pair = static_cast<uint16_t>((start & 0xffff) + number * (ITEM_ROWS / 2));
     }
     const uint32_t routed = all >> 16, shared = args.shared_width > 0 ? (args.count + ITEM_ROWS - 1) / ITEM_ROWS : 0;
