@@ -14,6 +14,8 @@
 const uint32_t GROUPS = 16;  // of state rows: one for each warp
 const uint32_t OWN = DIM / GROUPS;
 const uint32_t FOURS = DIM / 4;  // of a row
+// Sequences whose blocks come about when those that now begin have their states.
+const uint32_t AHEAD = 4;
 
 DEVICE float4 scaled(float4 v, float factor) { return make_float4(v.x * factor, v.y * factor, v.z * factor, v.w * factor); }
 
@@ -41,6 +43,11 @@ extern "C" __global__ void __launch_bounds__(32 * GROUPS, 2) delta_step(const __
 #pragma unroll
     for (uint32_t i = 0; i < OWN; ++i) {
         state[i] = position == 0 ? make_float4(0.0f, 0.0f, 0.0f, 0.0f) : __ldcs(states + i * FOURS);
+    }
+    if (blockIdx.y + AHEAD < gridDim.y) {
+        // So that memory has more to read than the threads that run now have registers for.
+        const uint64_t next = static_cast<uint64_t>(args.sequences[blockIdx.y + AHEAD].slot) * heads + head;
+        prefetch_line(args.states + next * DIM * DIM + threadIdx.x * (DIM * DIM / (WARP * GROUPS)));
     }
     // The first 128 threads have a channel of the query, and of the output; the next ones of the key and of the value.
     const uint32_t kind = threadIdx.x / DIM, within = threadIdx.x % DIM;

@@ -49,7 +49,7 @@ DEVICE void multiply_part(uint8_t* shared, const TileProductsArgs& args, const A
         __syncthreads();
         const int chunk = step * split + part;
         if (there && chunk < chunks) {
-            multiply_block<F>(fragment, stages, stage * split + part, tiles_of<F>(m, chunk), x.count, sums);
+            multiply_block<F, 4 * COLUMNS>(fragment, stages, stage * split + part, tiles_of<F>(m, chunk), x.count, sums);
         }
         if (step + count < steps) {
             // The other warps of the part are done with what the copies replace.

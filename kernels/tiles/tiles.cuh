@@ -71,25 +71,32 @@ DEVICE int tiles_of(const Matrix& m, int chunk) {
     return min(BLOCK, static_cast<int>(m.cols) - chunk * BLOCK) / TILE;
 }
 
-// Starts the copies of columns `256 chunk ..` of the activations: the share of `thread` of `threads` that copy them.
+// Starts the copies of columns `256 chunk ..` of the activations: the share of `thread` of `threads` that copy them, whole
+// warps. Each has the same columns of every row that it copies.
 template <uint32_t F>
 DEVICE void copy_activations(const Stages<F>& stages, int stage, const Activations& x, const Matrix& m, int chunk, int thread,
                              int threads) {
     const int tiles = tiles_of<F>(m, chunk);
-    uint8_t* codes = stages.codes(stage);
-    for (int i = thread; i < stages.rows * BLOCK / 16; i += threads) {
-        const int row = i / (BLOCK / 16), part = i % (BLOCK / 16);
-        const bool there = row < x.count && part < 2 * tiles;
-        const uint32_t* from = x.codes + 8 * (static_cast<uint64_t>(there ? x.tile[row] : 0) + chunk * (BLOCK / TILE));
-        copy_16(codes + row * PITCH + 16 * part, there ? from + 4 * part : x.codes, there);
+    const uint32_t first = chunk * (BLOCK / TILE);
+    {
+        const int columns = BLOCK / 16, part = thread % columns, end = part < 2 * tiles ? x.count : 0;
+        const uint8_t* from = reinterpret_cast<const uint8_t*>(x.codes) + static_cast<uint64_t>(first) * TILE + 16 * part;
+        uint8_t* to = stages.codes(stage) + 16 * part;
+#pragma unroll 2
+        for (int row = thread / columns; row < stages.rows; row += threads / columns) {
+            const bool there = row < end;
+            copy_16(to + row * PITCH, there ? from + static_cast<uint64_t>(x.tile[row]) * TILE : from, there);
+        }
     }
-    float *scales = stages.scales(stage), *totals = stages.totals(stage);
-    for (int i = thread; i < stages.rows * BLOCK / TILE; i += threads) {
-        const int row = i / (BLOCK / TILE), tile = i % (BLOCK / TILE);
-        const bool there = row < x.count && tile < tiles;
-        const float2* from = x.factors + (there ? x.tile[row] + chunk * (BLOCK / TILE) + tile : 0);
-        copy_4(scales + tile * stages.rows + row, &from->x, there);
-        copy_4(totals + tile * stages.rows + row, &from->y, there);
+    const int tile = thread % (BLOCK / TILE), end = tile < tiles ? x.count : 0;
+    const float2* from = x.factors + first + tile;
+    float *scales = stages.scales(stage) + tile * stages.rows, *totals = stages.totals(stage) + tile * stages.rows;
+#pragma unroll 1
+    for (int row = thread / (BLOCK / TILE); row < stages.rows; row += threads / (BLOCK / TILE)) {
+        const bool there = row < end;
+        const float2* factor = there ? from + x.tile[row] : from;
+        copy_4(scales + row, &factor->x, there);
+        copy_4(totals + row, &factor->y, there);
     }
 }
 
@@ -233,8 +240,8 @@ DEVICE void multiply_few(const Fragment<F>& fragment, const uint8_t* block, int 
     }
 }
 
-// Adds the products of one block of this warp's strip.
-template <uint32_t F>
+// Adds the products of one block of this warp's strip. With up to STRAIGHT rows by code of their own.
+template <uint32_t F, int STRAIGHT = 2 * COLUMNS>
 DEVICE void multiply_block(Fragment<F>& fragment, const Stages<F>& stages, int stage, int tiles, int count, Sums& sums) {
     const Lane lane;
     const uint8_t* block = stages.weights(stage);
@@ -252,6 +259,9 @@ DEVICE void multiply_block(Fragment<F>& fragment, const Stages<F>& stages, int s
     if constexpr (Fragment<F>::MIN) subtract_minima(minima, stages.totals(stage), stages.rows, count, sums);
     if (count <= COLUMNS) return multiply_few<1>(fragment, block, tiles, scales, codes, factors, stages.rows, sums);
     if (count <= 2 * COLUMNS) return multiply_few<2>(fragment, block, tiles, scales, codes, factors, stages.rows, sums);
+    if constexpr (STRAIGHT == 4 * COLUMNS) {
+        if (count <= STRAIGHT) return multiply_few<4>(fragment, block, tiles, scales, codes, factors, stages.rows, sums);
+    }
 #pragma unroll 1
     for (int first = 0; first < tiles; first += 2) {
         const TilePair<F> pair(fragment, block, tiles, first, lane, scales);

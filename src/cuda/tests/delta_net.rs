@@ -138,7 +138,7 @@ struct Device {
     states: Buffer<f32>,
 }
 
-/// One step of `rows[s]` rows of sequence `s`, which has slot `2 - s`.
+/// One step of `rows[s]` rows of sequence `s`, whose slots go down to 1.
 fn step(bench: &mut Bench, shape: &Shape, weights: &Weights, device: &Device, memory: &mut [Memory], rows: &[usize]) {
     let (heads, vd, channels) = (shape.value_heads(), shape.value_dim, shape.channels());
     let count: usize = rows.iter().sum();
@@ -160,7 +160,7 @@ fn step(bench: &mut Bench, shape: &Shape, weights: &Weights, device: &Device, me
             first_row: row as u32,
             rows: rows[s] as u32,
             position: memory.inputs.len() as u32,
-            slot: 2 - s as u32,
+            slot: (rows.len() - s) as u32,
             first_page: 0,
             unused: [0; 3],
         });
@@ -261,8 +261,8 @@ const BASE: Shape = Shape {
     bursts: false,
 };
 
-/// Steps of two sequences, of so many rows each, one after another.
-fn run(bench: &mut Bench, shape: &Shape, steps: &[[usize; 2]]) {
+/// Steps of N sequences, of so many rows each, one after another.
+fn run<const N: usize>(bench: &mut Bench, shape: &Shape, steps: &[[usize; N]]) {
     let (channels, heads) = (shape.channels(), shape.value_heads());
     let weights = Weights {
         conv: values(1, shape.taps * channels),
@@ -271,10 +271,10 @@ fn run(bench: &mut Bench, shape: &Shape, steps: &[[usize; 2]]) {
         norm: values(4, shape.value_dim),
     };
     let device = Device {
-        conv: bench.room(3 * shape.taps * channels),
-        states: bench.room(3 * heads * shape.key_dim * shape.value_dim),
+        conv: bench.room((N + 1) * shape.taps * channels),
+        states: bench.room((N + 1) * heads * shape.key_dim * shape.value_dim),
     };
-    let mut memory = vec![Memory::default(); 2];
+    let mut memory = vec![Memory::default(); N];
     for rows in steps {
         step(bench, shape, &weights, &device, &mut memory, rows);
     }
@@ -296,6 +296,7 @@ fn delta_net_matches_the_recurrence_in_float64() {
     for shape in &shapes {
         run(&mut bench, shape, &steps);
     }
+    run(&mut bench, &BASE, &[[1; 7], [1; 7], [1; 7]]);
 }
 
 #[test]

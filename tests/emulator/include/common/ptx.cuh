@@ -40,6 +40,7 @@ DEVICE void emulated_copy(void* to, const void* from, uint32_t bytes, bool there
     }
     emulated_thread->device->start_copy(*emulated_thread, to, from, bytes, there);
 }
+DEVICE void prefetch_line(const void*) {}
 DEVICE void copy_16(void* to, const void* from, bool there) { emulated_copy(to, from, 16, there); }
 DEVICE void copy_4(void* to, const void* from, bool there) { emulated_copy(to, from, 4, there); }
 DEVICE void end_copy_group() { emulated_thread->device->end_copy_group(*emulated_thread); }
