@@ -68,6 +68,13 @@ DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
     return bytes;
 }
 
+// The same, but where one of the fours has its highest bit set, all bits of the byte that the others choose become its sign.
+DEVICE uint32_t permute_bytes_or_signs(uint32_t low, uint32_t high, uint32_t selector) {
+    uint32_t bytes;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(low), "r"(high), "r"(selector));
+    return bytes;
+}
+
 // Starts a copy of 16 or 4 bytes to shared memory; of zeros where `there` is false.
 DEVICE void copy_16(void* to, const void* from, bool there) {
     const uint32_t target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
@@ -101,6 +108,22 @@ DEVICE void multiply_tile(int (&d)[4], const uint32_t (&a)[4], uint2 b, int firs
                      "{%10, %10, %10, %10};"
                      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(first));
+    }
+}
+
+// `d += a · b` of the same.
+template <bool SIGNED>
+DEVICE void add_tile(int (&d)[4], const uint32_t (&a)[4], uint2 b) {
+    if constexpr (SIGNED) {
+        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                     "{%0, %1, %2, %3};"
+                     : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+    } else {
+        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                     "{%0, %1, %2, %3};"
+                     : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
     }
 }
 
