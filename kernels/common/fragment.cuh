@@ -41,11 +41,6 @@ struct NibbleFragment {
     }
 };
 
-// Eight bytes in the order in which `Fragment<BNB4>::codes_by_nibble` has those columns.
-DEVICE uint2 by_nibble(uint2 columns) {
-    return make_uint2(__byte_perm(columns.x, columns.y, 0x5140), __byte_perm(columns.x, columns.y, 0x7362));
-}
-
 template <uint32_t F>
 struct Fragment;
 
@@ -172,15 +167,10 @@ struct Fragment<BNB4> {
         }
         return make_uint2(found[0], found[1]);
     }
-    // As `codes`, of columns 8 t + 0, 4, 1, 5 and then of 2, 6, 3, 7: for an operand in the same order, see `by_nibble`.
-    __device__ __forceinline__ void codes_by_nibble(const uint8_t* block, int tile, Lane lane, uint32_t (&a)[4]) const {
+    __device__ __forceinline__ void codes(const uint8_t* block, int, int tile, Lane lane, uint32_t (&a)[4]) const {
         const uint2 words = line_words(block + 256 * tile, lane.t, lane.t >= 2, lane.g);
         const uint2 first = look_up(words.x), second = look_up(words.y);
-        a[0] = first.x, a[1] = second.x, a[2] = first.y, a[3] = second.y;
-    }
-    __device__ __forceinline__ void codes(const uint8_t* block, int, int tile, Lane lane, uint32_t (&a)[4]) const {
-        uint32_t pairs[4];
-        codes_by_nibble(block, tile, lane, pairs);
+        const uint32_t pairs[4] = {first.x, second.x, first.y, second.y};
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
             a[row] = __byte_perm(pairs[row], pairs[row + 2], 0x6420);

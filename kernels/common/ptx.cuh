@@ -71,6 +71,13 @@ DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
     return bytes;
 }
 
+// The same, but where one of the fours has its highest bit set, all bits of the byte that the others choose become its sign.
+DEVICE uint32_t permute_bytes_or_signs(uint32_t low, uint32_t high, uint32_t selector) {
+    uint32_t bytes;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(low), "r"(high), "r"(selector));
+    return bytes;
+}
+
 // Starts a copy of 16 or 4 bytes to shared memory; of zeros where `there` is false.
 DEVICE void copy_16(void* to, const void* from, bool there) {
     const uint32_t target = static_cast<uint32_t>(__cvta_generic_to_shared(to));

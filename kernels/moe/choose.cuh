@@ -27,6 +27,25 @@ struct ChoiceRoom {
     float shares[MOST_CHOICES];
 };
 
+// Where so many are equal that candidates are too many: by one warp. Called with numbers alone, so that choices need not be in
+// memory for it.
+static __device__ __noinline__ void choose_one_by_one(ChoiceRoom& room, uint32_t experts, uint32_t top_k, float largest) {
+    const uint32_t lane = threadIdx.x % WARP;
+    uint32_t before = 0xffffffff, expert_before = 0;
+#pragma unroll 1
+    for (uint32_t k = 0; k < top_k; ++k) {
+        uint32_t best = 0, best_expert = 0xffffffff;
+        for (uint32_t i = lane; i < experts; i += WARP) {
+            const uint32_t rank = room.ranks[i];
+            const bool taken = k > 0 && (rank > before || (rank == before && i <= expert_before));
+            if (!taken && rank > best) best = rank, best_expert = i;
+        }
+        before = __reduce_max_sync(ALL_LANES, best);
+        expert_before = __reduce_min_sync(ALL_LANES, best == before ? best_expert : 0xffffffff);
+        if (lane == 0) room.experts[k] = expert_before, room.shares[k] = expf(logit_of_rank(before) - largest);
+    }
+}
+
 // For warps `first ..` of the block, 8 to 16 of them and half as many as there are choices at least, of whose threads each has
 // two experts at most.
 struct Choices {
@@ -89,7 +108,7 @@ struct Choices {
     __device__ __forceinline__ void rank(ChoiceRoom& room) const {
         const uint32_t lane = threadIdx.x % WARP, warp = thread / WARP, found = room.found;
         if (found > MOST_CANDIDATES) {
-            if (warp == 0) one_by_one(room);
+            if (warp == 0) choose_one_by_one(room, args.experts, args.top_k, largest);
             return;
         }
         uint2 own[2];
@@ -118,31 +137,10 @@ struct Choices {
         if (args.normalise && lane < args.top_k) sum += room.shares[lane];
         return sum_lanes<32>(sum);
     }
-
-    // Where so many are equal that candidates are too many: by one warp.
-    __device__ __noinline__ void one_by_one(ChoiceRoom& room) const {
-        const uint32_t lane = threadIdx.x % WARP;
-        uint32_t before = 0xffffffff, expert_before = 0;
-#pragma unroll 1
-        for (uint32_t k = 0; k < args.top_k; ++k) {
-            uint32_t best = 0, best_expert = 0xffffffff;
-            for (uint32_t i = lane; i < args.experts; i += WARP) {
-                const uint32_t rank = room.ranks[i];
-                const bool taken = k > 0 && (rank > before || (rank == before && i <= expert_before));
-                if (!taken && rank > best) best = rank, best_expert = i;
-            }
-            before = __reduce_max_sync(ALL_LANES, best);
-            expert_before = __reduce_min_sync(ALL_LANES, best == before ? best_expert : 0xffffffff);
-            if (lane == 0) room.experts[k] = expert_before, room.shares[k] = expf(logit_of_rank(before) - largest);
-        }
-    }
 };
 
 // Matrix `m` of the first routed expert, as expert number `expert` has it.
 DEVICE Matrix of_expert(Matrix m, uint32_t expert, uint64_t spacing) {
     m.data += expert * spacing;
-    if (m.codebook != nullptr) {
-        m.codebook = reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(m.codebook) + expert * spacing);
-    }
     return m;
 }

@@ -5,6 +5,7 @@
 // before it.
 #pragma once
 #include "common/decode.cuh"
+#include "common/multiply_row.cuh"
 #include "common/ring.cuh"
 #include "moe/activations.cuh"
 #include "moe/choose.cuh"
@@ -45,17 +46,31 @@ DEVICE void decode_down(const MoeArgs& far_args) {
     using Copies = Ring<F, decltype(strip_of)>;
     Copies ring(shared + warp * args.down_slots * Copies::BYTES, args.down_slots, 1, 0, 1, blocks, strip_of);
     ring.start(false);
-    Fragment<F> fragment(m);
-    const uint32_t column = activation_of(args, warp);
-    const QuantisedRow activations = {args.row.codes + column / 4, args.row.factors + column / (TILE / 2)};
+    RowFragment<F> fragment(m);
+    // The warp's activations go behind the weights, all at once: while the kernel behind asks for its weights, every load takes
+    // long.
+    const uint32_t column = activation_of(args, warp), columns = first.cols;
+    const FarRow far = {args.row.codes + column / 4, args.row.factors + column / (TILE / 2)};
+    const uint32_t row_bytes = max(args.width, args.shared_width) / 2 * 3;
+    uint8_t* row_room = shared + blockDim.x / WARP * args.down_slots * Copies::BYTES + warp * row_bytes;
+    uint4* codes = reinterpret_cast<uint4*>(row_room);
+    float2* factors_of_row = reinterpret_cast<float2*>(row_room + columns);
     ring.settle();
     wait_for_previous_kernel();
+#pragma unroll 1
+    for (uint32_t half = threadIdx.x % WARP; half < columns / (TILE / 2); half += WARP) {
+        const uint4 own = FarRow::load(reinterpret_cast<const uint4*>(far.codes) + half);
+        factors_of_row[half] = FarRow::load(far.factors + half);
+        codes[half] = own;
+    }
+    __syncwarp();
+    const NearRow activations = {reinterpret_cast<const uint32_t*>(codes), factors_of_row};
     float sums[2] = {};
 #pragma unroll 1
     for (int block = 0; block < blocks; ++block) {
-        RowOperand<true> x;
+        RowOperand<F, true> x;
         x.load(activations, block);
-        multiply_row<F>(fragment, ring.take(), x, sums);
+        multiply_row<F, true>(fragment, ring.take(), x, sums);
         ring.release();
     }
     put_sums(sums, outputs[warp]);

@@ -1,15 +1,16 @@
 // `activations = silu(gate · x) * (up · x)` of one row, for experts of one format that takes int8: a block takes 16 rows of both
-// matrices of an expert at a time, its warps share the strips and their columns; half of them make the choice
-// of experts first. Bound by the bytes of the weights, which nobody can ask for before the router's logits are there.
+// matrices of an expert at a time, its warps share the strips and their columns. Bound by the bytes of the weights, which nobody
+// can ask for before the router's logits are there.
 #pragma once
 #include "common/decode.cuh"
+#include "common/multiply_row.cuh"
 #include "common/quantise.cuh"
 #include "common/ring.cuh"
 #include "moe/activations.cuh"
 #include "moe/choose.cuh"
 
-// Warps that read weights.
-const int READERS = WARPS / 2;
+// Warps that put the row into shared memory, while the others make the choice of experts.
+const int FILLERS = WARPS / 2;
 
 // Pairs of strips that a block sums up before their sums meet.
 const int PAIRS = 4;
@@ -20,22 +21,22 @@ DEVICE void decode_gate_up(const MoeArgs& far_args) {
     const MoeArgs& args = near_copy(far_args, copy);
     // Aligned as lines are: see few_down.cuh.
     DYNAMIC_SHARED(__align__(128) uint8_t, shared);
-    __shared__ float partial[2 * PAIRS][READERS][SLOTS];
+    __shared__ float partial[2 * PAIRS][WARPS][SLOTS];
     __shared__ float squares[WARPS];
     __shared__ ChoiceRoom room;
     const int top_k = args.top_k, warp = threadIdx.x / WARP;
     const Input input(shared, 1, args.hidden, INPUT_INT8);
-    // The first warps put the row into shared memory, while the others make the choice.
-    const int threads = WARP * READERS;
+    const int threads = WARP * FILLERS;
     const NormAhead ahead(args.norm, args.hidden, threads);
+    RowFragment<F> fragment(args.routed.gate);  // all of them have one codebook
     after_previous_kernel();
-    if (warp < READERS) {
+    if (warp < FILLERS) {
         const RowAhead first_columns(args.input, args.hidden, threads);
         __syncthreads();
         fill_row(input, args.input, first_columns, args.hidden, args.norm, ahead, INPUT_INT8, squares, threads);
         __syncthreads();
     } else {
-        Choices choices(args, args.logits, READERS);
+        Choices choices(args, args.logits, FILLERS);
         choices.compare(room);
         __syncthreads();
         choices.filter(room);
@@ -59,7 +60,7 @@ DEVICE void decode_gate_up(const MoeArgs& far_args) {
         const Expert& expert = entry < top_k ? args.routed : args.shared;
         return of_expert(number % 2 ? expert.up : expert.gate, entry < top_k ? room.experts[entry] : 0, args.spacing);
     };
-    const Shares share(args.hidden / BLOCK, READERS);
+    const Shares share(args.hidden / BLOCK, WARPS);
     const auto strip_of = [&](int number) {
         int strip;
         const Matrix m = matrix_of(share.set + number * share.sets, strip);
@@ -67,33 +68,19 @@ DEVICE void decode_gate_up(const MoeArgs& far_args) {
     };
     using Copies = Ring<F, decltype(strip_of)>;
     uint8_t* copied = shared + input.bytes(INPUT_INT8) + warp * args.gate_up_slots * Copies::BYTES;
-    Copies ring(copied, args.gate_up_slots, warp < READERS ? share.of(2 * mine) : 0, share.first, share.across, share.blocks, strip_of);
+    Copies ring(copied, args.gate_up_slots, share.of(2 * mine), share.first, share.across, share.blocks, strip_of);
     ring.start(false);
     const float factor = norm_factor(args.norm, args.hidden, args.eps, squares, threads);
-    RowOperand<false> x;
+    RowOperand<F, false> x;
     int loaded = -1;
-    Fragment<F> fragment(args.routed.gate);
-    // Codebooks are asked for one strip ahead.
-    float entry = 0.0f;
-    const auto ask_for_codebook = [&](int number) {
-        int strip;
-        if constexpr (Packing<F>::CODEBOOK) {
-            if (number < 2 * mine) entry = Codebook::entry_of(matrix_of(number, strip));
-        }
-    };
-    if (warp < READERS) ask_for_codebook(share.set);
     for (int first = 0; first < mine; first += PAIRS) {
         const int count = min(PAIRS, mine - first);
-        for (int i = share.set; i < 2 * count && warp < READERS; i += share.sets) {
-            if constexpr (Packing<F>::CODEBOOK) {
-                fragment.book.take(entry);
-                ask_for_codebook(2 * first + i + share.sets);
-            }
+        for (int i = share.set; i < 2 * count; i += share.sets) {
             float own[2] = {};
             for (int at = share.first; at < share.blocks; at += share.across) {
-                if (at != loaded) x.load(input, at);
+                if (at != loaded) x.load(NearRow{input.codes, input.factors}, at);
                 loaded = at;
-                multiply_row<F>(fragment, ring.take(), x, own);
+                multiply_row<F, false>(fragment, ring.take(), x, own);
                 ring.release();
             }
             put_sums(own, partial[i][share.first]);

@@ -35,9 +35,7 @@ struct GateUpHalf : FewItems {
         const uint32_t column = activation_of(args, part.list[item].entries[row]) + pair * SLOTS;
         reinterpret_cast<int8_t*>(args.row.codes)[column + lane.g + 8 * (lane.t / 2)] = static_cast<int8_t>(code);
         if (threadIdx.x % WARP > 1) return;
-        // Two bits fewer: see `multiply_two_rows`.
-        const float short_scale = __uint_as_float(__float_as_uint(scale) & ~3u);
-        args.row.factors[column / SLOTS] = make_float2(short_scale, short_scale * static_cast<float>(sum));
+        args.row.factors[column / SLOTS] = make_float2(scale, scale * static_cast<float>(sum));
     }
 };
 

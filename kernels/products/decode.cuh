@@ -6,6 +6,7 @@
 // microseconds runs most of it for the first time.
 #pragma once
 #include "common/decode.cuh"
+#include "common/multiply_row.cuh"
 #include "common/ring.cuh"
 
 // Strips that a block sums up before their sums meet.
@@ -55,6 +56,7 @@ DEVICE void decode_products(const ProductsArgs& args) {
         const uint32_t at = first_strip * SLOTS + threadIdx.x % SLOTS;
         if (at < p.matrix.rows) before = __ldcg(p.out + at);
     }
+    RowFragment<F> fragment(args.products[0].matrix);  // all of them have one codebook
     after_previous_kernel();
     const bool quantised = args.row.codes != nullptr;
     if (!quantised) {
@@ -67,33 +69,43 @@ DEVICE void decode_products(const ProductsArgs& args) {
         __syncthreads();
     }
     ring.settle();
-    RowOperand<false> row;
-    int loaded = -1;
-    Fragment<F> fragment(args.products[0].matrix);
-    uint32_t of_fragment = 0;
+    RowOperand<F, false> row;
+    const auto load_row = [&](int block) {
+        if (quantised) {
+            row.load(FarRow{args.row.codes, args.row.factors}, block);
+        } else {
+            row.load(NearRow{input.codes, input.factors}, block);
+        }
+    };
+    // Where a warp has the same part of the row for all strips.
+    const bool one_part = share.blocks <= share.across;
+    if (one_part && share.first < share.blocks) load_row(share.first);
+    const uint8_t* block = ring.first_block();
     for (int first = 0; first < strips; first += ROUND) {
         const int count = min(ROUND, strips - first);
-        for (int i = share.set; i < count; i += share.sets) {
-            if constexpr (Packing<F>::CODEBOOK) {
-                uint32_t strip = blockIdx.x + (first + i) * gridDim.x;
-                const uint32_t product = product_of(strip);
-                if (product != of_fragment) fragment = Fragment<F>(args.products[product].matrix);
-                of_fragment = product;
+        float* put = sums_of_round[share.set][share.first];
+        const int step = share.sets * WARPS * SLOTS;
+        if (one_part && ring.whole) {
+            // What is there already takes no more than this.
+#pragma unroll 1
+            for (int i = share.set; i < count; i += share.sets) {
+                float own[2] = {};
+                if (share.first < share.blocks) multiply_row<F, false>(fragment, block, row, own);
+                put_sums(own, put);
+                block += Copies::BYTES, put += step;
             }
-            float own[2] = {};
-            for (int at = share.first; at < share.blocks; at += share.across) {
-                if (at != loaded) {
-                    if (quantised) {
-                        row.load(args.row, at);
-                    } else {
-                        row.load(input, at);
-                    }
+        } else {
+#pragma unroll 1
+            for (int i = share.set; i < count; i += share.sets) {
+                float own[2] = {};
+                for (int at = share.first; at < share.blocks; at += share.across) {
+                    if (!one_part) load_row(at);
+                    multiply_row<F, false>(fragment, ring.take(), row, own);
+                    ring.release();
                 }
-                loaded = at;
-                multiply_row<F>(fragment, ring.take(), row, own);
-                ring.release();
+                put_sums(own, put);
+                put += step;
             }
-            put_sums(own, sums_of_round[i][share.first]);
         }
         __syncthreads();
         if (static_cast<int>(threadIdx.x) < count * SLOTS) {

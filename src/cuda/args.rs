@@ -333,6 +333,9 @@ impl Forms {
     const FLOATS: u32 = 1;
     const INT8: u32 = 2;
 
+    /// Quantised inputs alone.
+    pub const INT8_ONLY: Self = Self(Self::INT8);
+
     /// What products with `matrices` take; `exact` never quantises.
     pub fn of<'a>(matrices: impl IntoIterator<Item = &'a Matrix>, exact: bool) -> Self {
         let one = |matrix: &Matrix| if matrix.takes_int8() && !exact { Self::INT8 } else { Self::FLOATS };
@@ -364,12 +367,12 @@ impl Forms {
 }
 
 impl Matrix {
-    /// Whether this is `first` with its data and tables `bytes` further on.
+    /// Whether this is `first` with its data and tables `bytes` further on, but for a codebook, which they have together.
     fn is_moved(&self, first: &Matrix, bytes: u64) -> bool {
         let moved = |own: u64, first: u64| own == if first == 0 { 0 } else { first + bytes };
         let shape = |m: &Matrix| [m.rows, m.cols, m.format, m.packed, m.strip_bytes, m.block_size];
         moved(self.data.address(), first.data.address())
-            && moved(self.codebook.address(), first.codebook.address())
+            && self.codebook.address() == first.codebook.address()
             && moved(self.absmax.address(), first.absmax.address())
             && moved(self.order.address(), first.order.address())
             && shape(self) == shape(first)
@@ -379,6 +382,11 @@ impl Matrix {
     pub fn int8_format(&self) -> Option<usize> {
         let format = |(format, _): &(Format, &str)| format_number(*format) == self.format;
         INT8_FORMATS.iter().position(format).filter(|_| self.takes_int8())
+    }
+
+    /// Whether the kernels for one format that takes quantised inputs can read it together with `other`.
+    pub fn is_read_with(&self, other: &Matrix) -> bool {
+        self.int8_format() == other.int8_format() && self.codebook.address() == other.codebook.address()
     }
 
     /// Which of [`FLOAT_FORMATS`] it has, where it lies as the kernel for it reads it: as stored in float32, packed otherwise.

@@ -154,7 +154,7 @@ impl CudaBackend {
 
         let weights = memory.part(layout.weights)?;
         upload(context, &image, weights, progress)?;
-        let weights = Weights::of(&OnDevice { device: weights, host: image }, plan, &spec)?;
+        let weights = Weights::of(&OnDevice::new(weights, image), plan, &spec)?;
         let (mut feed_forward, mut expert_bytes) = (Vec::new(), Vec::new());
         for ((layer, kind), planned) in weights.layers.iter().zip(&spec.layers).zip(&layout.experts) {
             let (experts, table) = (layer.feed_forward.experts(), memory.part(*planned)?);

@@ -26,8 +26,7 @@ const ONE_ROW_WARPS: usize = 16;
 const ONE_ROW_SLOTS: usize = 6;
 /// What every width must be a multiple of there.
 const ONE_ROW_COLUMNS: usize = one_row::COLUMNS;
-/// Warps of the first half's kernel that read weights, and experts that each of the second one's warps compares.
-const ONE_ROW_READERS: usize = one_row::WARPS / 2;
+/// Experts that each of the second half's warps compares.
 const ONE_ROW_COMPARED: usize = 64;
 
 pub struct Moe {
@@ -72,8 +71,9 @@ pub struct MoeLayer {
 struct OneRowKernel {
     /// Its number.
     format: usize,
-    /// Blocks of weights that each of its warps keeps in shared memory, and their bytes.
+    /// Blocks of weights that each of its warps keeps in shared memory.
     slots: usize,
+    /// The shared memory of a block of threads.
     bytes: usize,
 }
 
@@ -212,23 +212,27 @@ impl Moe {
         }
         let first = experts.first()?;
         let (gate_up, down) = (first.gate.int8_format()?, first.down.int8_format()?);
-        let is = |matrix: &Matrix, format| matrix.int8_format() == Some(format);
-        let alike = |e: &Expert| is(&e.gate, gate_up) && is(&e.up, gate_up) && is(&e.down, down);
+        let alike = |e: &Expert| {
+            e.gate.is_read_with(&first.gate) && e.up.is_read_with(&first.gate) && e.down.is_read_with(&first.down)
+        };
         if !experts.iter().all(alike) {
             return None;
         }
-        let kernel = |of: &[Kernel], format: usize, matrix: &Matrix, warps: usize, wanted: usize| {
+        let kernel = |of: &[Kernel], format: usize, matrix: &Matrix, warps: usize, wanted: usize, row: usize| {
             let bytes = matrix.block_bytes(ONE_ROW_COLUMNS) * warps;
             let slots = one_row::slots(&of[format], bytes, 1, ONE_ROW_SLOTS, wanted);
-            (slots > 0).then_some(OneRowKernel { format, slots, bytes: slots * bytes })
+            (slots > 0).then_some(OneRowKernel { format, slots, bytes: slots * bytes + row })
         };
         let blocks = shape.hidden / ONE_ROW_COLUMNS;
-        let (across, sets) = one_row::shares(blocks, ONE_ROW_READERS);
+        let (across, sets) = one_row::shares(blocks, one_row::WARPS);
         let pairs = shape.one_row_strips().div_ceil(self.device.multiprocessors.max(1) as usize);
         let wanted = (2 * pairs).div_ceil(sets) * blocks.div_ceil(across);
+        // The input of the first half; of the second one those of all experts, with factors for halves of tiles.
+        let row = Forms::INT8_ONLY.bytes(1, shape.hidden).next_multiple_of(16);
+        let rows = shape.chosen() * shape.widest() / 2 * 3;
         Some([
-            kernel(&self.one_gate_up, gate_up, &first.gate, ONE_ROW_READERS, wanted)?,
-            kernel(&self.one_down, down, &first.down, shape.chosen(), shape.widest() / ONE_ROW_COLUMNS)?,
+            kernel(&self.one_gate_up, gate_up, &first.gate, one_row::WARPS, wanted, row)?,
+            kernel(&self.one_down, down, &first.down, shape.chosen(), shape.widest() / ONE_ROW_COLUMNS, rows)?,
         ])
     }
 
@@ -334,9 +338,8 @@ impl Moe {
         };
         let (gate_up_strips, down_strips) = (widest.div_ceil(16), shape.hidden.div_ceil(16));
         if let Some([gate_up, down]) = layer.one.filter(|_| one) {
-            let row = layer.gate_up.bytes(1, shape.hidden).next_multiple_of(16);
             let grid = shape.one_row_strips().min(self.device.multiprocessors as usize);
-            queue(&self.one_gate_up[gate_up.format], [grid, 1], 32 * one_row::WARPS, row + gate_up.bytes)?;
+            queue(&self.one_gate_up[gate_up.format], [grid, 1], 32 * one_row::WARPS, gate_up.bytes)?;
             return queue(&self.one_down[down.format], [down_strips, 1], 32 * shape.chosen(), down.bytes);
         }
         let combine = || queue(&self.combine, [count, shape.hidden.div_ceil(COMBINED)], COMBINED / 4, 0);

@@ -47,6 +47,13 @@ pub fn shares(blocks: usize, warps: usize) -> (usize, usize) {
     (across, warps / across)
 }
 
+impl Group {
+    /// Whether `matrix`, of the kernel's format, has the codebook of the others.
+    fn takes(&self, matrix: &Matrix) -> bool {
+        self.products.iter().all(|product| product.matrix.codebook.address() == matrix.codebook.address())
+    }
+}
+
 impl OneRow {
     pub fn new(modules: &Modules, device: &DeviceInfo) -> Result<Self> {
         let names = INT8_FORMATS.iter().chain(&FLOAT_FORMATS).map(|(_, name)| *name);
@@ -68,7 +75,7 @@ impl OneRow {
                 matrix.int8_format().filter(|kernel| !exact && self.slots(*kernel, std::slice::from_ref(matrix)) > 0);
             let float = matrix.float_format().map(|kernel| INT8_FORMATS.len() + kernel);
             match int8.or(float).filter(|_| (matrix.cols as usize).is_multiple_of(COLUMNS)) {
-                Some(kernel) => match groups.iter_mut().find(|group| group.kernel == kernel) {
+                Some(kernel) => match groups.iter_mut().find(|group| group.kernel == kernel && group.takes(matrix)) {
                     Some(group) => group.products.push(*product),
                     None => groups.push(Group { kernel, products: vec![*product] }),
                 },

@@ -1,5 +1,6 @@
 //! The weights on the device: the same bytes as on the host, in one piece, and what lies where in them.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use super::args::{Expert, Matrix, format_number, number};
@@ -15,10 +16,15 @@ pub type AttentionWeights = model::AttentionWeights<OnDevice>;
 /// The weights of a Gated DeltaNet layer.
 pub type DeltaWeights = model::DeltaWeights<OnDevice>;
 
+/// Bytes of the codebook before a matrix of [`crate::quant::Format::Bnb4`].
+const CODEBOOK_BYTES: usize = 16 * size_of::<f32>();
+
 /// Device memory with an image, and the same image on the host.
 pub struct OnDevice {
-    pub device: DeviceSlice<u8>,
-    pub host: WeightBytes,
+    device: DeviceSlice<u8>,
+    host: WeightBytes,
+    /// Codebooks of the matrices so far, and where the first of each lies.
+    codebooks: RefCell<Vec<([u8; CODEBOOK_BYTES], DevicePtr<f32>)>>,
 }
 
 /// A matrix, and the bytes that reading it moves.
@@ -107,7 +113,7 @@ impl Store for OnDevice {
         };
         match plan.tables {
             Tables::None => {}
-            Tables::Codebook => matrix.codebook = table.cast().start(),
+            Tables::Codebook => matrix.codebook = self.codebook(place, table.cast().start()),
             Tables::ColumnOrder => {
                 if !self.is_in_order(place, plan.cols) {
                     matrix.order = table.cast().start();
@@ -124,6 +130,24 @@ impl Store for OnDevice {
 }
 
 impl OnDevice {
+    /// `host`, whose bytes are in `device`.
+    pub fn new(device: DeviceSlice<u8>, host: WeightBytes) -> Self {
+        Self { device, host, codebooks: RefCell::default() }
+    }
+
+    /// Where to find the codebook of the matrix at `place`, which has it at `own`: in front of the first matrix with the same
+    /// one, so that kernels know matrices that share theirs.
+    fn codebook(&self, place: &Place, own: DevicePtr<f32>) -> DevicePtr<f32> {
+        let bytes = self.host.get(place.range.clone()).and_then(|bytes| bytes.first_chunk::<CODEBOOK_BYTES>());
+        let Some(bytes) = bytes else { return own };
+        let mut known = self.codebooks.borrow_mut();
+        if let Some((_, first)) = known.iter().find(|(other, _)| other == bytes) {
+            return *first;
+        }
+        known.push((*bytes, own));
+        own
+    }
+
     /// Whether the columns of the matrix at `place` stand in the usual order, though its file says that they may not.
     fn is_in_order(&self, place: &Place, cols: usize) -> bool {
         let table = self.host.get(place.range.clone()).unwrap_or_default().as_chunks::<4>().0;

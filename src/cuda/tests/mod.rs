@@ -35,12 +35,7 @@ fn weight(format: Format, rows: usize, cols: usize, seed: u32) -> Weight {
     let code = |i: usize| (random[i % random.len()] * 8_388_608.0) as i32 as u8;
     let scale = |i: usize| f16::from_f32(0.02 + 0.01 * random[i * 7 % random.len()]).to_le_bytes();
     if format == Format::Bnb4 {
-        let codes: Vec<u8> = (0..(rows * cols).div_ceil(2)).map(code).collect();
-        let table = std::array::from_fn(|i| (i as f32 - 7.3) / 8.7);
-        let absmax = (0..(rows * cols).div_ceil(64)).flat_map(|i| (0.5 + 0.4 * random[i % random.len()]).to_le_bytes());
-        let absmax = AbsMax::Plain(bytes(&absmax.collect::<Vec<u8>>()));
-        let scales = FourBit { table, block_size: 64, absmax };
-        return Weight::new(Matrix::four_bit(rows, cols, bytes(&codes), scales).unwrap()).unwrap();
+        return four_bit(std::array::from_fn(|i| (i as f32 - 7.3) / 8.7), rows, cols, seed);
     }
     let (block, len) = (format.block_bytes(), format.bytes_for((rows * cols) as u64).unwrap() as usize);
     let mut data: Vec<u8> = (0..len).map(code).collect();
@@ -64,6 +59,17 @@ fn weight(format: Format, rows: usize, cols: usize, seed: u32) -> Weight {
     }
     let matrix = Matrix::new(format, rows, cols, bytes(&data)).unwrap();
     Weight::new(matrix).unwrap()
+}
+
+/// The same of [`Format::Bnb4`] with codebook `table`.
+fn four_bit(table: [f32; 16], rows: usize, cols: usize, seed: u32) -> Weight {
+    let random = values(seed, rows * cols);
+    let code = |i: usize| (random[i % random.len()] * 8_388_608.0) as i32 as u8;
+    let codes: Vec<u8> = (0..(rows * cols).div_ceil(2)).map(code).collect();
+    let absmax = (0..(rows * cols).div_ceil(64)).flat_map(|i| (0.5 + 0.4 * random[i % random.len()]).to_le_bytes());
+    let absmax = AbsMax::Plain(bytes(&absmax.collect::<Vec<u8>>()));
+    let scales = FourBit { table, block_size: 64, absmax };
+    Weight::new(Matrix::four_bit(rows, cols, bytes(&codes), scales).unwrap()).unwrap()
 }
 
 fn bytes(data: &[u8]) -> crate::quant::Bytes {

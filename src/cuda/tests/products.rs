@@ -2,7 +2,7 @@
 
 use super::super::args::{Forms, Matrix, Product, ProductsArgs, QuantisedRow};
 use super::super::memory::DevicePtr;
-use super::{Bench, assert_close, decoded, dot, in_other_order, quantised, rms_norm, values, weight};
+use super::{Bench, assert_close, decoded, dot, four_bit, in_other_order, quantised, rms_norm, values, weight};
 use crate::quant::{Format, Group, Weight};
 
 /// The kernel of every format.
@@ -154,8 +154,18 @@ fn matrices_of_different_formats_share_a_normed_input_that_is_picked_biased_and_
 
 /// One row through the kernel of `format`, for three matrices of it, of which each warp has `slots` blocks in shared memory.
 fn decode(bench: &mut Bench, format: Format, name: &'static str, cols: usize, (blocks, slots): (usize, usize)) {
-    let weights: Vec<Weight> = [272, 37, 17].map(|rows| weight(format, rows, cols, rows as u32)).into();
-    let eps = 1e-6;
+    let weights = [272, 37, 17].map(|rows| weight(format, rows, cols, rows as u32));
+    let tolerance = if format == Format::Bnb4 { 1e-2 } else { 2e-3 };
+    decode_with(bench, &weights, (format, name, tolerance), (blocks, slots));
+}
+
+fn decode_with(
+    bench: &mut Bench,
+    weights: &[Weight],
+    (format, name, tolerance): (Format, &'static str, f64),
+    (blocks, slots): (usize, usize),
+) {
+    let (cols, eps) = (weights[0].cols(), 1e-6);
     let (x, norm) = (values(50, cols), values(77, cols));
     let int8 = takes_int8(&weights[0]);
     for (normed, quantises) in [(true, false), (false, false), (false, true)] {
@@ -198,11 +208,26 @@ fn decode(bench: &mut Bench, format: Format, name: &'static str, cols: usize, (b
             for (row, value) in expected.iter_mut().enumerate() {
                 *value += f64::from(bias[row]) + f64::from(before[i][row]);
             }
-            let tolerance = if format == Format::Bnb4 { 1e-2 } else { 2e-3 };
-            let what = format!("{name} [{}, {cols}], matrix {i}, {slots} slots, quantised {quantises}", weight.rows());
+            let what = format!(
+                "{name}, {format} [{}, {cols}], matrix {i}, {slots} slots, quantised {quantises}",
+                weight.rows()
+            );
             assert_close(&bench.gpu.download(outs[i].slice), &expected, tolerance, &what);
         }
         bench.kept.clear();
+    }
+}
+
+#[test]
+fn one_row_with_codebooks_of_any_signs() {
+    let Some(mut bench) = Bench::open() else { return };
+    let fp4 = [0.0, 1.0 / 16.0, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0].map(|twelfths| twelfths / 12.0);
+    let falling = std::array::from_fn(|i| if i < 8 { fp4[i] } else { -fp4[i - 8] });
+    let mixed: [f32; 16] = values(12, 16).try_into().unwrap();
+    // With both signs in a half, a codebook is rounded to half as many steps.
+    for (table, tolerance) in [(falling, 1e-2), (mixed, 2e-2), ([0.0; 16], 1e-2), (falling.map(|x| x * 1e-6), 1e-2)] {
+        let weights = [272, 37, 17].map(|rows| four_bit(table, rows, 512, rows as u32));
+        decode_with(&mut bench, &weights, (Format::Bnb4, "products_1_bnb4", tolerance), (7, 2));
     }
 }
 

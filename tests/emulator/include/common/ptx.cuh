@@ -34,6 +34,16 @@ DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
     return __byte_perm(low, high, selector);
 }
 
+DEVICE uint32_t permute_bytes_or_signs(uint32_t low, uint32_t high, uint32_t selector) {
+    const uint64_t both = static_cast<uint64_t>(high) << 32 | low;
+    uint32_t bytes = 0;
+    for (int i = 0; i < 4; ++i) {
+        const uint32_t four = selector >> (4 * i) & 15, byte = both >> (8 * (four & 7)) & 0xff;
+        bytes |= (four < 8 ? byte : byte < 128 ? 0 : 0xff) << (8 * i);
+    }
+    return bytes;
+}
+
 DEVICE void emulated_copy(void* to, const void* from, uint32_t bytes, bool there) {
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0) {
         emulated_fail(emulator::MISALIGNED_ADDRESS, "a copy to shared memory that is not aligned to its size");
