@@ -14,7 +14,8 @@ const int ROUND = 8;
 
 template <uint32_t F>
 DEVICE void decode_products(const ProductsArgs& args) {
-    DYNAMIC_SHARED(__align__(16) uint8_t, shared);
+    // Aligned as lines are: see moe/few_down.cuh.
+    DYNAMIC_SHARED(__align__(128) uint8_t, shared);
     __shared__ float squares[WARPS];
     __shared__ float sums_of_round[ROUND][WARPS][SLOTS];
     const Input input(shared, 1, args.cols, INPUT_INT8);
