@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::args::{Expert, Forms, INT8_FORMATS, Item, Matrix, MoeArgs, QuantisedRow, number};
 use super::device::DeviceInfo;
-use super::few_rows::{self, FewRows};
+use super::few_rows::{self, FewLaunch, FewRows};
 use super::memory::{DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
 use super::one_row;
@@ -77,6 +77,20 @@ struct OneRowKernel {
     bytes: usize,
 }
 
+/// By which kernels a layer runs.
+enum Way<'a> {
+    /// A single row, by those for its formats.
+    One([OneRowKernel; 2]),
+    /// A single row, by those for anything.
+    Single,
+    /// Few rows, by those for its formats.
+    Few([FewLaunch; 2]),
+    /// Several rows that are quantised.
+    Tiles(&'a Arc<Tiles>),
+    /// Several rows, by those for anything.
+    Many,
+}
+
 /// The sizes of a layer.
 #[derive(Clone, Copy)]
 pub struct MoeShape {
@@ -113,6 +127,11 @@ impl MoeShape {
     /// Strips of the first half's matrices that a single row is multiplied with, a gate and an up matrix together.
     fn one_row_strips(&self) -> usize {
         self.top_k * self.width.div_ceil(16) + self.shared_width.div_ceil(16)
+    }
+
+    /// Activations of a step of `count` rows.
+    fn activations(&self, count: usize) -> usize {
+        count * (self.top_k * self.width + self.shared_width)
     }
 
     fn widest(&self) -> usize {
@@ -260,35 +279,93 @@ impl Moe {
         (norm, eps): (DeviceSlice<f32>, f32),
         work: &MoeWork,
     ) -> Result<()> {
+        let (shape, way) = (&layer.shape, self.way(layer, count));
+        let args = self.args(&way, count, layer, (norm, eps), work)?;
+        let widest = shape.widest();
+        let (items, values) = (args.max_items as usize, shape.activations(count));
+        let queue = |kernel: &Kernel, grid: [usize; 2], block: usize, shared: usize| {
+            let launch = kernel.launch([number(grid[0]), number(grid[1]), 1], [number(block), 1, 1]);
+            // SAFETY: the kernel's argument, of sizes that were checked.
+            unsafe { launch.shared(number(shared)).arg(args).queue(stream) }
+        };
+        let (gate_up_strips, down_strips) = (widest.div_ceil(16), shape.hidden.div_ceil(16));
+        let choose = || queue(&self.route, [count, 1], 256, 0);
+        let group = || queue(&self.group, [1, 1], 1024, 8 * (shape.experts + 1));
+        match way {
+            Way::One([gate_up, down]) => {
+                let grid = shape.one_row_strips().min(self.device.multiprocessors as usize);
+                queue(&self.one_gate_up[gate_up.format], [grid, 1], 32 * one_row::WARPS, gate_up.bytes)?;
+                return queue(&self.one_down[down.format], [down_strips, 1], 32 * shape.chosen(), down.bytes);
+            }
+            Way::Single => {
+                choose()?;
+                queue(&self.gate_up[0], [gate_up_strips, items], 256, layer.gate_up.bytes(1, shape.hidden))?;
+                let (warps, bytes) = one_row(shape, layer.down);
+                return queue(&self.down[0], [down_strips, 1], 32 * warps, bytes);
+            }
+            Way::Few(launches) => {
+                choose()?;
+                self.few.run(stream, launches, self.tiles.row(), args)?;
+            }
+            Way::Tiles(tiles) => {
+                choose()?;
+                group()?;
+                tiles.experts(stream, args, work.activations, values, (widest, shape.hidden))?;
+            }
+            Way::Many => {
+                choose()?;
+                group()?;
+                let [first, second] = [shape.hidden, widest].map(|cols| Forms::floats().bytes(layer.item_rows, cols));
+                queue(&self.gate_up[1], [gate_up_strips, items], 256, first)?;
+                queue(&self.down[1], [down_strips, items], 256, second)?;
+            }
+        }
+        queue(&self.combine, [count, shape.hidden.div_ceil(COMBINED)], COMBINED / 4, 0)
+    }
+
+    fn way(&self, layer: &MoeLayer, count: usize) -> Way<'_> {
+        if count == 1 {
+            return layer.one.map_or(Way::Single, Way::One);
+        }
+        let Some(tiles) = self.tiles(layer, count) else { return Way::Many };
+        let few = layer.one.is_some() && few_rows::ROWS.contains(&count);
+        let launches = || self.few.launches(&layer.shape, &layer.routed.gate, &layer.routed.down, count);
+        few.then(launches).flatten().map_or(Way::Tiles(tiles), Way::Few)
+    }
+
+    /// What all kernels of `count` rows are told.
+    fn args(
+        &self,
+        way: &Way<'_>,
+        count: usize,
+        layer: &MoeLayer,
+        (norm, eps): (DeviceSlice<f32>, f32),
+        work: &MoeWork,
+    ) -> Result<MoeArgs> {
         let (one, shape) = (count == 1, &layer.shape);
         let (entries, shared) = (count * shape.top_k, usize::from(shape.shared_width > 0));
-        let tiles = self.tiles(layer, count);
-        let item_rows = match tiles {
-            Some(tiles) => tiles.rows,
-            None if one => 1,
-            None => layer.item_rows,
+        let values = shape.activations(count);
+        let item_rows = match way {
+            Way::One(_) | Way::Single => 1,
+            Way::Few(_) | Way::Tiles(_) => self.tiles.rows,
+            Way::Many => layer.item_rows,
         };
-        let (items, widest) = (shape.items(count, item_rows), shape.widest());
-        let values = entries * shape.width + count * shape.shared_width;
-        let few = tiles.filter(|_| layer.one.is_some() && few_rows::ROWS.contains(&count));
-        let few = few.and_then(|tiles| {
-            let launches = self.few.launches(shape, &layer.routed.gate, &layer.routed.down, count)?;
-            Some((tiles, launches))
-        });
+        let items = shape.items(count, item_rows);
+        let few = matches!(way, Way::Few(_));
         let row = match few {
             // Where there would be floats, their codes and factors.
-            Some(_) => QuantisedRow {
+            true => QuantisedRow {
                 codes: work.activations.part(0, values / 4)?.cast().start(),
                 factors: work.activations.part(values / 4, values / 8)?.start(),
             },
-            None => work.row,
+            false => work.row,
         };
-        let slots = match (few, layer.one) {
-            (Some((_, launches)), _) => launches.map(|launch| launch.slots),
-            (None, Some(kernels)) => kernels.map(|kernel| kernel.slots),
-            (None, None) => [0, 0],
+        let slots = match way {
+            Way::One(kernels) => kernels.map(|kernel| kernel.slots),
+            Way::Few(launches) => launches.map(|launch| launch.slots),
+            _ => [0, 0],
         };
-        let args = MoeArgs {
+        Ok(MoeArgs {
             routed: layer.routed,
             shared: layer.shared,
             spacing: layer.spacing,
@@ -305,8 +382,8 @@ impl Moe {
             shares: work.shares.holding(entries, "shares of experts")?,
             entry_rows: work.entry_rows.holding(entries + count * shared, "rows of entries")?,
             entry_of: match few {
-                Some(_) => DevicePtr::NULL,
-                None => work.entry_of.holding(entries, "entries of rows")?,
+                true => DevicePtr::NULL,
+                false => work.entry_of.holding(entries, "entries of rows")?,
             },
             items: work.items.holding(items, "groups of entries")?,
             item_count: work.item_count.holding(1, "the number of groups")?,
@@ -330,39 +407,7 @@ impl Moe {
             row,
             gate_up_slots: number(slots[0]),
             down_slots: number(slots[1]),
-        };
-        let queue = |kernel: &Kernel, grid: [usize; 2], block: usize, shared: usize| {
-            let launch = kernel.launch([number(grid[0]), number(grid[1]), 1], [number(block), 1, 1]);
-            // SAFETY: the kernel's argument, of sizes that were checked.
-            unsafe { launch.shared(number(shared)).arg(args).queue(stream) }
-        };
-        let (gate_up_strips, down_strips) = (widest.div_ceil(16), shape.hidden.div_ceil(16));
-        if let Some([gate_up, down]) = layer.one.filter(|_| one) {
-            let grid = shape.one_row_strips().min(self.device.multiprocessors as usize);
-            queue(&self.one_gate_up[gate_up.format], [grid, 1], 32 * one_row::WARPS, gate_up.bytes)?;
-            return queue(&self.one_down[down.format], [down_strips, 1], 32 * shape.chosen(), down.bytes);
-        }
-        let combine = || queue(&self.combine, [count, shape.hidden.div_ceil(COMBINED)], COMBINED / 4, 0);
-        if let Some((tiles, launches)) = few {
-            queue(&self.route, [count, 1], 256, 0)?;
-            self.few.run(stream, launches, tiles.row(), args)?;
-            return combine();
-        }
-        queue(&self.route, [count, 1], 256, 0)?;
-        if one {
-            queue(&self.gate_up[0], [gate_up_strips, items], 256, layer.gate_up.bytes(1, shape.hidden))?;
-            let (warps, bytes) = one_row(shape, layer.down);
-            return queue(&self.down[0], [down_strips, 1], 32 * warps, bytes);
-        }
-        queue(&self.group, [1, 1], 1024, 8 * (shape.experts + 1))?;
-        if let Some(tiles) = tiles {
-            tiles.experts(stream, args, work.activations, values, (widest, shape.hidden))?;
-            return combine();
-        }
-        let [first, second] = [shape.hidden, widest].map(|cols| Forms::floats().bytes(layer.item_rows, cols));
-        queue(&self.gate_up[1], [gate_up_strips, items], 256, first)?;
-        queue(&self.down[1], [down_strips, items], 256, second)?;
-        combine()
+        })
     }
 }
 
