@@ -160,9 +160,10 @@ DEVICE float* partial_of(const AttentionArgs& args, uint64_t row, uint32_t head,
     return args.partials + ((row * args.heads + head) * args.splits + split) * (args.head_dim + PARTIAL_SUMS);
 }
 
-// Calls `work` with the channels that a lane takes of a head, as a constant: the fewest that cover it, but two.
+// Calls `work` with the channels that a lane takes of a head, as a constant: the fewest that cover it.
 template <class Work>
 DEVICE void with_channels(uint32_t head_dim, Work work) {
+    if (head_dim <= 32) return work(Constant<1>{});
     if (head_dim <= 64) return work(Constant<2>{});
     if (head_dim <= 128) return work(Constant<4>{});
     work(Constant<8>{});

@@ -214,7 +214,7 @@ struct Item {
 // expert (or the dense SwiGLU) where `shared_width` is not 0. Entries are the (row, choice) pairs grouped by expert,
 // `count * top_k` of them, then one for each row with the shared expert.
 struct MoeArgs {
-    Expert routed;             // the first routed expert; the others' data, codebooks and scales lie `spacing` bytes apart
+    Expert routed;             // the first routed expert, whose codebook all have; their data and scales lie `spacing` bytes apart
     Expert shared;             // only with `shared_width`
     uint64_t spacing;          // 0: the routed experts are not alike, and only the table tells of them
     const Expert* table;       // [experts + 1]

@@ -13,7 +13,7 @@ extern "C" __global__ void __launch_bounds__(512, 1) moe_down_1(const __grid_con
     const uint32_t bytes = ceil_div(widest, TILE) * ((args.down_forms & INPUT_FLOATS ? 4 * TILE_FLOATS : 0) +
                                                      (args.down_forms & INPUT_INT8 ? 40 : 0));
     for (uint32_t e = warp; e < experts; e += blockDim.x / WARP) {
-        const Matrix& m = args.table[e < args.top_k ? args.choices[e] : args.experts].down;
+        const Matrix& m = args.table[e < args.top_k ? __ldcg(args.choices + e) : args.experts].down;
         const Input input(shared + warp * ceil_div(bytes, 16) * 16, 1, m.cols, args.down_forms);
         after_previous_kernel();
         const float* x = activations_of(args, e);

@@ -3,7 +3,7 @@
 // different experts: its own stream fails when it samples, the others go on.
 //
 // A block takes a row. Bound by latency: a few kilobytes of logits. With one row the items of the experts' kernels follow at
-// once; with more, `moe_group` makes them.
+// once; with few those kernels find them by themselves, and with more `moe_group` makes them.
 #include "moe/choose.cuh"
 
 // Larger for larger logits, in their total order; the index decides among equal ones, the lower first.

@@ -40,7 +40,7 @@ struct TileFloatsArgs {
     uint32_t unused;
 };
 
-// A feed-forward half whose matrices take int8, behind `moe_group`.
+// A feed-forward half whose matrices take int8, behind `moe_group`, or of few rows behind `moe_route`.
 struct TileMoeArgs {
     MoeArgs moe;
     const uint32_t* codes;  // of the rows of `input`, or of the activations, as those lie

@@ -122,7 +122,7 @@ structs! {
         unused: u32,
     }
 
-    /// A single row, quantised by the kernel that has computed it.
+    /// Rows, quantised by the kernel that has computed them.
     QuantisedRow, 16 { codes: DevicePtr<u32>, factors: DevicePtr<f32> }
 
     /// Products with one row.
@@ -451,7 +451,7 @@ pub fn format_number(format: Format) -> u32 {
     }
 }
 
-/// Formats that single rows have kernels of their own for, as the kernels' names have them.
+/// Formats that single and few rows have kernels of their own for, as the kernels' names have them.
 pub const INT8_FORMATS: [(Format, &str); 10] = [
     (Format::Q8_0, "q8_0"),
     (Format::Q4_0, "q4_0"),

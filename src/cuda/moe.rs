@@ -82,13 +82,13 @@ enum Way<'a> {
     /// A single row, by those for its formats.
     One([OneRowKernel; 2]),
     /// A single row, by those for anything.
-    Single,
+    OneAny,
     /// Few rows, by those for its formats.
     Few([FewLaunch; 2]),
     /// Several rows that are quantised.
     Tiles(&'a Arc<Tiles>),
     /// Several rows, by those for anything.
-    Many,
+    ManyAny,
 }
 
 /// The sizes of a layer.
@@ -159,7 +159,7 @@ pub struct MoeWork {
     pub item_count: DeviceSlice<u32>,
     pub activations: DeviceSlice<f32>,
     pub outputs: DeviceSlice<f32>,
-    /// What the activations of a single row are quantised to.
+    /// What the activations of a single row are quantised to, and what other kernels leave quantised.
     pub row: QuantisedRow,
 }
 
@@ -191,12 +191,15 @@ impl Moe {
     pub fn layer(&self, shape: MoeShape, experts: &[Expert], table: DeviceSlice<Expert>) -> Result<MoeLayer> {
         let gate_up = Forms::of(experts.iter().flat_map(|e| [&e.gate, &e.up]), self.exact);
         let down = Forms::of(experts.iter().map(|e| &e.down), self.exact);
+        // Several rows that are quantised are those of tiles.
+        let quantised = gate_up.int8_only() && down.int8_only();
         let fits = |rows: usize| {
             let [first, second] = if rows == 1 { [gate_up, down] } else { [Forms::floats(); 2] };
             let which = usize::from(rows > 1);
-            let bytes = if rows == 1 { one_row(&shape, second).1 } else { second.bytes(rows, shape.widest()) };
-            first.bytes(rows, shape.hidden) <= self.gate_up[which].shared_memory
-                && bytes <= self.down[which].shared_memory
+            let bytes = if rows == 1 { any_row(&shape, second).1 } else { second.bytes(rows, shape.widest()) };
+            let fits = first.bytes(rows, shape.hidden) <= self.gate_up[which].shared_memory
+                && bytes <= self.down[which].shared_memory;
+            fits || (rows > 1 && quantised)
         };
         let item_rows = [MOST_ROWS, 4, 2].into_iter().find(|rows| fits(*rows) && fits(1));
         let item_rows = item_rows.ok_or_else(|| {
@@ -239,7 +242,8 @@ impl Moe {
         }
         let kernel = |of: &[Kernel], format: usize, matrix: &Matrix, warps: usize, wanted: usize, row: usize| {
             let bytes = matrix.block_bytes(ONE_ROW_COLUMNS) * warps;
-            let slots = one_row::slots(&of[format], bytes, 1, ONE_ROW_SLOTS, wanted);
+            let room = of[format].shared_memory.checked_sub(row)?;
+            let slots = one_row::slots(&of[format], bytes, 1, ONE_ROW_SLOTS, wanted).min(room / bytes.max(1));
             (slots > 0).then_some(OneRowKernel { format, slots, bytes: slots * bytes + row })
         };
         let blocks = shape.hidden / ONE_ROW_COLUMNS;
@@ -297,10 +301,10 @@ impl Moe {
                 queue(&self.one_gate_up[gate_up.format], [grid, 1], 32 * one_row::WARPS, gate_up.bytes)?;
                 return queue(&self.one_down[down.format], [down_strips, 1], 32 * shape.chosen(), down.bytes);
             }
-            Way::Single => {
+            Way::OneAny => {
                 choose()?;
                 queue(&self.gate_up[0], [gate_up_strips, items], 256, layer.gate_up.bytes(1, shape.hidden))?;
-                let (warps, bytes) = one_row(shape, layer.down);
+                let (warps, bytes) = any_row(shape, layer.down);
                 return queue(&self.down[0], [down_strips, 1], 32 * warps, bytes);
             }
             Way::Few(launches) => {
@@ -312,7 +316,7 @@ impl Moe {
                 group()?;
                 tiles.experts(stream, args, work.activations, values, (widest, shape.hidden))?;
             }
-            Way::Many => {
+            Way::ManyAny => {
                 choose()?;
                 group()?;
                 let [first, second] = [shape.hidden, widest].map(|cols| Forms::floats().bytes(layer.item_rows, cols));
@@ -325,9 +329,9 @@ impl Moe {
 
     fn way(&self, layer: &MoeLayer, count: usize) -> Way<'_> {
         if count == 1 {
-            return layer.one.map_or(Way::Single, Way::One);
+            return layer.one.map_or(Way::OneAny, Way::One);
         }
-        let Some(tiles) = self.tiles(layer, count) else { return Way::Many };
+        let Some(tiles) = self.tiles(layer, count) else { return Way::ManyAny };
         let few = layer.one.is_some() && few_rows::ROWS.contains(&count);
         let launches = || self.few.launches(&layer.shape, &layer.routed.gate, &layer.routed.down, count);
         few.then(launches).flatten().map_or(Way::Tiles(tiles), Way::Few)
@@ -346,9 +350,9 @@ impl Moe {
         let (entries, shared) = (count * shape.top_k, usize::from(shape.shared_width > 0));
         let values = shape.activations(count);
         let item_rows = match way {
-            Way::One(_) | Way::Single => 1,
+            Way::One(_) | Way::OneAny => 1,
             Way::Few(_) | Way::Tiles(_) => self.tiles.rows,
-            Way::Many => layer.item_rows,
+            Way::ManyAny => layer.item_rows,
         };
         let items = shape.items(count, item_rows);
         let few = matches!(way, Way::Few(_));
@@ -411,8 +415,9 @@ impl Moe {
     }
 }
 
-/// Warps of a block of the second half of a single row, and its shared memory: the activations of an expert for each.
-fn one_row(shape: &MoeShape, down: Forms) -> (usize, usize) {
+/// Warps of a block of the second half of a single row for anything, and its shared memory: the activations of an expert for
+/// each.
+fn any_row(shape: &MoeShape, down: Forms) -> (usize, usize) {
     let warps = (shape.top_k + 1).min(16);
     (warps, warps * down.bytes(1, shape.widest()).next_multiple_of(16))
 }

@@ -1,5 +1,5 @@
-//! Products of many rows. Where inputs may be quantised they are once, in a launch of their own, and then every block reads
-//! them for the tensor cores; all others are products of float32.
+//! Products of several rows. Where inputs may be quantised they are once, by the kernel that computes them or in a launch of their
+//! own, and then every block reads them for the tensor cores; all others are products of float32.
 
 use super::args::{
     MoeArgs, Product, QuantiseArgs, QuantisedRow, TileFloatsArgs, TileMoeArgs, TileProductsArgs, number,

@@ -196,6 +196,7 @@ fn attention_of_steps_and_of_many_rows_matches_float64() {
         Shape { heads: 6, kv_heads: 2, head_dim: 64, pairs: 8, gated: true, kv: KvFormat::Q8_0 },
         Shape { heads: 12, kv_heads: 1, head_dim: 20, pairs: 10, gated: false, kv: KvFormat::F16 },
         Shape { heads: 3, kv_heads: 3, head_dim: 6, pairs: 2, gated: true, kv: KvFormat::F32 },
+        Shape { heads: 3, kv_heads: 1, head_dim: 31, pairs: 15, gated: true, kv: KvFormat::F16 },
         Shape { heads: 4, kv_heads: 2, head_dim: 80, pairs: 40, gated: false, kv: KvFormat::F16 },
     ];
     for shape in &shapes {
