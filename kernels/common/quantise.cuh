@@ -28,15 +28,18 @@ DEVICE void put_tile(const QuantisedRow& row, uint64_t column, float value) {
     if (column % WARP == 0) row.factors[column / WARP] = make_float2(scale, scale * static_cast<float>(sum));
 }
 
-// Quantises the columns of sixteen neighbouring lanes, half a tile, for the kernel behind. Every lane of the warp comes here;
-// `counts`: whether this one has a column.
+// Quantises the columns of sixteen lanes that are STRIDE apart, half a tile, for the kernel behind. Every lane of the warp comes
+// here; `counts`: whether those of this one's half have columns.
+template <int STRIDE>
 DEVICE void put_half_tile(const QuantisedRow& row, uint32_t column, float value, bool counts) {
     uint32_t bits = counts ? __float_as_uint(value) & 0x7fffffff : 0;
 #pragma unroll
-    for (int d = 8; d > 0; d /= 2) bits = max(bits, __shfl_xor_sync(ALL_LANES, bits, d));
+    for (int d = 8; d > 0; d /= 2) bits = max(bits, __shfl_xor_sync(ALL_LANES, bits, d * STRIDE));
     const auto [scale, inverse] = int8_scale(bits);
     const int code = counts ? __float2int_rn(__fmul_rn(value, inverse)) : 0;
-    const int sum = sum_lanes<16>(code);
+    int sum = code;
+#pragma unroll
+    for (int d = 8; d > 0; d /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, d * STRIDE);
     if (!counts) return;
     reinterpret_cast<int8_t*>(row.codes)[column] = static_cast<int8_t>(code);
     if (column % (WARP / 2) == 0) row.factors[column / (WARP / 2)] = make_float2(scale, scale * static_cast<float>(sum));

@@ -96,7 +96,7 @@ DEVICE void decode_gate_up(const MoeArgs& far_args) {
             }
             const float value = silu(gate * factor) * (up * factor);
             const uint32_t column = activation_of(args, entry) + strip * SLOTS + within;
-            put_half_tile(args.row, column, value, pair < count);
+            put_half_tile<1>(args.row, column, value, pair < count);
         }
         if (first + PAIRS < mine) __syncthreads();
     }

@@ -22,20 +22,10 @@ struct GateUpHalf : FewItems {
     // The sixteen lanes of a row have half a tile of it.
     __device__ __forceinline__ void put(int item, int pair, int row, float gate, float up) const {
         const Lane lane;
-        const float value = silu(gate) * up;
-        uint32_t bits = __float_as_uint(value) & 0x7fffffff;
-#pragma unroll
-        for (int d = 16; d > 1; d /= 2) bits = max(bits, __shfl_xor_sync(ALL_LANES, bits, d));
-        const auto [scale, inverse] = int8_scale(bits);
-        const int code = __float2int_rn(__fmul_rn(value, inverse));
-        int sum = code;
-#pragma unroll
-        for (int d = 16; d > 1; d /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, d);
-        if (row >= part.list[item].count) return;
-        const uint32_t column = activation_of(args, part.list[item].entries[row]) + pair * SLOTS;
-        reinterpret_cast<int8_t*>(args.row.codes)[column + lane.g + 8 * (lane.t / 2)] = static_cast<int8_t>(code);
-        if (threadIdx.x % WARP > 1) return;
-        args.row.factors[column / SLOTS] = make_float2(scale, scale * static_cast<float>(sum));
+        const FewItem& of = part.list[item];
+        const bool counts = row < of.count;
+        const uint32_t first = counts ? activation_of(args, of.entries[row]) + pair * SLOTS : 0;
+        put_half_tile<2>(args.row, first + lane.g + 8 * (lane.t / 2), silu(gate) * up, counts);
     }
 };
 

@@ -8,7 +8,7 @@
 // rows are few.
 #include "common/element.cuh"
 #include "common/split.cuh"
-#include "tiles/args.cuh"
+#include "tiles/own_product.cuh"
 
 const int THREADS = 256;
 const int ROWS = FLOAT_TILE;     // of the matrix, and of the activations
@@ -129,13 +129,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) tile_floats(const __gri
     __shared__ Operand weights, inputs;
     after_previous_kernel();
     int group = blockIdx.x;
-    uint32_t which = 0;
-    for (; which + 1 < args.products_count; ++which) {
-        const int groups = ceil_div(args.products[which].matrix.rows, ROWS);
-        if (group < groups) break;
-        group -= groups;
-    }
-    const Product& p = args.products[which];
+    const Product& p = own_product(args, ROWS, group);
     const Matrix& m = p.matrix;
     const uint32_t first_row = group * ROWS, first = blockIdx.y * ROWS;
     const uint32_t begin = blockIdx.z * args.columns, end = min(m.cols, begin + args.columns);

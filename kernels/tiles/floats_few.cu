@@ -6,7 +6,7 @@
 // front.
 #include "common/fragment.cuh"
 #include "common/split.cuh"
-#include "tiles/args.cuh"
+#include "tiles/own_product.cuh"
 
 const int WARPS = 8;
 const int PARTS = 4;      // blocks of a cluster
@@ -29,13 +29,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 2)
     __shared__ float4 of_blocks[PARTS][ROWS / GROUP * WARP / PARTS];
     // Whoever writes to another block's shared memory waits until that block has begun.
     arrive_at_cluster_relaxed();
-    uint32_t which = 0, group = blockIdx.y;
-    for (; which + 1 < args.products_count; ++which) {
-        const uint32_t groups = (args.products[which].matrix.rows + 15) / 16;
-        if (group < groups) break;
-        group -= groups;
-    }
-    const Product& p = args.products[which];
+    int group = blockIdx.y;
+    const Product& p = own_product(args, 16, group);
     const uint32_t part = blockIdx.x, warp = threadIdx.x / WARP, rows = p.matrix.rows, cols = args.cols;
     const Lane lane;
     const uint32_t row = 16 * group + lane.g;

@@ -6,7 +6,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) tile_products(const __grid_
     DYNAMIC_SHARED(__align__(16) uint8_t, shared);
     __shared__ uint32_t tile[ROWS];
     after_previous_kernel();
-    int group;
+    int group = blockIdx.x;
     const Product& p = own_product(args, WARPS * SLOTS, group);
     const Matrix& m = p.matrix;
     const int first = blockIdx.y * args.rows, strips = ceil_div(m.rows, SLOTS), own = group * WARPS + threadIdx.x / WARP;

@@ -1,18 +1,7 @@
 // What kernels of products of up to four matrices with the same rows of activations share.
 #pragma once
+#include "tiles/own_product.cuh"
 #include "tiles/tiles.cuh"
-
-// The product that this block has a part of, where blocks have `rows` rows of a matrix, and which of them it has.
-DEVICE const Product& own_product(const TileProductsArgs& args, int rows, int& group) {
-    group = blockIdx.x;
-    uint32_t which = 0;
-    for (; which + 1 < args.products_count; ++which) {
-        const int groups = ceil_div(args.products[which].matrix.rows, rows);
-        if (group < groups) break;
-        group -= groups;
-    }
-    return args.products[which];
-}
 
 // Writes the sum of row `row_in` of a strip with row `i` of the input, or adds it.
 DEVICE void put_sum(const TileProductsArgs& args, const Product& p, int strip, int row_in, int i, float sum) {

@@ -89,7 +89,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) tile_products_few(const __g
     DYNAMIC_SHARED(__align__(16) uint8_t, shared);
     __shared__ uint32_t tile[ROWS];
     const int split = args.split, strips = WARPS / split, warp = threadIdx.x / WARP, part = warp % split;
-    int group;
+    int group = blockIdx.x;
     const Product& p = own_product(args, strips * SLOTS, group);
     const int first = blockIdx.y * args.rows, strip = group * strips + warp / split;
     const int count = min(static_cast<int>(args.rows), static_cast<int>(args.count) - first);

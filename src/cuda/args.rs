@@ -333,18 +333,14 @@ impl Forms {
     const FLOATS: u32 = 1;
     const INT8: u32 = 2;
 
-    /// Quantised inputs alone.
+    /// Quantised inputs alone, and none that are.
     pub const INT8_ONLY: Self = Self(Self::INT8);
+    pub const FLOATS_ONLY: Self = Self(Self::FLOATS);
 
     /// What products with `matrices` take; `exact` never quantises.
     pub fn of<'a>(matrices: impl IntoIterator<Item = &'a Matrix>, exact: bool) -> Self {
         let one = |matrix: &Matrix| if matrix.takes_int8() && !exact { Self::INT8 } else { Self::FLOATS };
         Self(matrices.into_iter().fold(0, |all, matrix| all | one(matrix)))
-    }
-
-    /// Of kernels that quantise nothing.
-    pub const fn floats() -> Self {
-        Self(Self::FLOATS)
     }
 
     /// Whether everything takes quantised inputs.

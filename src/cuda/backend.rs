@@ -243,29 +243,35 @@ impl CudaBackend {
         Error::Internal(format!("layer {layer} of {} is no {expected} layer", self.spec.layers.len()))
     }
 
-    /// Rows of activations before norm `norm`: the norm is the product's where there is one row, and done here otherwise,
-    /// to `quantised` too, where that is some row, and to floats where they are wanted.
-    fn normed(&self, count: usize, norm: DeviceSlice<f32>, floats: bool, quantised: QuantisedRow) -> Result<Inputs> {
-        let (work, eps) = (&self.work, self.spec.norm_eps);
+    /// Rows of activations, picked ones or the first `count`, before norm `norm`: the norm is the product's where there is one
+    /// row, and done here otherwise, as floats, quantised, or both, as they are wanted.
+    fn normed(
+        &self,
+        (pick, count): (Option<DeviceSlice<u32>>, usize),
+        norm: DeviceSlice<f32>,
+        (floats, quantised): (bool, bool),
+    ) -> Result<Inputs> {
+        let (work, norm) = (&self.work, (norm, self.spec.norm_eps));
         if count == 1 {
-            return Ok(Inputs { norm: Some((norm, eps)), ..Inputs::rows(work.x, 1) });
+            return Ok(Inputs { pick, norm: Some(norm), ..Inputs::rows(work.x, 1) });
         }
+        let quantised = if quantised { work.moe.row } else { QuantisedRow::NONE };
         let out = Normed { floats: floats.then_some(work.normed), quantised };
-        self.kernels.norm.run(&self.stream, (work.x, None, count), (norm, eps), out)?;
+        self.kernels.norm.run(&self.stream, (work.x, pick, count), norm, out)?;
         Ok(Inputs { quantised, ..Inputs::rows(work.normed, count) })
     }
 
-    /// The same before products with `outputs`, in the forms that they take.
-    fn normed_for(
+    /// The products of such rows with `outputs`, normed in the forms that they take.
+    fn normed_products(
         &self,
-        step: &Step,
+        rows: (Option<DeviceSlice<u32>>, usize),
         norm: DeviceSlice<f32>,
         outputs: &[(&Weight, DeviceSlice<f32>)],
-    ) -> Result<Inputs> {
-        let (count, products) = (step.count(), &self.kernels.products);
-        let takes = |(weight, _): &(&Weight, _)| products.takes_quantised(&weight.matrix, count);
-        let quantised = if outputs.iter().any(takes) { self.work.moe.row } else { QuantisedRow::NONE };
-        self.normed(count, norm, !outputs.iter().all(takes), quantised)
+    ) -> Result<()> {
+        let products = &self.kernels.products;
+        let takes = |(weight, _): &(&Weight, _)| products.takes_quantised(&weight.matrix, rows.1);
+        let inputs = self.normed(rows, norm, (!outputs.iter().all(takes), outputs.iter().any(takes)))?;
+        products.run(&self.stream, inputs, outputs, Output::Set)
     }
 
     fn begin(&mut self, batch: &Batch<'_>) -> Result<()> {
@@ -320,7 +326,7 @@ impl CudaBackend {
         let (stream, products, work) = (&self.stream, &self.kernels.products, &self.work.attention);
         let [query, key, value] = &inputs;
         let outputs = [(query, work.queries), (key, work.keys), (value, work.values)];
-        products.run(stream, self.normed_for(&step, weights.input_norm, &outputs)?, &outputs, Output::Set)?;
+        self.normed_products((None, step.count()), weights.input_norm, &outputs)?;
         kernel.run(stream, &step, attention, kv, work)?;
         let mixed = Inputs::rows(work.out, step.count());
         products.run(stream, mixed, &[(&output, self.work.x)], Output::Add)
@@ -350,7 +356,7 @@ impl CudaBackend {
         let [first, second, third, fourth] = work.projections;
         let of_inputs = delta.inputs.matrices().zip([first, second]);
         let outputs: Vec<(&Weight, _)> = of_inputs.chain(delta.gates.matrices().zip([third, fourth])).collect();
-        products.run(stream, self.normed_for(&step, weights.input_norm, &outputs)?, &outputs, Output::Set)?;
+        self.normed_products((None, step.count()), weights.input_norm, &outputs)?;
         kernel.run(stream, &step, delta, states, work)?;
         let mixed = Inputs { quantised: row, ..Inputs::rows(work.out, step.count()) };
         products.run(stream, mixed, &[(&delta.output, self.work.x)], Output::Add)
@@ -376,9 +382,9 @@ impl CudaBackend {
         let shared_gate = gate.and(self.work.moe.shared_gate);
         let router = router.map(|router| (router, self.work.moe.logits));
         let outputs: Vec<(&Weight, _)> = router.into_iter().chain(gate.zip(shared_gate)).collect();
-        let quantised = self.kernels.moe.quantised(moe, count);
-        let floats = !outputs.is_empty() || quantised.is_none();
-        let inputs = self.normed(count, weights.feed_forward_norm, floats, quantised)?;
+        let quantised = moe.takes_quantised(count);
+        let forms = (!outputs.is_empty() || !quantised, quantised);
+        let inputs = self.normed((None, count), weights.feed_forward_norm, forms)?;
         if !outputs.is_empty() {
             self.kernels.products.run_exact(stream, Inputs { early: true, ..inputs }, &outputs)?;
         }
@@ -456,24 +462,11 @@ impl CudaBackend {
     }
 
     fn queue_head(&self, step: &Step) -> Result<()> {
-        let (weights, work, eps) = (&self.model.weights, &self.work, self.spec.norm_eps);
-        let count = step.picks.len();
-        let inputs = match count {
-            0 => return Ok(()),
-            1 => {
-                let norm = Some((weights.final_norm, eps));
-                Inputs { pick: Some(step.picks), norm, ..Inputs::rows(work.x, 1) }
-            }
-            _ => {
-                let rows = (work.x, Some(step.picks), count);
-                let takes = self.kernels.products.takes_quantised(&weights.head.matrix, count);
-                let quantised = if takes { work.moe.row } else { QuantisedRow::NONE };
-                let out = Normed { floats: (!takes).then_some(work.normed), quantised };
-                self.kernels.norm.run(&self.stream, rows, (weights.final_norm, eps), out)?;
-                Inputs { quantised, ..Inputs::rows(work.normed, count) }
-            }
-        };
-        self.kernels.products.run(&self.stream, inputs, &[(&weights.head, work.logits)], Output::Set)
+        let (weights, count) = (&self.model.weights, step.picks.len());
+        if count == 0 {
+            return Ok(());
+        }
+        self.normed_products((Some(step.picks), count), weights.final_norm, &[(&weights.head, self.work.logits)])
     }
 
     fn replay(&self, key: (usize, usize)) -> Result<()> {

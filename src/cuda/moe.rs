@@ -66,6 +66,13 @@ pub struct MoeLayer {
     item_rows: usize,
 }
 
+impl MoeLayer {
+    /// Whether [`Moe::run`] takes `count` rows quantised.
+    pub fn takes_quantised(&self, count: usize) -> bool {
+        count > 1 && self.gate_up.int8_only() && self.down.int8_only()
+    }
+}
+
 /// A kernel of a layer's half for one row.
 #[derive(Clone, Copy)]
 struct OneRowKernel {
@@ -78,7 +85,7 @@ struct OneRowKernel {
 }
 
 /// By which kernels a layer runs.
-enum Way<'a> {
+enum Way {
     /// A single row, by those for its formats.
     One([OneRowKernel; 2]),
     /// A single row, by those for anything.
@@ -86,7 +93,7 @@ enum Way<'a> {
     /// Few rows, by those for its formats.
     Few([FewLaunch; 2]),
     /// Several rows that are quantised.
-    Tiles(&'a Arc<Tiles>),
+    Tiles,
     /// Several rows, by those for anything.
     ManyAny,
 }
@@ -191,17 +198,16 @@ impl Moe {
     pub fn layer(&self, shape: MoeShape, experts: &[Expert], table: DeviceSlice<Expert>) -> Result<MoeLayer> {
         let gate_up = Forms::of(experts.iter().flat_map(|e| [&e.gate, &e.up]), self.exact);
         let down = Forms::of(experts.iter().map(|e| &e.down), self.exact);
-        // Several rows that are quantised are those of tiles.
-        let quantised = gate_up.int8_only() && down.int8_only();
-        let fits = |rows: usize| {
-            let [first, second] = if rows == 1 { [gate_up, down] } else { [Forms::floats(); 2] };
-            let which = usize::from(rows > 1);
-            let bytes = if rows == 1 { any_row(&shape, second).1 } else { second.bytes(rows, shape.widest()) };
-            let fits = first.bytes(rows, shape.hidden) <= self.gate_up[which].shared_memory
-                && bytes <= self.down[which].shared_memory;
-            fits || (rows > 1 && quantised)
+        let fits = |which: usize, first: usize, second: usize| {
+            first <= self.gate_up[which].shared_memory && second <= self.down[which].shared_memory
         };
-        let item_rows = [MOST_ROWS, 4, 2].into_iter().find(|rows| fits(*rows) && fits(1));
+        let fits_one = fits(0, gate_up.bytes(1, shape.hidden), any_row(&shape, down).1);
+        // Several rows that are quantised are those of tiles.
+        let fits_many = |rows: &usize| {
+            let [first, second] = [shape.hidden, shape.widest()].map(|cols| Forms::FLOATS_ONLY.bytes(*rows, cols));
+            (gate_up.int8_only() && down.int8_only()) || fits(1, first, second)
+        };
+        let item_rows = [MOST_ROWS, 4, 2].into_iter().find(fits_many).filter(|_| fits_one);
         let item_rows = item_rows.ok_or_else(|| {
             let (ordinal, name, most) = (self.device.ordinal, &self.device.name, self.device.shared_memory);
             Error::NoDevice(format!(
@@ -259,19 +265,8 @@ impl Moe {
         ])
     }
 
-    /// The kernels for `count` rows that are quantised already.
-    fn tiles(&self, layer: &MoeLayer, count: usize) -> Option<&Arc<Tiles>> {
-        let int8_only = layer.gate_up.int8_only() && layer.down.int8_only();
-        (count > 1 && int8_only).then_some(&self.tiles)
-    }
-
-    /// Where [`Moe::run`] takes `count` rows quantised, beside those in `normed`.
-    pub fn quantised(&self, layer: &MoeLayer, count: usize) -> QuantisedRow {
-        self.tiles(layer, count).map_or(QuantisedRow::NONE, |tiles| tiles.row())
-    }
-
-    /// `x += sum of share * expert(norm(x))` for `count` rows. A single row is normed here; several are in `normed`, and
-    /// where [`Moe::quantised`] says.
+    /// `x += sum of share * expert(norm(x))` for `count` rows. A single row is normed here; several are in `row` where the
+    /// layer [`MoeLayer::takes_quantised`], and otherwise in `normed`.
     ///
     /// # Errors
     /// [`Error::Internal`] for memory that is too small.
@@ -309,17 +304,18 @@ impl Moe {
             }
             Way::Few(launches) => {
                 choose()?;
-                self.few.run(stream, launches, self.tiles.row(), args)?;
+                self.few.run(stream, launches, work.row, args)?;
             }
-            Way::Tiles(tiles) => {
+            Way::Tiles => {
                 choose()?;
                 group()?;
-                tiles.experts(stream, args, work.activations, values, (widest, shape.hidden))?;
+                self.tiles.experts(stream, args, work.activations, values, (widest, shape.hidden))?;
             }
             Way::ManyAny => {
                 choose()?;
                 group()?;
-                let [first, second] = [shape.hidden, widest].map(|cols| Forms::floats().bytes(layer.item_rows, cols));
+                let [first, second] =
+                    [shape.hidden, widest].map(|cols| Forms::FLOATS_ONLY.bytes(layer.item_rows, cols));
                 queue(&self.gate_up[1], [gate_up_strips, items], 256, first)?;
                 queue(&self.down[1], [down_strips, items], 256, second)?;
             }
@@ -327,20 +323,22 @@ impl Moe {
         queue(&self.combine, [count, shape.hidden.div_ceil(COMBINED)], COMBINED / 4, 0)
     }
 
-    fn way(&self, layer: &MoeLayer, count: usize) -> Way<'_> {
+    fn way(&self, layer: &MoeLayer, count: usize) -> Way {
         if count == 1 {
             return layer.one.map_or(Way::OneAny, Way::One);
         }
-        let Some(tiles) = self.tiles(layer, count) else { return Way::ManyAny };
+        if !layer.takes_quantised(count) {
+            return Way::ManyAny;
+        }
         let few = layer.one.is_some() && few_rows::ROWS.contains(&count);
         let launches = || self.few.launches(&layer.shape, &layer.routed.gate, &layer.routed.down, count);
-        few.then(launches).flatten().map_or(Way::Tiles(tiles), Way::Few)
+        few.then(launches).flatten().map_or(Way::Tiles, Way::Few)
     }
 
     /// What all kernels of `count` rows are told.
     fn args(
         &self,
-        way: &Way<'_>,
+        way: &Way,
         count: usize,
         layer: &MoeLayer,
         (norm, eps): (DeviceSlice<f32>, f32),
@@ -351,7 +349,7 @@ impl Moe {
         let values = shape.activations(count);
         let item_rows = match way {
             Way::One(_) | Way::OneAny => 1,
-            Way::Few(_) | Way::Tiles(_) => self.tiles.rows,
+            Way::Few(_) | Way::Tiles => self.tiles.rows,
             Way::ManyAny => layer.item_rows,
         };
         let items = shape.items(count, item_rows);
@@ -405,8 +403,8 @@ impl Moe {
             count: number(count),
             normalise: shape.normalise.into(),
             max_items: number(items),
-            gate_up_forms: if one { layer.gate_up } else { Forms::floats() }.bits(),
-            down_forms: if one { layer.down } else { Forms::floats() }.bits(),
+            gate_up_forms: if one { layer.gate_up } else { Forms::FLOATS_ONLY }.bits(),
+            down_forms: if one { layer.down } else { Forms::FLOATS_ONLY }.bits(),
             item_rows: number(item_rows),
             row,
             gate_up_slots: number(slots[0]),

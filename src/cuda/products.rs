@@ -67,7 +67,7 @@ impl Products {
     }
 
     /// Whether products of `count` rows with `matrix` take rows that are quantised already: several of them where
-    /// [`Tiles::row`] is.
+    /// [`Tiles::quantise`] puts them.
     pub fn takes_quantised(&self, matrix: &Matrix, count: usize) -> bool {
         let one = || (matrix.cols as usize).is_multiple_of(one_row::COLUMNS) && self.one_row.takes_quantised(matrix);
         !self.exact && if count == 1 { one() } else { matrix.takes_int8() }

@@ -1,9 +1,7 @@
 //! Products of several rows. Where inputs may be quantised they are once, by the kernel that computes them or in a launch of their
 //! own, and then every block reads them for the tensor cores; all others are products of float32.
 
-use super::args::{
-    MoeArgs, Product, QuantiseArgs, QuantisedRow, TileFloatsArgs, TileMoeArgs, TileProductsArgs, number,
-};
+use super::args::{MoeArgs, Product, QuantiseArgs, TileFloatsArgs, TileMoeArgs, TileProductsArgs, number};
 use super::device::DeviceInfo;
 use super::memory::{DeviceMemory, DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
@@ -95,11 +93,6 @@ impl Tiles {
             float_parts: memory.part(parts.float_parts)?,
             float_counters: memory.part(parts.float_counters)?,
         })
-    }
-
-    /// Where quantised rows are for [`Tiles::products`] and [`Tiles::experts`].
-    pub fn row(&self) -> QuantisedRow {
-        QuantisedRow { codes: self.codes.start(), factors: self.factors.start() }
     }
 
     /// Quantises the first `values` values of `input`, rows of whole tiles.
@@ -217,8 +210,8 @@ impl Tiles {
         launch(&self.floats, [groups, number(inputs), number(parts)], args)
     }
 
-    /// The experts of a feed-forward half whose entries are grouped in items of `rows`, behind its router, with rows that were
-    /// quantised to [`Tiles::row`]: activations of `widths.0` rows of a weight, then outputs of `widths.1`. `moe` and what it
+    /// The experts of a feed-forward half whose entries are grouped in items of `rows`, behind its router, with the rows that were
+    /// quantised last: activations of `widths.0` rows of a weight, then outputs of `widths.1`. `moe` and what it
     /// points to were checked by the caller.
     ///
     /// # Errors
