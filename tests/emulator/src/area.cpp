@@ -1,6 +1,8 @@
 // Memory of blocks: stacks, and dynamic shared memory, between pages that nobody may touch.
+#include <errno.h>
 #include <sys/mman.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -8,33 +10,45 @@
 
 namespace emulator {
 
-const size_t PAGE = 4096, STACK = 128 * 1024, STRIDE = STACK + PAGE, SHARED = 256 * 1024;
+// The stacks of a warp lie one below the other above one page that nobody may touch: a page for each stack would be two of the
+// kernel's mappings for each thread, and a process may have 65,530. All lanes run the same code, so that the lowest meets the page.
+const size_t PAGE = 4096, STRIDE = 132 * 1024, OF_WARP = PAGE + LANES * STRIDE, STACKS = MOST_THREADS / LANES * OF_WARP,
+             SHARED = 256 * 1024;
+
+[[noreturn]] static void give_up(const char* what) {
+    fprintf(stderr, "emulated device: %s for the stacks of a block: %s\n", what, strerror(errno));
+    abort();
+}
 
 static uint8_t* reserve(size_t bytes) {
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     void* place = mmap(nullptr, bytes, PROT_NONE, flags, -1, 0);
-    if (place == MAP_FAILED) abort();
+    if (place == MAP_FAILED) give_up("no addresses");
     return static_cast<uint8_t*>(place);
 }
 
-Area::Area() : stacks_(reserve(STRIDE * MOST_THREADS)), shared_(reserve(SHARED + PAGE)) {
-    for (uint32_t i = 0; i < MOST_THREADS; ++i) {
-        if (mprotect(stacks_ + i * STRIDE + PAGE, STACK, PROT_READ | PROT_WRITE) != 0) abort();
-    }
-    if (mprotect(shared_, SHARED, PROT_READ | PROT_WRITE) != 0) abort();
+static void allow(uint8_t* start, size_t bytes) {
+    if (mprotect(start, bytes, PROT_READ | PROT_WRITE) != 0) give_up("no memory");
+}
+
+Area::Area() : stacks_(reserve(STACKS)), shared_(reserve(SHARED + PAGE)) {
+    for (uint32_t warp = 0; warp < MOST_THREADS / LANES; ++warp) allow(stacks_ + warp * OF_WARP + PAGE, LANES * STRIDE);
+    allow(shared_, SHARED);
 }
 
 Area::~Area() {
-    munmap(stacks_, STRIDE * MOST_THREADS);
+    munmap(stacks_, STACKS);
     munmap(shared_, SHARED + PAGE);
 }
 
 // Not all at the same place of a page, so that they do not meet in one set of the caches.
-uint8_t* Area::stack_top(uint32_t thread) const { return stacks_ + (thread + 1) * STRIDE - thread * 11 % 61 * 64; }
+uint8_t* Area::stack_top(uint32_t thread) const {
+    return stacks_ + thread / LANES * OF_WARP + PAGE + (thread % LANES + 1) * STRIDE - thread * 11 % 61 * 64;
+}
 
-bool Area::is_between_stacks(uintptr_t address) const {
+bool Area::is_below_stacks(uintptr_t address) const {
     const uintptr_t offset = address - reinterpret_cast<uintptr_t>(stacks_);
-    return offset < STRIDE * MOST_THREADS && offset % STRIDE < PAGE;
+    return offset < STACKS && offset % OF_WARP < PAGE;
 }
 
 uint8_t* Area::dynamic_shared(uint32_t bytes) {

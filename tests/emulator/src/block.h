@@ -63,8 +63,8 @@ class Area {
     Area(const Area&) = delete;
 
     uint8_t* stack_top(uint32_t thread) const;
-    // Whether `address` is in a page between the stacks.
-    bool is_between_stacks(uintptr_t address) const;
+    // Whether `address` is in a page below the stacks of a warp.
+    bool is_below_stacks(uintptr_t address) const;
     // `bytes` that end where no memory is, full of 0xff.
     uint8_t* dynamic_shared(uint32_t bytes);
 

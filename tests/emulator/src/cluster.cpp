@@ -140,7 +140,7 @@ static Outcome fault(const Execution& execution) {
     } else if (execution.signal == SIGILL) {
         code = ILLEGAL_INSTRUCTION;
         snprintf(text, sizeof text, "an illegal instruction");
-    } else if (execution.current->home->area->is_between_stacks(execution.address)) {
+    } else if (execution.current->home->area->is_below_stacks(execution.address)) {
         code = LAUNCH_FAILED;
         snprintf(text, sizeof text, "more local memory than a thread's stack has here");
     } else {
