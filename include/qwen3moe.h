@@ -199,9 +199,10 @@ typedef struct qm_load_options_t {
     /**
      * Folder of pack caches, UTF-8, made where there is none; NULL (default): no cache. The first load of a model writes
      * its weights there as it packed them, as large as they are in memory; later loads check every byte of that file, map
-     * it, and take seconds. A cache that is stale or damaged is replaced, and one that cannot be written does not fail the
-     * load: the log says so. While a model is loaded, nobody may truncate or overwrite its cache, or the process ends with
-     * SIGBUS; deleting it is harmless. Models in memory have no cache.
+     * it, and take seconds. A cache that is stale or damaged is replaced. One that cannot be written does not fail the
+     * load, nor does one of a device's weights for all of which RAM has no room: none is made, and the log says so. While a
+     * model is loaded, nobody may truncate or overwrite its cache, or the process ends with SIGBUS; deleting it is
+     * harmless. Models in memory have no cache.
      */
     const char *cache_dir;
     /** Receives log lines; NULL (default): nobody does. */
@@ -420,7 +421,7 @@ typedef struct qm_fit_t {
     uint32_t streams;
     /** Positions that all streams could hold together. */
     uint64_t kv_tokens;
-    /** Bytes of RAM that the load takes at most: weights for a device pass through it. */
+    /** Bytes of RAM that the load takes at most: weights for a device pass through it in pieces. */
     uint64_t ram_required;
     /** Bytes of RAM that it may take: the smaller of the budget and what is available. */
     uint64_t ram_limit;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use qwen3moe::cuda::{Context, CudaBackend, CudaOptions, Modules, Priority, Sizes};
 use qwen3moe::engine::fit;
-use qwen3moe::model::{Checkpoint, WeightPlan, pack, read_spec};
+use qwen3moe::model::{Checkpoint, Origin, WeightPlan, read_spec};
 use qwen3moe::state::{KvFormat, StateLayout};
 use qwen3moe::{
     CudaContext, Device, DevicePriority, Error, Event, GenerateOptions, LoadOptions, LoadProgress, Model, Prompt,
@@ -79,6 +79,27 @@ fn a_prompt_read_in_any_chunks_has_the_same_logits() {
 }
 
 #[test]
+fn weights_of_a_pack_cache_are_those_of_the_files() {
+    for_all_cases(|case| {
+        // Of each way in which matrices have tables: none, codebooks, columns in an order of their own.
+        if !["qwen3_next_bf16", "qwen3_next_nf4", "qwen3_moe_gptq_act_order"].contains(&case.name.as_str()) {
+            return Vec::new();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let files = load(case, &options(64)).eval(&case.ids).unwrap();
+        let cached = LoadOptions { cache_dir: Some(folder.path().into()), ..options(64) };
+        // The first load makes the cache, the second one maps it.
+        let wrong = |load_number| {
+            let logits = load(case, &cached).eval(&case.ids).unwrap();
+            (logits != files).then(|| format!("{}, load {load_number}: other logits", case.name))
+        };
+        let wrong = (1..=2).filter_map(wrong).collect();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "{}", case.name);
+        wrong
+    });
+}
+
+#[test]
 fn rows_of_several_sequences_in_one_batch_do_not_mix() {
     for_all_cases(|case| {
         let backwards: Vec<u32> = case.ids.iter().rev().copied().collect();
@@ -93,15 +114,15 @@ fn rows_of_several_sequences_in_one_batch_do_not_mix() {
         let _entered = context.enter().unwrap();
         let mut wrong = Vec::new();
         for rows in [[1, 1, 1], [1, 7, 64], [5, 1, 3]] {
-            let image = pack(&checkpoint, &plan, &progress, 2).unwrap();
             let layout = StateLayout::new(3, 3 * 256);
             let max_rows = rows.iter().sum();
             let multiprocessors = context.device().multiprocessors as usize;
             let sizes = Sizes { layout, kv: KvFormat::F32, max_rows, max_logits: max_rows, multiprocessors };
-            let options = CudaOptions { sizes, exact: true, priority: Priority::Default, eos_ids: Vec::new() };
-            let counters = counters(&spec);
+            let options =
+                CudaOptions { sizes, exact: true, priority: Priority::Default, eos_ids: Vec::new(), threads: 2 };
+            let (counters, origin) = (counters(&spec), Origin::Files(&checkpoint));
             let backend =
-                CudaBackend::new((&context, &modules), spec.clone(), image, &plan, counters, &options, &progress);
+                CudaBackend::new((&context, &modules), spec.clone(), &origin, &plan, counters, &options, &progress);
             for (i, logits) in interleaved(&spec, &mut backend.unwrap(), layout, sequences, rows).iter().enumerate() {
                 wrong.extend(compare(case, &format!("sequence {i} of {rows:?}"), logits, &alone[i]));
             }

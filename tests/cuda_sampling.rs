@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use qwen3moe::cuda::{Context, CudaBackend, CudaOptions, Modules, Priority, Sizes};
 use qwen3moe::engine::{Language, MemoryStats, ModelParts, SamplingDefaults};
-use qwen3moe::model::{Backend, Batch, Checkpoint, Costs, Logits, Sampling, WeightPlan, pack, read_spec};
+use qwen3moe::model::{Backend, Batch, Checkpoint, Costs, Logits, Origin, Sampling, WeightPlan, read_spec};
 use qwen3moe::state::{KvFormat, StateLayout};
 use qwen3moe::{Event, FinishReason, GenerateOptions, LoadProgress, Model, Prompt, Result, Stream};
 use support::batches::counters;
@@ -80,15 +80,14 @@ fn start(case: &Case, chooses: bool) -> (Model, Arc<(Mutex<bool>, Condvar)>) {
     let progress = LoadProgress::default();
     let context = Context::hold(0).unwrap();
     let modules = Modules::load(&context).unwrap();
-    let image = pack(&checkpoint, &plan, &progress, 2).unwrap();
     let layout = StateLayout::new(STREAMS, STREAMS * 256);
     let multiprocessors = context.device().multiprocessors as usize;
     let (kv, max_rows, max_logits) = (KvFormat::F32, 64 + STREAMS, 64 + STREAMS);
     let sizes = Sizes { layout, kv, max_rows, max_logits, multiprocessors };
-    let options = CudaOptions { sizes, exact: true, priority: Priority::Default, eos_ids: vec![END] };
-    let counters = counters(&spec);
+    let options = CudaOptions { sizes, exact: true, priority: Priority::Default, eos_ids: vec![END], threads: 2 };
+    let (counters, origin) = (counters(&spec), Origin::Files(&checkpoint));
     let backend =
-        CudaBackend::new((&context, &modules), spec.clone(), image, &plan, counters.clone(), &options, &progress);
+        CudaBackend::new((&context, &modules), spec.clone(), &origin, &plan, counters.clone(), &options, &progress);
     let gate = Arc::<(Mutex<bool>, Condvar)>::default();
     let model = Model::start(ModelParts {
         spec,

@@ -82,9 +82,10 @@ pub struct qm_load_options_t {
     pub log_level: i32,
     /// Folder of pack caches, UTF-8, made where there is none; NULL (default): no cache. The first load of a model writes
     /// its weights there as it packed them, as large as they are in memory; later loads check every byte of that file, map
-    /// it, and take seconds. A cache that is stale or damaged is replaced, and one that cannot be written does not fail the
-    /// load: the log says so. While a model is loaded, nobody may truncate or overwrite its cache, or the process ends with
-    /// SIGBUS; deleting it is harmless. Models in memory have no cache.
+    /// it, and take seconds. A cache that is stale or damaged is replaced. One that cannot be written does not fail the
+    /// load, nor does one of a device's weights for all of which RAM has no room: none is made, and the log says so. While a
+    /// model is loaded, nobody may truncate or overwrite its cache, or the process ends with SIGBUS; deleting it is
+    /// harmless. Models in memory have no cache.
     pub cache_dir: *const c_char,
     /// Receives log lines; NULL (default): nobody does.
     pub log: qm_log_fn,

@@ -112,7 +112,7 @@ pub struct qm_fit_t {
     pub streams: u32,
     /// Positions that all streams could hold together.
     pub kv_tokens: u64,
-    /// Bytes of RAM that the load takes at most: weights for a device pass through it.
+    /// Bytes of RAM that the load takes at most: weights for a device pass through it in pieces.
     pub ram_required: u64,
     /// Bytes of RAM that it may take: the smaller of the budget and what is available.
     pub ram_limit: u64,

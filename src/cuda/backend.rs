@@ -25,13 +25,13 @@ use super::sample::{Sample, ends, seen};
 use super::step::{Step, StepBuffer};
 use super::stream::{Priority, Stream};
 use super::tiles::Tiles;
-use super::upload::{upload, upload_values};
-use super::weights::{ExpertBytes, OnDevice, Weight, Weights};
+use super::upload::{Upload, upload_values};
+use super::weights::{ExpertBytes, KnownTables, OnDevice, Weight, Weights};
 use crate::error::{Error, Result};
 use crate::experts::ExpertCounters;
 use crate::model::{
-    Backend, BackendInfo, Batch, Costs, FeedForward, LoadProgress, Logits, MixerWeights, ModelSpec, Operation,
-    Sampling, WeightBytes, WeightPlan,
+    Backend, BackendInfo, Batch, Costs, FeedForward, LoadProgress, Logits, MixerWeights, ModelSpec, Operation, Origin,
+    Sampling, WeightPlan, send,
 };
 use crate::state::Sequence;
 
@@ -50,6 +50,8 @@ pub struct CudaOptions {
     pub priority: Priority,
     /// Tokens that end a text.
     pub eos_ids: Vec<u32>,
+    /// Threads that pack the weights.
+    pub threads: usize,
 }
 
 /// Runs the network on a CUDA device.
@@ -129,15 +131,15 @@ enum Mode {
 }
 
 impl CudaBackend {
-    /// Takes all device memory that any later step will need, and copies the weights there.
+    /// Takes all device memory that any later step will need, and brings the weights of `origin` there.
     ///
     /// # Errors
     /// [`Error::OutOfDeviceMemory`], [`Error::OutOfHostMemory`], [`Error::NoDevice`] for a device that the kernels do not
-    /// run on, [`Error::Cancelled`] when `progress` asks for that.
+    /// run on, a failing read, [`Error::Cancelled`] when `progress` asks for that.
     pub fn new(
         (context, modules): (&Arc<Context>, &Modules),
         spec: Arc<ModelSpec>,
-        image: WeightBytes,
+        origin: &Origin,
         plan: &WeightPlan,
         counters: Arc<ExpertCounters>,
         options: &CudaOptions,
@@ -153,8 +155,9 @@ impl CudaBackend {
         let stream = Stream::new(context, options.priority)?;
 
         let weights = memory.part(layout.weights)?;
-        upload(context, &image, weights, progress)?;
-        let weights = Weights::of(&OnDevice::new(weights, image), plan, &spec)?;
+        let tables = KnownTables::default();
+        send(origin, plan, &Upload { context, to: weights, tables: &tables }, progress, options.threads)?;
+        let weights = Weights::of(&OnDevice::new(weights, tables), plan, &spec)?;
         let (mut feed_forward, mut expert_bytes) = (Vec::new(), Vec::new());
         for ((layer, kind), planned) in weights.layers.iter().zip(&spec.layers).zip(&layout.experts) {
             let (experts, table) = (layer.feed_forward.experts(), memory.part(*planned)?);

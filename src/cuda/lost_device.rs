@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Context, CudaBackend, CudaOptions, Modules, Priority, Sizes, probe};
 use crate::error::Error;
 use crate::experts::ExpertCounters;
-use crate::model::{Batch, Checkpoint, LoadProgress, LogitRows, Source, WeightPlan, forward, pack, read_spec};
+use crate::model::{Batch, Checkpoint, LoadProgress, LogitRows, Origin, Source, WeightPlan, forward, read_spec};
 use crate::state::{KvFormat, Pools, StateLayout};
 
 /// An error of the device stays with the process's context, so what causes one has a process of its own.
@@ -37,9 +37,9 @@ fn break_a_device_and_go_on() {
     let multiprocessors = context.device().multiprocessors as usize;
     let sizes = Sizes { layout, kv: KvFormat::F32, max_rows: 8, max_logits: 8, multiprocessors };
     let counters = Arc::new(ExpertCounters::new(0, []));
-    let image = pack(&checkpoint, &plan, &progress, 1).unwrap();
-    let options = CudaOptions { sizes, exact: true, priority: Priority::High, eos_ids: Vec::new() };
-    let backend = CudaBackend::new((&context, &modules), spec.clone(), image, &plan, counters, &options, &progress);
+    let origin = Origin::Files(&checkpoint);
+    let options = CudaOptions { sizes, exact: true, priority: Priority::High, eos_ids: Vec::new(), threads: 1 };
+    let backend = CudaBackend::new((&context, &modules), spec.clone(), &origin, &plan, counters, &options, &progress);
     let mut backend = backend.unwrap();
     let entered = context.enter().unwrap();
 

@@ -1,34 +1,79 @@
-//! The way of large memory to the device: through two pinned buffers, one being filled while the other is copied.
+//! The way of weights to the device: each thread that packs them has two pinned buffers, one being filled while the other is
+//! copied.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::context::Context;
+use super::context::{Context, Entered};
 use super::memory::{DeviceSlice, Pinned, Plain};
 use super::stream::{Priority, Stream};
+use super::weights::KnownTables;
 use crate::error::Result;
-use crate::model::LoadProgress;
+use crate::model::{Place, Remote, WeightPlan};
 
-/// Bytes of each buffer.
-const BUFFER: usize = 16 << 20;
+/// What the length of a buffer is a multiple of.
+const STEP: usize = 1 << 20;
 
-/// Copies `from` to `to`, which is as long, and waits for the end of it.
-///
-/// # Errors
-/// [`crate::Error::OutOfHostMemory`], [`crate::Error::Cancelled`] when `progress` asks for that.
-pub fn upload(context: &Arc<Context>, from: &[u8], to: DeviceSlice<u8>, progress: &LoadProgress) -> Result<()> {
-    let len = BUFFER.min(from.len());
-    // The stream goes first, and waits for the copies that still read the buffer.
-    let buffer =
-        || Ok((Stream::new(context, Priority::Low)?, Pinned::<u8>::zeroed(context, len, "copies to the device")?));
-    let mut lanes = [buffer()?, buffer()?];
-    for (index, piece) in from.chunks(len.max(1)).enumerate() {
-        progress.advance(0)?;
-        let (stream, pinned) = &mut lanes[index % 2];
-        stream.wait()?;
-        pinned[..piece.len()].copy_from_slice(piece);
-        stream.upload(pinned, to.part(index * len, piece.len())?)?;
+/// Device memory for an image, and what the host is to know of it.
+pub struct Upload<'a> {
+    pub context: &'a Arc<Context>,
+    pub to: DeviceSlice<u8>,
+    pub tables: &'a KnownTables,
+}
+
+/// Two buffers that take turns. A stream goes before its buffer, and waits for the copies that still read it.
+pub struct Lane<'a> {
+    sides: [(Stream, Pinned<u8>); 2],
+    turn: usize,
+    _entered: Entered<'a>,
+}
+
+/// Bytes of pinned memory that a thread takes to send the weights of `plan`.
+pub fn lane_bytes(plan: &WeightPlan) -> usize {
+    2 * plan.largest_piece().next_multiple_of(STEP)
+}
+
+impl<'a> Upload<'a> {
+    fn buffer(&self, len: usize) -> Result<Pinned<u8>> {
+        Pinned::zeroed(self.context, len, "copies to the device")
     }
-    lanes.iter().try_for_each(|(stream, _)| stream.wait())
+}
+
+impl<'a> Remote for Upload<'a> {
+    type Lane = Lane<'a>;
+
+    fn lane(&self) -> Result<Lane<'a>> {
+        let _entered = self.context.enter()?;
+        let side = || Ok((Stream::new(self.context, Priority::Low)?, self.buffer(STEP)?));
+        Ok(Lane { sides: [side()?, side()?], turn: 0, _entered })
+    }
+
+    fn put(
+        &self,
+        lane: &mut Lane<'a>,
+        place: &Place,
+        range: Range<usize>,
+        pack: impl FnOnce(&mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        let (stream, pinned) = &mut lane.sides[lane.turn];
+        stream.wait()?;
+        if pinned.len() < range.len() {
+            *pinned = self.buffer(range.len().next_multiple_of(STEP))?;
+        }
+        let out = &mut pinned[..range.len()];
+        out.fill(0);
+        pack(out)?;
+        if range == place.range {
+            self.tables.note(place, out);
+        }
+        stream.upload(pinned, self.to.part(range.start, range.len())?)?;
+        lane.turn = 1 - lane.turn;
+        Ok(())
+    }
+
+    fn end(&self, lane: Lane<'a>) -> Result<()> {
+        lane.sides.iter().try_for_each(|(stream, _)| stream.wait())
+    }
 }
 
 /// Copies `from` to `to`, which is as long, and waits for the end of it.

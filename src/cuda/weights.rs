@@ -1,12 +1,14 @@
-//! The weights on the device: the same bytes as on the host, in one piece, and what lies where in them.
+//! The weights on the device: the image that the processor's kernels have, in one piece, and what lies where in it.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use super::args::{Expert, Matrix, format_number, number};
 use super::memory::{DevicePtr, DeviceSlice};
 use crate::error::{Error, Result};
-use crate::model::{self, FeedForwardWeights, Linear, MatrixPlan, Place, Role, Store, SwiGlu, Tables, WeightBytes};
+use crate::model::{self, Content, FeedForwardWeights, Linear, MatrixPlan, Place, Role, Store, SwiGlu, Tables};
 use crate::quant::packed::strip_bytes;
 
 /// All weights of a model.
@@ -19,12 +21,50 @@ pub type DeltaWeights = model::DeltaWeights<OnDevice>;
 /// Bytes of the codebook before a matrix of [`crate::quant::Format::Bnb4`].
 const CODEBOOK_BYTES: usize = 16 * size_of::<f32>();
 
-/// Device memory with an image, and the same image on the host.
+/// The bytes of a codebook.
+type Codebook = [u8; CODEBOOK_BYTES];
+
+/// What the host knows of the tables in front of matrices, which are on the device only.
+#[derive(Default)]
+pub struct KnownTables(Mutex<HashMap<usize, KnownTable>>);
+
+/// What is known of one.
+#[derive(Clone, Copy)]
+enum KnownTable {
+    Codebook(Codebook),
+    /// The columns stand in an order of their own.
+    ColumnOrder,
+}
+
+impl KnownTables {
+    /// Looks at `bytes`, which are all of `place`.
+    pub fn note(&self, place: &Place, bytes: &[u8]) {
+        let Content::Matrix(plan) = place.content else { return };
+        let known = match plan.tables {
+            Tables::Codebook => bytes.first_chunk().copied().map(KnownTable::Codebook),
+            // A file may say that its columns have an order of their own where they stand in the usual one.
+            Tables::ColumnOrder => {
+                let order = bytes.as_chunks::<4>().0.iter().take(plan.cols).map(|column| u32::from_ne_bytes(*column));
+                (!order.eq(0..number(plan.cols))).then_some(KnownTable::ColumnOrder)
+            }
+            Tables::None | Tables::Scales { .. } => None,
+        };
+        if let Some(known) = known {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(place.range.start, known);
+        }
+    }
+
+    fn get(&self, place: &Place) -> Option<KnownTable> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&place.range.start).copied()
+    }
+}
+
+/// Device memory with an image.
 pub struct OnDevice {
     device: DeviceSlice<u8>,
-    host: WeightBytes,
+    tables: KnownTables,
     /// Codebooks of the matrices so far, and where the first of each lies.
-    codebooks: RefCell<Vec<([u8; CODEBOOK_BYTES], DevicePtr<f32>)>>,
+    codebooks: RefCell<Vec<(Codebook, DevicePtr<f32>)>>,
 }
 
 /// A matrix, and the bytes that reading it moves.
@@ -115,7 +155,7 @@ impl Store for OnDevice {
             Tables::None => {}
             Tables::Codebook => matrix.codebook = self.codebook(place, table.cast().start()),
             Tables::ColumnOrder => {
-                if !self.is_in_order(place, plan.cols) {
+                if let Some(KnownTable::ColumnOrder) = self.tables.get(place) {
                     matrix.order = table.cast().start();
                 }
             }
@@ -130,27 +170,20 @@ impl Store for OnDevice {
 }
 
 impl OnDevice {
-    /// `host`, whose bytes are in `device`.
-    pub fn new(device: DeviceSlice<u8>, host: WeightBytes) -> Self {
-        Self { device, host, codebooks: RefCell::default() }
+    /// An image in `device`, of which `tables` are known.
+    pub fn new(device: DeviceSlice<u8>, tables: KnownTables) -> Self {
+        Self { device, tables, codebooks: RefCell::default() }
     }
 
     /// Where to find the codebook of the matrix at `place`, which has it at `own`: in front of the first matrix with the same
     /// one, so that kernels know matrices that share theirs.
     fn codebook(&self, place: &Place, own: DevicePtr<f32>) -> DevicePtr<f32> {
-        let bytes = self.host.get(place.range.clone()).and_then(|bytes| bytes.first_chunk::<CODEBOOK_BYTES>());
-        let Some(bytes) = bytes else { return own };
+        let Some(KnownTable::Codebook(bytes)) = self.tables.get(place) else { return own };
         let mut known = self.codebooks.borrow_mut();
-        if let Some((_, first)) = known.iter().find(|(other, _)| other == bytes) {
+        if let Some((_, first)) = known.iter().find(|(other, _)| *other == bytes) {
             return *first;
         }
-        known.push((*bytes, own));
+        known.push((bytes, own));
         own
-    }
-
-    /// Whether the columns of the matrix at `place` stand in the usual order, though its file says that they may not.
-    fn is_in_order(&self, place: &Place, cols: usize) -> bool {
-        let table = self.host.get(place.range.clone()).unwrap_or_default().as_chunks::<4>().0;
-        table.iter().take(cols).map(|bytes| u32::from_ne_bytes(*bytes)).eq(0..number(cols))
     }
 }

@@ -53,37 +53,58 @@ pub fn pack(source: &Source, options: &LoadOptions, progress: &LoadProgress) -> 
         let (path, needed) = (checkpoint.path().display(), weights.bytes());
         return Err(Error::OverBudget(format!("{path}: packing takes {needed} bytes of host memory, of {available}")));
     }
-    progress.restart(source_bytes(&checkpoint).saturating_add(weights.bytes() as u64));
-    let image = pack_weights(&checkpoint, &weights, progress, threads)?;
+    let image = image_for(&cache, (&checkpoint, &weights), progress, threads, &log)?;
     cache.store(&image, progress, threads)?;
     Ok(report(true))
 }
 
-/// All weights of `checkpoint`: mapped from its cache where there is a good one, else packed, and cached where the options
-/// name a folder for that.
+/// All weights of `checkpoint` as its pack cache has them, where the options name a folder for that: mapped where there is a
+/// good one, else packed and cached now. `None` where there is and will be none, and the files are to be read: so it is, too,
+/// where packing all weights would take more than `room` bytes of host memory.
 pub(super) fn image(
-    checkpoint: &Checkpoint,
-    spec: &ModelSpec,
-    weights: &WeightPlan,
+    (checkpoint, spec, weights): (&Checkpoint, &ModelSpec, &WeightPlan),
     options: &LoadOptions,
     threads: usize,
+    room: u64,
     progress: &LoadProgress,
     log: &Log,
-) -> Result<WeightBytes> {
+) -> Result<Option<WeightBytes>> {
     let cache = options.cache_dir.as_ref().map(|folder| PackCache::new(folder, checkpoint, spec, weights));
-    let Some(cache) = cache.flatten() else {
-        if options.cache_dir.is_some() {
-            log.line(LogLevel::Warning, "cache_dir has no effect: only a model in files has a pack cache");
+    let bytes = weights.bytes() as u64;
+    if let Some(Some(cache)) = &cache {
+        if let Some(image) = open(cache, progress, threads, log)? {
+            return Ok(Some(image));
         }
-        progress.restart(source_bytes(checkpoint));
-        return pack_weights(checkpoint, weights, progress, threads);
-    };
-    if let Some(image) = open(&cache, progress, threads, log)? {
-        return Ok(image);
+        if bytes <= room {
+            let image = image_for(cache, (checkpoint, weights), progress, threads, log)?;
+            store(cache, &image, progress, threads, log)?;
+            return Ok(Some(image));
+        }
+        let what = format!("no pack cache is made: that takes {bytes} bytes of host memory, of {room}");
+        log.line(LogLevel::Warning, &what);
+    } else if cache.is_some() {
+        log.line(LogLevel::Warning, "cache_dir has no effect: only a model in files has a pack cache");
     }
+    progress.restart(source_bytes(checkpoint));
+    Ok(None)
+}
+
+/// The image that `cache` is to have.
+fn image_for(
+    cache: &PackCache,
+    (checkpoint, weights): (&Checkpoint, &WeightPlan),
+    progress: &LoadProgress,
+    threads: usize,
+    log: &Log,
+) -> Result<WeightBytes> {
+    log.line(LogLevel::Info, &format!("{}: this pack cache is made now", cache.path().display()));
     progress.restart(source_bytes(checkpoint).saturating_add(weights.bytes() as u64));
-    let image = pack_weights(checkpoint, weights, progress, threads)?;
-    match cache.store(&image, progress, threads) {
+    pack_weights(checkpoint, weights, progress, threads)
+}
+
+/// Writes `image` to `cache`. A cache that cannot be written is a warning.
+fn store(cache: &PackCache, image: &[u8], progress: &LoadProgress, threads: usize, log: &Log) -> Result<()> {
+    match cache.store(image, progress, threads) {
         Ok(()) => log.line(LogLevel::Info, &format!("{}: wrote this pack cache", cache.path().display())),
         Err(Error::Cancelled) => return Err(Error::Cancelled),
         Err(e) => {
@@ -91,7 +112,7 @@ pub(super) fn image(
             progress.advance(progress.total_bytes().saturating_sub(progress.done_bytes()))?;
         }
     }
-    Ok(image)
+    Ok(())
 }
 
 /// The image in `cache`, or `None` where it has to be made.
@@ -102,10 +123,8 @@ fn open(cache: &PackCache, progress: &LoadProgress, threads: usize, log: &Log) -
             log.line(LogLevel::Info, &format!("{}: the weights are mapped from this pack cache", path.display()));
             return Ok(Some(image));
         }
-        Found::Nothing => log.line(LogLevel::Info, &format!("{}: this pack cache is made now", path.display())),
-        Found::Unusable(why) => {
-            log.line(LogLevel::Warning, &format!("{}: this pack cache {why}; it is made again", path.display()));
-        }
+        Found::Nothing => {}
+        Found::Unusable(why) => log.line(LogLevel::Warning, &format!("{}: this pack cache {why}", path.display())),
     }
     Ok(None)
 }
@@ -113,4 +132,32 @@ fn open(cache: &PackCache, progress: &LoadProgress, threads: usize, log: &Log) -
 /// Bytes of the tensors that are read.
 fn source_bytes(checkpoint: &Checkpoint) -> u64 {
     checkpoint.tensors().iter().fold(0, |sum, tensor| sum.saturating_add(tensor.bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_cache_is_made_only_where_there_is_room_for_all_weights_and_used_wherever_there_is_one() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/qwen3_next_bf16");
+        let checkpoint = Checkpoint::open(&Source::from(model.as_path())).unwrap();
+        let spec = read_config(&checkpoint).unwrap().spec;
+        let plan = WeightPlan::new(&checkpoint, &spec).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let options = LoadOptions { cache_dir: Some(folder.path().into()), ..LoadOptions::default() };
+        let found = |room| {
+            let progress = LoadProgress::default();
+            let image = image((&checkpoint, &spec, &plan), &options, 1, room, &progress, &Log::new(None)).unwrap();
+            let files = std::fs::read_dir(folder.path()).unwrap().count();
+            (image.is_some(), files, progress.total_bytes() - progress.done_bytes())
+        };
+        let enough = plan.bytes() as u64;
+        // The files are still to be read where there is no cache.
+        assert_eq!(found(enough - 1), (false, 0, source_bytes(&checkpoint)));
+        assert_eq!(found(enough), (true, 1, 0));
+        assert_eq!(found(0), (true, 1, 0));
+    }
 }

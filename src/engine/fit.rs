@@ -143,8 +143,9 @@ impl Plan {
         let budget = |budget: u64| Some(budget).filter(|&budget| budget > 0);
         let limit = |own: u64, free: Option<u64>| budget(own).into_iter().chain(free).min().unwrap_or(u64::MAX);
         let (ram_free, vram_free) = (machine::available_memory(), target.free());
-        // Weights for a device pass through host memory, and are held there as a whole until all are packed.
-        let passing = if vram_free.is_some() { weights.bytes() as u64 } else { 0 };
+        // Weights for a device pass through host memory: in pieces, of which a thread holds what it reads and packs besides.
+        let of_thread = cuda::lane_bytes(weights).saturating_add(weights.largest_piece().saturating_mul(3));
+        let passing = if vram_free.is_some() { self.threads.saturating_mul(of_thread) as u64 } else { 0 };
         let ram_required = memory.ram.total().saturating_add(passing);
         let vram_required = memory.vram.total();
         let mut fit = Fit {

@@ -13,7 +13,8 @@ use crate::cuda::{CudaBackend, CudaOptions};
 use crate::error::Result;
 use crate::experts::ExpertCounters;
 use crate::model::{
-    Backend, Checkpoint, FeedForward, LoadProgress, ModelSpec, Source, WeightPlan, Weights, check_shapes, read_config,
+    Backend, Checkpoint, FeedForward, LoadProgress, ModelSpec, Origin, Source, WeightPlan, Weights, check_shapes, pack,
+    read_config,
 };
 
 impl Model {
@@ -55,9 +56,9 @@ impl Model {
         };
         let language = Language::read(checkpoint.path(), files, &log)?;
         stop_if_cancelled()?;
-        let image = cache::image(&checkpoint, &spec, &weight_plan, options, plan.threads, progress, &log)?;
-        // For a device it is a check of what the image says of itself.
-        let weights = Weights::view(image.clone(), &weight_plan, &spec)?;
+        let room = fit.ram_limit.saturating_sub(fit.memory.ram.total());
+        let model = (&checkpoint, &*spec, &weight_plan);
+        let cached = cache::image(model, options, plan.threads, room, progress, &log)?;
         stop_if_cancelled()?;
 
         let is_moe = spec.layers.iter().map(|layer| layer.feed_forward == FeedForward::Moe);
@@ -71,20 +72,33 @@ impl Model {
                     max_rows: plan.max_rows(),
                     isa,
                 };
-                drop(image);
+                let image = match cached {
+                    Some(image) => image,
+                    None => pack(&checkpoint, &weight_plan, progress, plan.threads)?,
+                };
+                let weights = Weights::view(image, &weight_plan, &spec)?;
+                stop_if_cancelled()?;
                 Box::new(CpuBackend::new(spec.clone(), weights, plan.layout, counters.clone(), &cpu, progress)?)
             }
             Target::Cuda { context, modules, .. } => {
-                drop(weights);
+                let origin = match cached {
+                    Some(image) => {
+                        // A check of what the image says of itself.
+                        Weights::view(image.clone(), &weight_plan, &spec)?;
+                        Origin::Image(image)
+                    }
+                    None => Origin::Files(&checkpoint),
+                };
                 let sizes = plan.cuda_sizes(options, context.device());
                 let cuda = CudaOptions {
                     sizes,
                     exact: options.exact,
                     priority: options.device_priority,
                     eos_ids: language.eos_ids.clone(),
+                    threads: plan.threads,
                 };
                 let (spec, counters) = (spec.clone(), counters.clone());
-                Box::new(CudaBackend::new((context, modules), spec, image, &weight_plan, counters, &cuda, progress)?)
+                Box::new(CudaBackend::new((context, modules), spec, &origin, &weight_plan, counters, &cuda, progress)?)
             }
         };
         stop_if_cancelled()?;

@@ -72,9 +72,10 @@ pub struct LoadOptions {
     pub kv: KvFormat,
     /// Folder of pack caches, made where there is none; `None`: no cache. The first load of a model writes its weights
     /// there as it packed them, as large as they are in memory; later loads map that file, after every byte of it was
-    /// checked, and take seconds. A cache that is stale or damaged is replaced, and a cache that cannot be written does not
-    /// fail the load: the log says so. While a model is loaded, nobody may truncate or overwrite its cache: the process
-    /// would end with SIGBUS. Deleting it is harmless.
+    /// checked, and take seconds. A cache that is stale or damaged is replaced. One that cannot be written does not fail
+    /// the load, nor does one of a device's weights for all of which RAM has no room: none is made, and the log says so.
+    /// While a model is loaded, nobody may truncate or overwrite its cache: the process would end with SIGBUS. Deleting it
+    /// is harmless.
     pub cache_dir: Option<PathBuf>,
     /// Receives log lines.
     pub log: Option<LogSink>,

@@ -130,7 +130,7 @@ pub struct Fit {
     pub state_per_stream: u64,
     /// Bytes that 1000 more KV positions take.
     pub kv_per_1000_tokens: u64,
-    /// Host memory that the load takes at most: weights for a device pass through it.
+    /// Host memory that the load takes at most: weights for a device pass through it in pieces.
     pub ram_required: u64,
     /// Host memory that the machine has available now, within the limits of its control group; 0: unknown.
     pub ram_available: u64,

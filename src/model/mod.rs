@@ -42,5 +42,6 @@ pub use spec::{
 };
 pub use weights::{
     AttentionWeights, Content, DeltaGates, DeltaInputs, DeltaWeights, FeedForwardWeights, LayerWeights, Linear,
-    MatrixPlan, MixerWeights, MoeWeights, Place, Store, SwiGlu, Tables, WeightPlan, Weights, pack,
+    MatrixPlan, MixerWeights, MoeWeights, Origin, Place, Remote, Store, SwiGlu, Tables, WeightPlan, Weights, pack,
+    send,
 };

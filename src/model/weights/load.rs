@@ -1,12 +1,15 @@
 //! Filling an image from a checkpoint: on all cores, in pieces, in the order of the files.
 //!
-//! A piece is a few megabytes of one tensor. A thread reads it into a buffer of its own and packs it into its place, so
-//! that beside the image no more than the buffers of the threads is ever held, however large a tensor is.
+//! A piece is a few megabytes of one tensor. A thread reads it into a buffer of its own and packs it into its place, or into
+//! a buffer that is copied to another processor's memory, so that no more than the buffers of the threads is ever held
+//! beside the image, however large a tensor is.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::plan::{Change, Content, MatrixPlan, Place, Tables, WeightPlan};
+use super::{Origin, Remote};
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::error::{Error, Result};
 use crate::model::LoadProgress;
@@ -17,14 +20,14 @@ use crate::quant::{AlignedBuffer, Format, Matrix, Packed, decode};
 /// Bytes of a tensor that a thread reads at a time, about.
 const PIECE: usize = 2 << 20;
 
-/// A part of a place, and the tensor's rows that fill it.
+/// A part of a place.
 struct Piece<'a> {
     place: &'a Place,
-    tensor: &'a TensorInfo,
-    /// The first row, counted from the tensor's first.
+    /// Its first row, counted from the place's first.
     first_row: usize,
     rows: usize,
-    out: &'a mut [u8],
+    /// Where it lies in the image.
+    range: Range<usize>,
 }
 
 /// Fills `image`, which is zeroed, with all weights of `plan`, on `threads` threads that end with it.
@@ -38,24 +41,88 @@ pub(super) fn fill(
     progress: &LoadProgress,
     threads: usize,
 ) -> Result<()> {
-    let mut pieces = pieces(image, checkpoint, plan)?;
-    pieces.sort_by_key(|piece| (piece.tensor.file, piece.tensor.offset, piece.first_row));
-    let queue = Mutex::new(pieces.into_iter());
-    let failed = AtomicBool::new(false);
-    let work = || -> Result<()> {
+    let mut tasks = Vec::new();
+    let (mut rest, mut at) = (image, 0);
+    for piece in pieces(plan) {
+        let range = piece.range.clone();
+        let outside = || Error::Internal(format!("{range:?} is beyond the {} bytes of the image", plan.bytes()));
+        let (_, behind) = std::mem::take(&mut rest).split_at_mut_checked(range.start - at).ok_or_else(outside)?;
+        let (out, behind) = behind.split_at_mut_checked(range.len()).ok_or_else(outside)?;
+        (rest, at) = (behind, range.end);
+        tasks.push((Packing::new(piece, checkpoint)?, out));
+    }
+    tasks.sort_by_key(|(packing, _)| packing.position());
+    work_off(tasks, threads, |queue| {
         let mut buffer = Vec::new();
-        while !failed.load(Ordering::Relaxed) {
-            let Some(piece) = queue.lock().unwrap_or_else(PoisonError::into_inner).next() else { break };
-            let bytes = piece.source_bytes();
-            let filled = piece.fill(checkpoint, &mut buffer).and_then(|()| progress.advance(bytes));
-            if filled.is_err() {
-                failed.store(true, Ordering::Relaxed);
-                return filled;
-            }
+        while let Some((packing, out)) = queue.next() {
+            packing.fill(checkpoint, &mut buffer, out)?;
+            progress.advance(packing.source_bytes())?;
         }
         Ok(())
-    };
-    on_threads(threads, "qm-load", &work)
+    })
+}
+
+/// Sends all weights of `plan` to `remote`, on `threads` threads that end with it.
+///
+/// # Errors
+/// As [`fill`], and those of `remote`.
+pub(super) fn send<R: Remote>(
+    origin: &Origin,
+    plan: &WeightPlan,
+    remote: &R,
+    progress: &LoadProgress,
+    threads: usize,
+) -> Result<()> {
+    match origin {
+        Origin::Files(checkpoint) => {
+            let tasks = pieces(plan).map(|piece| Packing::new(piece, checkpoint)).collect::<Result<Vec<_>>>();
+            let mut tasks = tasks?;
+            tasks.sort_by_key(Packing::position);
+            work_off(tasks, threads, |queue| {
+                let (mut buffer, mut lane) = (Vec::new(), remote.lane()?);
+                while let Some(packing) = queue.next() {
+                    let Piece { place, range, .. } = &packing.piece;
+                    remote.put(&mut lane, place, range.clone(), |out| packing.fill(checkpoint, &mut buffer, out))?;
+                    progress.advance(packing.source_bytes())?;
+                }
+                remote.end(lane)
+            })
+        }
+        Origin::Image(image) => work_off(pieces(plan).collect(), threads, |queue| {
+            let mut lane = remote.lane()?;
+            while let Some(Piece { place, range, .. }) = queue.next() {
+                let outside = || Error::Internal(format!("{range:?} is beyond the {} bytes of the image", image.len()));
+                let from = image.get(range.clone()).ok_or_else(outside)?;
+                remote.put(&mut lane, place, range, |out| {
+                    out.copy_from_slice(from);
+                    Ok(())
+                })?;
+                progress.advance(0)?;
+            }
+            remote.end(lane)
+        }),
+    }
+}
+
+/// Tasks that several threads work off. None is left for anybody once one thread has failed.
+struct Queue<T> {
+    tasks: Mutex<std::vec::IntoIter<T>>,
+    failed: AtomicBool,
+}
+
+impl<T> Queue<T> {
+    fn next(&self) -> Option<T> {
+        if self.failed.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).next()
+    }
+}
+
+/// Runs `work` on `threads` threads, which share `tasks`.
+fn work_off<T: Send>(tasks: Vec<T>, threads: usize, work: impl Fn(&Queue<T>) -> Result<()> + Sync) -> Result<()> {
+    let queue = Queue { tasks: Mutex::new(tasks.into_iter()), failed: AtomicBool::new(false) };
+    on_threads(threads, "qm-load", &|| work(&queue).inspect_err(|_| queue.failed.store(true, Ordering::Relaxed)))
 }
 
 /// Runs `work` on `threads` threads and waits for them. The first error is answered; a panic goes on in the caller.
@@ -80,26 +147,23 @@ pub(in crate::model) fn on_threads(threads: usize, name: &str, work: &(impl Fn()
     })
 }
 
-/// Cuts the image into the pieces of all places.
-fn pieces<'a>(image: &'a mut [u8], checkpoint: &'a Checkpoint, plan: &'a WeightPlan) -> Result<Vec<Piece<'a>>> {
-    let outside = || Error::Internal(format!("places beyond the {} bytes of the image", plan.bytes()));
-    let mut list = Vec::new();
-    let (mut rest, mut at) = (image, 0);
-    for place in plan.places() {
-        let tensor = checkpoint.tensors().get(place.tensor).ok_or_else(outside)?;
-        let (_, behind) = std::mem::take(&mut rest).split_at_mut_checked(place.range.start - at).ok_or_else(outside)?;
-        let (mut out, behind) = behind.split_at_mut_checked(place.range.len()).ok_or_else(outside)?;
-        (rest, at) = (behind, place.range.end);
+/// The pieces of all places, in the order of the image.
+fn pieces(plan: &WeightPlan) -> impl Iterator<Item = Piece<'_>> {
+    plan.places().iter().flat_map(|place| {
         let (rows, step) = place.steps();
-        for first in (0..rows).step_by(step.rows) {
-            let now = step.rows.min(rows - first);
-            let len = if now < step.rows { out.len() } else { step.bytes.min(out.len()) };
-            let (piece, later) = std::mem::take(&mut out).split_at_mut(len);
-            out = later;
-            list.push(Piece { place, tensor, first_row: place.first_row + first, rows: now, out: piece });
-        }
-    }
-    Ok(list)
+        let (start, end) = (place.range.start, place.range.end);
+        (0..rows).step_by(step.rows).enumerate().map(move |(index, first_row)| {
+            let now = step.rows.min(rows - first_row);
+            let from = start.saturating_add(index.saturating_mul(step.bytes)).min(end);
+            let to = if now < step.rows { end } else { from.saturating_add(step.bytes).min(end) };
+            Piece { place, first_row, rows: now, range: from..to }
+        })
+    })
+}
+
+/// Bytes of the largest piece of `plan`.
+pub(super) fn largest_piece(plan: &WeightPlan) -> usize {
+    pieces(plan).map(|piece| piece.range.len()).max().unwrap_or(0)
 }
 
 /// Rows of a tensor that make a piece, and the bytes they take in the image.
@@ -132,35 +196,64 @@ fn is_read_whole(format: Format) -> bool {
     matches!(format, Format::Bnb4 | Format::Int4(_))
 }
 
-impl Piece<'_> {
+/// A piece and the tensor that fills it.
+struct Packing<'a> {
+    piece: Piece<'a>,
+    tensor: &'a TensorInfo,
+}
+
+impl<'a> Packing<'a> {
+    fn new(piece: Piece<'a>, checkpoint: &'a Checkpoint) -> Result<Self> {
+        let outside = || Error::Internal(format!("no tensor {} for {:?}", piece.place.tensor, piece.place.role));
+        let tensor = checkpoint.tensors().get(piece.place.tensor).ok_or_else(outside)?;
+        Ok(Self { piece, tensor })
+    }
+
+    /// The first of the tensor's rows that the piece has.
+    fn first_row(&self) -> usize {
+        self.piece.place.first_row + self.piece.first_row
+    }
+
+    /// Where it is read: what the pieces are sorted by.
+    fn position(&self) -> (usize, u64, usize) {
+        (self.tensor.file, self.tensor.offset, self.first_row())
+    }
+
     /// Bytes of the tensor that the piece reads.
     fn source_bytes(&self) -> u64 {
-        match self.place.content {
+        match self.piece.place.content {
             Content::Matrix(matrix) if !is_read_whole(matrix.format) => {
-                matrix.format.bytes_for((self.rows * matrix.cols) as u64).unwrap_or(0)
+                matrix.format.bytes_for((self.piece.rows * matrix.cols) as u64).unwrap_or(0)
             }
             _ => self.tensor.bytes,
         }
     }
 
-    fn fill(self, checkpoint: &Checkpoint, buffer: &mut Vec<u8>) -> Result<()> {
-        match self.place.content {
-            Content::Floats(change) => self.fill_floats(change, checkpoint),
-            Content::Matrix(matrix) if is_read_whole(matrix.format) => self.fill_whole(matrix, checkpoint),
-            Content::Matrix(matrix) => self.fill_rows(matrix, checkpoint, buffer),
+    /// Packs the piece into `out`, which is zeroed and as long as its range.
+    fn fill(&self, checkpoint: &Checkpoint, buffer: &mut Vec<u8>, out: &mut [u8]) -> Result<()> {
+        match self.piece.place.content {
+            Content::Floats(change) => self.fill_floats(change, checkpoint, out),
+            Content::Matrix(matrix) if is_read_whole(matrix.format) => self.fill_whole(matrix, checkpoint, out),
+            Content::Matrix(matrix) => self.fill_rows(matrix, checkpoint, buffer, out),
         }
     }
 
-    fn fill_rows(self, matrix: MatrixPlan, checkpoint: &Checkpoint, buffer: &mut Vec<u8>) -> Result<()> {
+    fn fill_rows(
+        &self,
+        matrix: MatrixPlan,
+        checkpoint: &Checkpoint,
+        buffer: &mut Vec<u8>,
+        out: &mut [u8],
+    ) -> Result<()> {
         let row = matrix.format.bytes_for(matrix.cols as u64).unwrap_or(0) as usize;
-        let offset = self.first_row as u64 * row as u64;
+        let offset = self.first_row() as u64 * row as u64;
         if !matrix.packed {
-            return checkpoint.read(self.tensor, offset, self.out);
+            return checkpoint.read(self.tensor, offset, out);
         }
-        let source = at_least(buffer, self.rows * row, &self.tensor.name)?;
+        let source = at_least(buffer, self.piece.rows * row, &self.tensor.name)?;
         checkpoint.read(self.tensor, offset, source)?;
         let strip_len = strip_bytes(matrix.format, matrix.cols).unwrap_or(0).max(1);
-        for (source, strip) in source.chunks(ROWS * row).zip(self.out.chunks_exact_mut(strip_len)) {
+        for (source, strip) in source.chunks(ROWS * row).zip(out.chunks_exact_mut(strip_len)) {
             let mut rows = [[].as_slice(); ROWS];
             let mut count = 0;
             for (place, row) in rows.iter_mut().zip(source.chunks_exact(row)) {
@@ -172,11 +265,10 @@ impl Piece<'_> {
         Ok(())
     }
 
-    fn fill_whole(self, matrix: MatrixPlan, checkpoint: &Checkpoint) -> Result<()> {
+    fn fill_whole(&self, matrix: MatrixPlan, checkpoint: &Checkpoint, out: &mut [u8]) -> Result<()> {
         let MatrixPlan { rows, cols, .. } = matrix;
         let short = || Error::Internal(format!("the place of {} is too short", self.tensor.name));
-        let (tables, body) =
-            matrix.table_bytes().and_then(|len| self.out.split_at_mut_checked(len)).ok_or_else(short)?;
+        let (tables, body) = matrix.table_bytes().and_then(|len| out.split_at_mut_checked(len)).ok_or_else(short)?;
         if let Format::Int4(_) = matrix.format {
             let scales = checkpoint.group_scales(self.tensor)?;
             let source = from_gptq(rows, cols, &read_whole(self.tensor, checkpoint)?, &scales)?;
@@ -199,21 +291,21 @@ impl Piece<'_> {
         Ok(())
     }
 
-    fn fill_floats(self, change: Change, checkpoint: &Checkpoint) -> Result<()> {
+    fn fill_floats(&self, change: Change, checkpoint: &Checkpoint, out: &mut [u8]) -> Result<()> {
         let bytes = read_whole(self.tensor, checkpoint)?;
         let mut values = Vec::new();
-        let count = self.out.len() / 4;
+        let count = out.len() / 4;
         let refused = |_| Error::OutOfHostMemory { what: self.tensor.name.clone(), bytes: 4 * count as u64 };
         values.try_reserve_exact(count).map_err(refused)?;
         values.resize(count, 0.0);
         decode(self.tensor.format, &bytes, &mut values);
         match change {
-            Change::None => put_floats(self.out, values.into_iter()),
-            Change::PlusOne => put_floats(self.out, values.into_iter().map(|w| w + 1.0)),
-            Change::NegExp => put_floats(self.out, values.into_iter().map(|a| -a.exp())),
+            Change::None => put_floats(out, values.into_iter()),
+            Change::PlusOne => put_floats(out, values.into_iter().map(|w| w + 1.0)),
+            Change::NegExp => put_floats(out, values.into_iter().map(|a| -a.exp())),
             Change::Transposed { cols } => {
                 let column = |col| values.iter().skip(col).step_by(cols.max(1)).copied();
-                put_floats(self.out, (0..cols).flat_map(column));
+                put_floats(out, (0..cols).flat_map(column));
             }
         }
         Ok(())

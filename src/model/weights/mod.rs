@@ -240,6 +240,60 @@ impl Weights {
     }
 }
 
+/// Where the weights of another processor come from.
+pub enum Origin<'a> {
+    /// An image that is there, as that of a pack cache is.
+    Image(Bytes),
+    /// The files, whose weights are packed on their way.
+    Files(&'a Checkpoint),
+}
+
+/// The memory of another processor, which is filled by copies, from several threads at a time.
+pub trait Remote: Sync {
+    /// What one thread copies by.
+    type Lane;
+
+    /// A lane for the calling thread.
+    ///
+    /// # Errors
+    /// Memory that is not to be had, or whatever the processor reports; so the other functions.
+    fn lane(&self) -> Result<Self::Lane>;
+
+    /// Has `pack` fill zeroed memory of the length of `range`, a part of `place`, and copies it to `range` of the image. The
+    /// copy may go on when this returns.
+    ///
+    /// # Errors
+    /// As [`Remote::lane`], and those of `pack`.
+    fn put(
+        &self,
+        lane: &mut Self::Lane,
+        place: &Place,
+        range: Range<usize>,
+        pack: impl FnOnce(&mut [u8]) -> Result<()>,
+    ) -> Result<()>;
+
+    /// Waits for the lane's copies.
+    ///
+    /// # Errors
+    /// As [`Remote::lane`].
+    fn end(&self, lane: Self::Lane) -> Result<()>;
+}
+
+/// Sends all weights of `plan` to `remote`, on `threads` threads that end with it. Host memory for
+/// [`WeightPlan::largest_piece`] a few times a thread is all that it takes.
+///
+/// # Errors
+/// A failing read, a cancelled `progress`, memory that is not to be had, and those of `remote`.
+pub fn send<R: Remote>(
+    origin: &Origin,
+    plan: &WeightPlan,
+    remote: &R,
+    progress: &LoadProgress,
+    threads: usize,
+) -> Result<()> {
+    load::send(origin, plan, remote, progress, threads)
+}
+
 /// Reads and packs all weights of `plan` into its image, on `threads` threads that end with it.
 ///
 /// # Errors

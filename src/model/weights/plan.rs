@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::load::largest_piece;
 use crate::checkpoint::{Checkpoint, DeltaTensor, ExpertPart, Kind, LayerTensor, Role, TensorInfo};
 use crate::error::{Error, Result};
 use crate::model::{Family, FeedForward, Mixer, ModelSpec};
@@ -147,6 +148,11 @@ impl WeightPlan {
     /// Bytes of the image.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of the most that a thread packs at a time.
+    pub fn largest_piece(&self) -> usize {
+        largest_piece(self)
     }
 }
 
