@@ -101,9 +101,21 @@ fn weights_of_a_pack_cache_are_those_of_the_files() {
 
 #[test]
 fn rows_of_several_sequences_in_one_batch_do_not_mix() {
+    sequences_in_batches_of([1, 1, 1], 20);
+    sequences_in_batches_of([5, 1, 3], 40);
+}
+
+#[test]
+fn rows_of_sequences_in_one_batch_with_a_prompt_do_not_mix() {
+    sequences_in_batches_of([1, 7, 64], 80);
+}
+
+/// Computes three sequences of up to `most` positions in batches of so many rows of each, and compares with each one by itself.
+fn sequences_in_batches_of(rows: [usize; 3], most: usize) {
     for_all_cases(|case| {
-        let backwards: Vec<u32> = case.ids.iter().rev().copied().collect();
-        let sequences = [case.ids.as_slice(), &backwards, &case.ids[..case.ids.len() / 2]];
+        let ids = &case.ids[..case.ids.len().min(most)];
+        let backwards: Vec<u32> = ids.iter().rev().copied().collect();
+        let sequences = [ids, &backwards, &ids[..ids.len() / 2]];
         let model = load(case, &options(256));
         let alone = sequences.map(|ids| model.eval(ids).unwrap());
         let checkpoint = Checkpoint::open(&case.source()).unwrap();
@@ -112,22 +124,17 @@ fn rows_of_several_sequences_in_one_batch_do_not_mix() {
         let (progress, context) = (LoadProgress::default(), Context::hold(0).unwrap());
         let modules = Modules::load(&context).unwrap();
         let _entered = context.enter().unwrap();
-        let mut wrong = Vec::new();
-        for rows in [[1, 1, 1], [1, 7, 64], [5, 1, 3]] {
-            let layout = StateLayout::new(3, 3 * 256);
-            let max_rows = rows.iter().sum();
-            let multiprocessors = context.device().multiprocessors as usize;
-            let sizes = Sizes { layout, kv: KvFormat::F32, max_rows, max_logits: max_rows, multiprocessors };
-            let options =
-                CudaOptions { sizes, exact: true, priority: Priority::Default, eos_ids: Vec::new(), threads: 2 };
-            let (counters, origin) = (counters(&spec), Origin::Files(&checkpoint));
-            let backend =
-                CudaBackend::new((&context, &modules), spec.clone(), &origin, &plan, counters, &options, &progress);
-            for (i, logits) in interleaved(&spec, &mut backend.unwrap(), layout, sequences, rows).iter().enumerate() {
-                wrong.extend(compare(case, &format!("sequence {i} of {rows:?}"), logits, &alone[i]));
-            }
-        }
-        wrong
+        let layout = StateLayout::new(3, 3 * 256);
+        let max_rows = rows.iter().sum();
+        let multiprocessors = context.device().multiprocessors as usize;
+        let sizes = Sizes { layout, kv: KvFormat::F32, max_rows, max_logits: max_rows, multiprocessors };
+        let options = CudaOptions { sizes, exact: true, priority: Priority::Default, eos_ids: Vec::new(), threads: 2 };
+        let (counters, origin) = (counters(&spec), Origin::Files(&checkpoint));
+        let backend =
+            CudaBackend::new((&context, &modules), spec.clone(), &origin, &plan, counters, &options, &progress);
+        let found = interleaved(&spec, &mut backend.unwrap(), layout, sequences, rows);
+        let named = |i: usize| format!("sequence {i} of {rows:?}");
+        found.iter().enumerate().filter_map(|(i, logits)| compare(case, &named(i), logits, &alone[i])).collect()
     });
 }
 
