@@ -12,6 +12,12 @@ const int MOST_EXPERTS = 512;
 const int MOST_CHOICES = 16;
 const int MOST_CANDIDATES = 2 * WARP;
 
+// Larger for larger logits, in their total order.
+DEVICE uint32_t rank_of_logit(float logit) {
+    const uint32_t bits = __float_as_uint(logit);
+    return bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000);
+}
+
 DEVICE float logit_of_rank(uint32_t rank) {
     return __uint_as_float(rank & 0x80000000 ? rank & 0x7fffffff : ~rank);
 }
@@ -67,9 +73,7 @@ struct Choices {
         const uint32_t lane = threadIdx.x % WARP, warp = thread / WARP;
 #pragma unroll
         for (uint32_t i = 0; i < 2; ++i) {
-            const uint32_t bits = __float_as_uint(logits[i]);
-            const uint32_t rank = bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000);
-            ranks[i] = expert(i) < args.experts ? max(1u, rank) : 0;
+            ranks[i] = expert(i) < args.experts ? max(1u, rank_of_logit(logits[i])) : 0;
             if (expert(i) < args.experts) room.ranks[expert(i)] = ranks[i];
             const uint32_t best = __reduce_max_sync(ALL_LANES, ranks[i]);
             if (lane == 0) room.largest[2 * warp + i] = best;

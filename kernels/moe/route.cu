@@ -6,11 +6,9 @@
 // once; with few those kernels find them by themselves, and with more `moe_group` makes them.
 #include "moe/choose.cuh"
 
-// Larger for larger logits, in their total order; the index decides among equal ones, the lower first.
+// The index decides among equal logits, the lower first.
 DEVICE uint64_t rank_of(float logit, uint32_t expert) {
-    const uint32_t bits = __float_as_uint(logit);
-    const uint32_t ordered = bits & 0x80000000 ? ~bits : bits | 0x80000000;
-    return static_cast<uint64_t>(ordered) << 32 | (0xffffffff - expert);
+    return static_cast<uint64_t>(rank_of_logit(logit)) << 32 | (0xffffffff - expert);
 }
 
 // More experts or choices than `Choices` has room for: by one warp, one by one.

@@ -20,14 +20,16 @@ pub struct Event {
 unsafe impl Send for Event {}
 
 impl Event {
-    /// A place that is reached until it is marked.
+    /// A place that is reached until it is marked. A thread that waits for it sleeps: its core belongs to the host program, and
+    /// the step behind the one that is waited for is queued already, so that the device does not wait for it to wake up.
     ///
     /// # Errors
     /// Whatever the driver reports.
     pub fn new(context: &Arc<Context>) -> Result<Self> {
         let _entered = context.enter()?;
         let mut raw = std::ptr::null_mut();
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        let flags =
+            sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32 | sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
         // SAFETY: writes one handle, which `drop` destroys.
         check("a CUDA event", unsafe { sys::cuEventCreate(&mut raw, flags) })?;
         Ok(Self { context: context.clone(), raw })
