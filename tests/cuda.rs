@@ -80,9 +80,11 @@ fn a_prompt_read_in_any_chunks_has_the_same_logits() {
 
 #[test]
 fn weights_of_a_pack_cache_are_those_of_the_files() {
+    // Of each way in which matrices have tables: none, codebooks, columns in an order of their own.
+    let names = ["qwen3_next_bf16", "qwen3_next_nf4", "qwen3_moe_gptq_act_order"];
+    assert_eq!(cases().iter().filter(|case| names.contains(&case.name.as_str())).count(), names.len());
     for_all_cases(|case| {
-        // Of each way in which matrices have tables: none, codebooks, columns in an order of their own.
-        if !["qwen3_next_bf16", "qwen3_next_nf4", "qwen3_moe_gptq_act_order"].contains(&case.name.as_str()) {
+        if !names.contains(&case.name.as_str()) {
             return Vec::new();
         }
         let folder = tempfile::tempdir().unwrap();
@@ -217,7 +219,15 @@ fn what_fit_foretells_is_what_a_load_takes_and_less_is_refused_with_the_numbers(
         assert_eq!(what.0, -10, "{}: {what:?}", case.name);
         assert!(what.1.contains(&format!("{} bytes of device memory", fit.vram_required)), "{}", what.1);
         assert_eq!(progress.done_bytes(), 0, "no weight was read");
-        let enough = LoadOptions { vram_budget: fit.vram_required, ..options(64) };
+        let ram_budget = LoadOptions { ram_budget: fit.ram_required - 1, ..options(64) };
+        let error = Model::load(&case.source(), &ram_budget, &progress).err();
+        let what = error.map(|e| (e.status(), e.to_string())).unwrap_or_default();
+        assert_eq!(what.0, -10, "{}: {what:?}", case.name);
+        assert!(what.1.contains(&format!("{} bytes of host memory", fit.ram_required)), "{}", what.1);
+        let passing = fit.ram_required - fit.memory.ram.total();
+        assert!(what.1.contains(&format!("on their way to the device {passing}")), "{}", what.1);
+        let (vram_budget, ram_budget) = (fit.vram_required, fit.ram_required);
+        let enough = LoadOptions { vram_budget, ram_budget, ..options(64) };
         assert!(Model::load(&case.source(), &enough, &progress).is_ok());
         Vec::new()
     });

@@ -263,6 +263,14 @@ fn packing_ahead_makes_what_a_load_takes() {
 }
 
 #[test]
+fn a_load_that_just_fits_makes_its_cache() {
+    let place = Place::new("qwen3_moe_bf16");
+    let fit = qwen3moe::engine::fit(&Source::from(place.model().as_path()), &place.options()).unwrap();
+    place.load_with(LoadOptions { ram_budget: fit.ram_required, ..place.options() });
+    assert!(place.load().mapped);
+}
+
+#[test]
 fn a_cancelled_pack_leaves_nothing_behind() {
     let place = Place::new("qwen3_moe_bf16");
     let source = Source::from(place.model().as_path());

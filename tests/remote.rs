@@ -68,17 +68,18 @@ fn check(source: &Source, what: &str) -> usize {
     let packed_by = LoadProgress::default();
     let image = pack(&checkpoint, &plan, &packed_by, 2).unwrap();
     let mut pieces = 0;
-    for threads in [1, 3] {
+    // None is one, and none is idle.
+    for (asked, threads) in [(0, 1), (3, 3), (12, plan.piece_sizes().len().min(12))] {
         for (origin, bytes) in [(Origin::Files(&checkpoint), packed_by.done_bytes()), (Origin::Image(image.clone()), 0)]
         {
             let (memory, progress) = (Memory::new(plan.bytes(), usize::MAX), LoadProgress::default());
-            send(&origin, &plan, &memory, &progress, threads).unwrap();
+            send(&origin, &plan, &memory, &progress, asked).unwrap();
             assert!(*memory.image.lock().unwrap() == image[..], "{what}: another image on {threads} threads");
             assert_eq!((progress.done_bytes(), memory.ended.into_inner()), (bytes, threads), "{what}");
             let mut ranges = memory.ranges.into_inner().unwrap();
             ranges.sort_by_key(|range| (range.start, range.end));
             assert!(ranges.is_sorted_by(|a, b| a.end <= b.start), "{what}: pieces overlap");
-            assert!(ranges.iter().all(|range| range.len() <= plan.largest_piece()), "{what}");
+            assert!(ranges.iter().all(|range| range.len() <= plan.piece_sizes()[0]), "{what}");
             let sent: usize = ranges.iter().map(Range::len).sum();
             let all: usize = plan.places().iter().map(|place| place.range.len()).sum();
             assert_eq!(sent, all, "{what}");
@@ -106,7 +107,9 @@ fn large_tensors_are_sent_in_pieces() {
         let source = Source::from(file.as_path());
         let checkpoint = Checkpoint::open(&source).unwrap();
         let plan = WeightPlan::new(&checkpoint, &read_spec(&checkpoint).unwrap()).unwrap();
-        assert!(plan.largest_piece() < 4 << 20, "{kind}: {} bytes at once", plan.largest_piece());
+        let sizes = plan.piece_sizes();
+        assert!(sizes[0] < 4 << 20, "{kind}: {} bytes at once", sizes[0]);
+        assert_eq!(plan.packing_bytes(2), 3 * (sizes[0] + sizes[1]), "{kind}");
         assert!(check(&source, kind) > plan.places().len(), "{kind}: every tensor is one piece");
     }
 }

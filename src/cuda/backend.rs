@@ -25,7 +25,7 @@ use super::sample::{Sample, ends, seen};
 use super::step::{Step, StepBuffer};
 use super::stream::{Priority, Stream};
 use super::tiles::Tiles;
-use super::upload::{Upload, upload_values};
+use super::upload::{Upload, lanes, upload_values};
 use super::weights::{ExpertBytes, KnownTables, OnDevice, Weight, Weights};
 use crate::error::{Error, Result};
 use crate::experts::ExpertCounters;
@@ -156,7 +156,7 @@ impl CudaBackend {
 
         let weights = memory.part(layout.weights)?;
         let tables = KnownTables::default();
-        send(origin, plan, &Upload { context, to: weights, tables: &tables }, progress, options.threads)?;
+        send(origin, plan, &Upload { context, to: weights, tables: &tables }, progress, lanes(options.threads))?;
         let weights = Weights::of(&OnDevice::new(weights, tables), plan, &spec)?;
         let (mut feed_forward, mut expert_bytes) = (Vec::new(), Vec::new());
         for ((layer, kind), planned) in weights.layers.iter().zip(&spec.layers).zip(&layout.experts) {

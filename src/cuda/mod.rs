@@ -52,7 +52,7 @@ pub use limits::check as check_spec;
 pub use module::Modules;
 pub use plan::{MemoryPlan, Sizes, plan};
 pub use stream::Priority;
-pub use upload::lane_bytes;
+pub use upload::passing_bytes;
 
 /// Loads the kernels of this build on device `ordinal`, and says how many bytes of its memory are free.
 ///

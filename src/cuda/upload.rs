@@ -12,7 +12,10 @@ use crate::error::Result;
 use crate::model::{Place, Remote, WeightPlan};
 
 /// What the length of a buffer is a multiple of.
-const STEP: usize = 1 << 20;
+const STEP: usize = 64 << 10;
+
+/// Threads that send, at most: so many fill a bus, and pinned memory is scarce on some systems.
+const MOST_LANES: usize = 16;
 
 /// Device memory for an image, and what the host is to know of it.
 pub struct Upload<'a> {
@@ -23,20 +26,23 @@ pub struct Upload<'a> {
 
 /// Two buffers that take turns. A stream goes before its buffer, and waits for the copies that still read it.
 pub struct Lane<'a> {
-    sides: [(Stream, Pinned<u8>); 2],
+    sides: [(Stream, Option<Pinned<u8>>); 2],
     turn: usize,
     _entered: Entered<'a>,
 }
 
-/// Bytes of pinned memory that a thread takes to send the weights of `plan`.
-pub fn lane_bytes(plan: &WeightPlan) -> usize {
-    2 * plan.largest_piece().next_multiple_of(STEP)
+/// Threads that send weights where the load has `threads`.
+pub fn lanes(threads: usize) -> usize {
+    threads.min(MOST_LANES)
 }
 
-impl<'a> Upload<'a> {
-    fn buffer(&self, len: usize) -> Result<Pinned<u8>> {
-        Pinned::zeroed(self.context, len, "copies to the device")
-    }
+/// Host memory that sending the weights of `plan` takes at most where the load has `threads` threads: each buffer is as
+/// large as the largest piece that it has had.
+pub fn passing_bytes(plan: &WeightPlan, threads: usize) -> usize {
+    let (lanes, sizes) = (lanes(threads), plan.piece_sizes());
+    let pinned =
+        sizes.iter().take(2 * lanes).fold(0, |sum: usize, size| sum.saturating_add(size.next_multiple_of(STEP)));
+    pinned.saturating_add(plan.packing_bytes(lanes))
 }
 
 impl<'a> Remote for Upload<'a> {
@@ -44,7 +50,7 @@ impl<'a> Remote for Upload<'a> {
 
     fn lane(&self) -> Result<Lane<'a>> {
         let _entered = self.context.enter()?;
-        let side = || Ok((Stream::new(self.context, Priority::Low)?, self.buffer(STEP)?));
+        let side = || Ok((Stream::new(self.context, Priority::Low)?, None));
         Ok(Lane { sides: [side()?, side()?], turn: 0, _entered })
     }
 
@@ -55,11 +61,16 @@ impl<'a> Remote for Upload<'a> {
         range: Range<usize>,
         pack: impl FnOnce(&mut [u8]) -> Result<()>,
     ) -> Result<()> {
-        let (stream, pinned) = &mut lane.sides[lane.turn];
+        let (stream, buffer) = &mut lane.sides[lane.turn];
         stream.wait()?;
-        if pinned.len() < range.len() {
-            *pinned = self.buffer(range.len().next_multiple_of(STEP))?;
-        }
+        let large_enough = buffer.take().filter(|pinned| pinned.len() >= range.len());
+        let pinned = match large_enough {
+            Some(pinned) => buffer.insert(pinned),
+            None => {
+                let len = range.len().next_multiple_of(STEP);
+                buffer.insert(Pinned::zeroed(self.context, len, "copies to the device")?)
+            }
+        };
         let out = &mut pinned[..range.len()];
         out.fill(0);
         pack(out)?;

@@ -32,8 +32,10 @@ pub struct KnownTables(Mutex<HashMap<usize, KnownTable>>);
 #[derive(Clone, Copy)]
 enum KnownTable {
     Codebook(Codebook),
-    /// The columns stand in an order of their own.
-    ColumnOrder,
+    /// Whether the columns stand in the usual order, though the file says that they may not.
+    ColumnOrder {
+        usual: bool,
+    },
 }
 
 impl KnownTables {
@@ -42,10 +44,9 @@ impl KnownTables {
         let Content::Matrix(plan) = place.content else { return };
         let known = match plan.tables {
             Tables::Codebook => bytes.first_chunk().copied().map(KnownTable::Codebook),
-            // A file may say that its columns have an order of their own where they stand in the usual one.
             Tables::ColumnOrder => {
                 let order = bytes.as_chunks::<4>().0.iter().take(plan.cols).map(|column| u32::from_ne_bytes(*column));
-                (!order.eq(0..number(plan.cols))).then_some(KnownTable::ColumnOrder)
+                Some(KnownTable::ColumnOrder { usual: order.eq(0..number(plan.cols)) })
             }
             Tables::None | Tables::Scales { .. } => None,
         };
@@ -151,15 +152,20 @@ impl Store for OnDevice {
             strip_bytes: number(strip),
             ..Matrix::NONE
         };
-        match plan.tables {
-            Tables::None => {}
-            Tables::Codebook => matrix.codebook = self.codebook(place, table.cast().start()),
-            Tables::ColumnOrder => {
-                if let Some(KnownTable::ColumnOrder) = self.tables.get(place) {
+        match (plan.tables, self.tables.get(place)) {
+            (Tables::None, _) => {}
+            (Tables::Codebook, Some(KnownTable::Codebook(bytes))) => {
+                matrix.codebook = self.codebook(bytes, table.cast().start());
+            }
+            (Tables::ColumnOrder, Some(KnownTable::ColumnOrder { usual })) => {
+                if !usual {
                     matrix.order = table.cast().start();
                 }
             }
-            Tables::Scales { block_size, .. } => {
+            (Tables::Codebook | Tables::ColumnOrder, _) => {
+                return Err(Error::Internal(format!("the tables of {role:?} passed unseen")));
+            }
+            (Tables::Scales { block_size, .. }, _) => {
                 let values: DeviceSlice<f32> = table.cast();
                 (matrix.codebook, matrix.absmax) = (values.start(), values.at(16)?);
                 matrix.block_size = number(block_size);
@@ -175,10 +181,9 @@ impl OnDevice {
         Self { device, tables, codebooks: RefCell::default() }
     }
 
-    /// Where to find the codebook of the matrix at `place`, which has it at `own`: in front of the first matrix with the same
-    /// one, so that kernels know matrices that share theirs.
-    fn codebook(&self, place: &Place, own: DevicePtr<f32>) -> DevicePtr<f32> {
-        let Some(KnownTable::Codebook(bytes)) = self.tables.get(place) else { return own };
+    /// Where to find the codebook of `bytes` that a matrix has at `own`: in front of the first matrix with the same one, so
+    /// that kernels know matrices that share theirs.
+    fn codebook(&self, bytes: Codebook, own: DevicePtr<f32>) -> DevicePtr<f32> {
         let mut known = self.codebooks.borrow_mut();
         if let Some((_, first)) = known.iter().find(|(other, _)| *other == bytes) {
             return *first;

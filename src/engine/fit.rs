@@ -143,9 +143,7 @@ impl Plan {
         let budget = |budget: u64| Some(budget).filter(|&budget| budget > 0);
         let limit = |own: u64, free: Option<u64>| budget(own).into_iter().chain(free).min().unwrap_or(u64::MAX);
         let (ram_free, vram_free) = (machine::available_memory(), target.free());
-        // Weights for a device pass through host memory: in pieces, of which a thread holds what it reads and packs besides.
-        let of_thread = cuda::lane_bytes(weights).saturating_add(weights.largest_piece().saturating_mul(3));
-        let passing = if vram_free.is_some() { self.threads.saturating_mul(of_thread) as u64 } else { 0 };
+        let passing = if vram_free.is_some() { cuda::passing_bytes(weights, self.threads) as u64 } else { 0 };
         let ram_required = memory.ram.total().saturating_add(passing);
         let vram_required = memory.vram.total();
         let mut fit = Fit {
@@ -229,12 +227,25 @@ impl Need {
         self.required <= self.limit
     }
 
+    /// What is needed until the load is over: weights pass through here on their way to a device.
+    fn passing(&self) -> u64 {
+        self.required.saturating_sub(self.memory.total())
+    }
+
     /// What would make it fit.
     fn advice(&self, fit: &Fit) -> String {
         let (required, limit) = (self.required, self.limit);
-        // What does not get smaller with the states and the KV.
-        let weights = required - self.memory.total() + self.memory.weights();
-        let fixed = weights.saturating_add(self.memory.states).saturating_add(self.memory.workspace);
+        let weights = self.memory.weights();
+        // What does not get smaller with the KV.
+        let fixed = required - self.memory.kv;
+        if self.passing() > 0 && required - self.passing() <= limit {
+            return format!(
+                "{} are needed, of {}: {} of them for weights on their way to the device, which every thread adds to.",
+                bytes(required),
+                self.limit_text(),
+                bytes(self.passing())
+            );
+        }
         if weights >= limit {
             return format!(
                 "The weights alone take {}, of {}: a file with fewer bits per weight, a larger {} or more memory is needed.",
@@ -286,13 +297,16 @@ impl Fit {
     pub(super) fn check(&self, path: &Path) -> Result<()> {
         let Some(need) = self.needs().into_iter().find(|need| !need.fits()) else { return Ok(()) };
         let memory = &need.memory;
+        let passing = match need.passing() {
+            0 => String::new(),
+            passing => format!(", on their way to the device {passing}"),
+        };
         Err(Error::OverBudget(format!(
-            "{}: {} bytes of {} needed (weights {}, KV {}, states {}, workspace {}), {} allowed. {}",
+            "{}: {} bytes of {} needed (weights {}, KV {}, states {}, workspace {}{passing}), {} allowed. {}",
             path.display(),
             need.required,
             need.kind,
-            // Those that pass through count as well.
-            memory.weights() + (need.required - memory.total()),
+            memory.weights(),
             memory.kv,
             memory.states,
             memory.workspace,

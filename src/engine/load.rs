@@ -56,7 +56,11 @@ impl Model {
         };
         let language = Language::read(checkpoint.path(), files, &log)?;
         stop_if_cancelled()?;
-        let room = fit.ram_limit.saturating_sub(fit.memory.ram.total());
+        // Weights of the processor are those that were found to fit; a cache for a device takes them besides.
+        let room = match target {
+            Target::Cpu => u64::MAX,
+            Target::Cuda { .. } => fit.ram_limit.saturating_sub(fit.ram_required),
+        };
         let model = (&checkpoint, &*spec, &weight_plan);
         let cached = cache::image(model, options, plan.threads, room, progress, &log)?;
         stop_if_cancelled()?;

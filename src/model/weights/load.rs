@@ -1,6 +1,6 @@
 //! Filling an image from a checkpoint: on all cores, in pieces, in the order of the files.
 //!
-//! A piece is a few megabytes of one tensor. A thread reads it into a buffer of its own and packs it into its place, or into
+//! A piece is a few megabytes of one tensor, or a whole one where its scales lie apart. A thread reads it into a buffer of its own and packs it into its place, or into
 //! a buffer that is copied to another processor's memory, so that no more than the buffers of the threads is ever held
 //! beside the image, however large a tensor is.
 
@@ -62,7 +62,7 @@ pub(super) fn fill(
     })
 }
 
-/// Sends all weights of `plan` to `remote`, on `threads` threads that end with it.
+/// Sends all weights of `plan` to `remote`, on up to `threads` threads that end with it.
 ///
 /// # Errors
 /// As [`fill`], and those of `remote`.
@@ -119,8 +119,9 @@ impl<T> Queue<T> {
     }
 }
 
-/// Runs `work` on `threads` threads, which share `tasks`.
+/// Runs `work` on `threads` threads, which share `tasks`; on fewer where there are not so many.
 fn work_off<T: Send>(tasks: Vec<T>, threads: usize, work: impl Fn(&Queue<T>) -> Result<()> + Sync) -> Result<()> {
+    let threads = threads.max(1).min(tasks.len());
     let queue = Queue { tasks: Mutex::new(tasks.into_iter()), failed: AtomicBool::new(false) };
     on_threads(threads, "qm-load", &|| work(&queue).inspect_err(|_| queue.failed.store(true, Ordering::Relaxed)))
 }
@@ -161,9 +162,11 @@ fn pieces(plan: &WeightPlan) -> impl Iterator<Item = Piece<'_>> {
     })
 }
 
-/// Bytes of the largest piece of `plan`.
-pub(super) fn largest_piece(plan: &WeightPlan) -> usize {
-    pieces(plan).map(|piece| piece.range.len()).max().unwrap_or(0)
+/// Bytes of the pieces of `plan`, the largest first.
+pub(super) fn piece_sizes(plan: &WeightPlan) -> Vec<usize> {
+    let mut sizes: Vec<usize> = pieces(plan).map(|piece| piece.range.len()).collect();
+    sizes.sort_unstable_by_key(|&size| std::cmp::Reverse(size));
+    sizes
 }
 
 /// Rows of a tensor that make a piece, and the bytes they take in the image.

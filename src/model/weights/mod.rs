@@ -279,8 +279,8 @@ pub trait Remote: Sync {
     fn end(&self, lane: Self::Lane) -> Result<()>;
 }
 
-/// Sends all weights of `plan` to `remote`, on `threads` threads that end with it. Host memory for
-/// [`WeightPlan::largest_piece`] a few times a thread is all that it takes.
+/// Sends all weights of `plan` to `remote`, on up to `threads` threads that end with it. Beside the lanes it takes
+/// [`WeightPlan::packing_bytes`].
 ///
 /// # Errors
 /// A failing read, a cancelled `progress`, memory that is not to be had, and those of `remote`.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::load::largest_piece;
+use super::load::piece_sizes;
 use crate::checkpoint::{Checkpoint, DeltaTensor, ExpertPart, Kind, LayerTensor, Role, TensorInfo};
 use crate::error::{Error, Result};
 use crate::model::{Family, FeedForward, Mixer, ModelSpec};
@@ -150,9 +150,14 @@ impl WeightPlan {
         self.bytes
     }
 
-    /// Bytes of the most that a thread packs at a time.
-    pub fn largest_piece(&self) -> usize {
-        largest_piece(self)
+    /// Bytes of the pieces that the image is packed in, the largest first. No two threads pack the same one.
+    pub fn piece_sizes(&self) -> Vec<usize> {
+        piece_sizes(self)
+    }
+
+    /// Bytes that `threads` threads hold at most while they pack: what they read, and what they make of it on the way.
+    pub fn packing_bytes(&self, threads: usize) -> usize {
+        self.piece_sizes().iter().take(threads).fold(0, |sum: usize, size| sum.saturating_add(size.saturating_mul(3)))
     }
 }
 

@@ -11,7 +11,7 @@
 namespace emulator {
 
 // The stacks of a warp lie one below the other above one page that nobody may touch: a page for each stack would be two of the
-// kernel's mappings for each thread, and a process may have 65,530. All lanes run the same code, so that the lowest meets the page.
+// kernel's mappings for each thread, and a process may have 65,530. The lowest lane's stack ends there; others end with a mark.
 const size_t PAGE = 4096, STRIDE = 132 * 1024, OF_WARP = PAGE + LANES * STRIDE, STACKS = MOST_THREADS / LANES * OF_WARP,
              SHARED = 256 * 1024;
 
@@ -34,6 +34,7 @@ static void allow(uint8_t* start, size_t bytes) {
 Area::Area() : stacks_(reserve(STACKS)), shared_(reserve(SHARED + PAGE)) {
     for (uint32_t warp = 0; warp < MOST_THREADS / LANES; ++warp) allow(stacks_ + warp * OF_WARP + PAGE, LANES * STRIDE);
     allow(shared_, SHARED);
+    for (uint32_t thread = 0; thread < MOST_THREADS; ++thread) mark(thread) = MARK;
 }
 
 Area::~Area() {
@@ -49,6 +50,10 @@ uint8_t* Area::stack_top(uint32_t thread) const {
 bool Area::is_below_stacks(uintptr_t address) const {
     const uintptr_t offset = address - reinterpret_cast<uintptr_t>(stacks_);
     return offset < STACKS && offset % OF_WARP < PAGE;
+}
+
+uint64_t& Area::mark(uint32_t thread) const {
+    return *reinterpret_cast<uint64_t*>(stacks_ + thread / LANES * OF_WARP + PAGE + thread % LANES * STRIDE);
 }
 
 uint8_t* Area::dynamic_shared(uint32_t bytes) {

@@ -8,6 +8,7 @@
 namespace emulator {
 
 const uint32_t MOST_THREADS = 1024, LANES = 32;
+const uint64_t MARK = 0x5374616b456e6421;
 
 // A small generator (splitmix64).
 struct Random {
@@ -65,6 +66,8 @@ class Area {
     uint8_t* stack_top(uint32_t thread) const;
     // Whether `address` is in a page below the stacks of a warp.
     bool is_below_stacks(uintptr_t address) const;
+    // What stands at the end of a thread's stack, `MARK` while nothing was written beyond.
+    uint64_t& mark(uint32_t thread) const;
     // `bytes` that end where no memory is, full of 0xff.
     uint8_t* dynamic_shared(uint32_t bytes);
 

@@ -14,6 +14,8 @@ thread_local Execution* execution __attribute__((tls_model("initial-exec"))) = n
 // Areas that this thread of the processor has used before.
 static thread_local std::vector<std::unique_ptr<Area>> areas;
 
+static const char TOO_DEEP[] = "more local memory than a thread's stack has here";
+
 static void run_thread(void* thread, void* arguments) {
     const Fiber& fiber = *static_cast<Fiber*>(thread);
     fiber.home->cluster->launch->kernel->run(static_cast<Thread*>(static_cast<Fiber*>(thread)),
@@ -26,6 +28,12 @@ static void end_thread(void* thread) {
     Cluster& cluster = *block.cluster;
     Warp& warp = *fiber.warp;
     const uint32_t bit = 1u << fiber.lane;
+    uint64_t& mark = block.area->mark(static_cast<uint32_t>(&fiber - block.area->fibers));
+    if (mark != MARK) {
+        mark = MARK;
+        execution->failure = {LAUNCH_FAILED, describe(fiber, TOO_DEEP)};
+        emulator_leave(execution->scheduler);
+    }
     fiber.state = State::ENDED;
     warp.lanes &= ~bit, warp.runnable &= ~bit;
     if (warp.runnable == 0) block.runnable_warps &= ~(1u << (&warp - block.area->warps));
@@ -142,7 +150,7 @@ static Outcome fault(const Execution& execution) {
         snprintf(text, sizeof text, "an illegal instruction");
     } else if (execution.current->home->area->is_below_stacks(execution.address)) {
         code = LAUNCH_FAILED;
-        snprintf(text, sizeof text, "more local memory than a thread's stack has here");
+        snprintf(text, sizeof text, "%s", TOO_DEEP);
     } else {
         snprintf(text, sizeof text, "address %#zx, which is not its memory", static_cast<size_t>(execution.address));
     }
