@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use qwen3moe::cuda::{Context, CudaBackend, CudaOptions, Modules, Priority, Sizes};
 use qwen3moe::engine::fit;
-use qwen3moe::model::{Checkpoint, Origin, WeightPlan, read_spec};
+use qwen3moe::model::{Checkpoint, ModelSpec, Origin, WeightPlan, read_spec};
 use qwen3moe::state::{KvFormat, StateLayout};
 use qwen3moe::{
-    CudaContext, Device, DevicePriority, Error, Event, GenerateOptions, LoadOptions, LoadProgress, Model, Prompt,
-    Source,
+    CudaContext, Device, DevicePriority, Error, Event, GenerateOptions, LoadOptions, LoadProgress, Model, Operation,
+    Prompt, Source,
 };
 use support::batches::{counters, interleaved};
 use support::cuda::no_device;
@@ -187,6 +187,37 @@ fn fast_arithmetic_is_as_near_to_the_exact_one_as_the_processors() {
             .into_iter()
             .filter_map(|(kv, chunk)| found(kv, chunk))
             .collect()
+    });
+}
+
+#[test]
+fn the_time_of_a_step_is_the_devices_and_its_bytes_are_the_operations() {
+    for_all_cases(|case| {
+        let profile = |device| {
+            let model = load(case, &LoadOptions { device, ..options(64) });
+            let options = GenerateOptions { max_tokens: 4, ignore_eos: true, ..Default::default() };
+            model.generate(&Prompt::Tokens(case.ids[..20].to_vec()), &options).unwrap();
+            (model.profile(), model.info().spec.clone())
+        };
+        let ((here, spec), (there, _)) = (profile(Device::Cpu), profile(Device::Cuda(0)));
+        for (here, there) in [(here.prefill, there.prefill), (here.decode, there.decode)] {
+            assert_eq!((here.steps, here.tokens), (there.steps, there.tokens));
+            let steps = here.steps;
+            for operation in Operation::ALL {
+                let (here, there) = (here.costs[operation], there.costs[operation]);
+                let timed = [Operation::Device, Operation::Sampling, Operation::Other].contains(&operation);
+                assert_eq!(!there.time.is_zero(), timed, "{}: {operation:?}", case.name);
+                // A processor keeps the convolution's inputs in order, and writes all of them for every row.
+                let conv = |spec: &ModelSpec| {
+                    let of_layer = spec.delta.as_ref().map_or(0, |d| 4 * d.conv_channels() * d.conv_kernel);
+                    of_layer * spec.delta_layers()
+                };
+                let allowed = if operation == Operation::DeltaNet { steps * conv(&spec) as u64 } else { 0 };
+                let (a, b) = (here.bytes, there.bytes);
+                assert!(a.abs_diff(b) <= allowed, "{}: {operation:?}, {a} bytes and {b}", case.name);
+            }
+        }
+        Vec::new()
     });
 }
 

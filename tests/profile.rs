@@ -52,7 +52,7 @@ fn expected(operation: Operation, position: u64, kv_value: u64) -> u64 {
         Operation::Router => LAYERS * matrix(EXPERTS + 1, HIDDEN),
         Operation::Experts => LAYERS * 3 * matrix(TOP_K * WIDTH + SHARED_WIDTH, HIDDEN),
         Operation::Head => matrix(VOCAB, HIDDEN),
-        Operation::Dense | Operation::Sampling | Operation::Other => 0,
+        Operation::Dense | Operation::Device | Operation::Sampling | Operation::Other => 0,
     }
 }
 

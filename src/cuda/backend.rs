@@ -318,24 +318,23 @@ impl CudaBackend {
         let MixerWeights::Attention(attention) = &weights.mixer else {
             return Err(self.wrong_layer(layer, "attention"));
         };
-        let inputs = [&attention.query, &attention.key, &attention.value].map(|linear| linear.weight());
-        let output = attention.output.weight();
-        let bytes: u64 = inputs.iter().chain([&output]).map(|weight| weight.bytes).sum();
+        let linears = [&attention.query, &attention.key, &attention.value, &attention.output];
+        let bytes: u64 = linears.iter().map(|linear| linear.bytes()).sum();
         let positions: usize = batch.sequences.iter().map(|s| s.position + 2 * s.rows.len()).sum();
         self.costs[Operation::Attention].bytes += bytes + positions as u64 * kv.bytes_per_position(&self.sizes.layout);
         if let Mode::Replay(_) = self.mode {
             return Ok(());
         }
         let (stream, products, work) = (&self.stream, &self.kernels.products, &self.work.attention);
-        let [query, key, value] = &inputs;
+        let [query, key, value, output] = &linears.map(|linear| linear.weight());
         let outputs = [(query, work.queries), (key, work.keys), (value, work.values)];
         self.normed_products((None, step.count()), weights.input_norm, &outputs)?;
         kernel.run(stream, &step, attention, kv, work)?;
         let mixed = Inputs::rows(work.out, step.count());
-        products.run(stream, mixed, &[(&output, self.work.x)], Output::Add)
+        products.run(stream, mixed, &[(output, self.work.x)], Output::Add)
     }
 
-    fn run_delta_net(&mut self, layer: usize) -> Result<()> {
+    fn run_delta_net(&mut self, layer: usize, batch: &Batch<'_>) -> Result<()> {
         let step = self.step()?;
         let (Some(weights), Some(Some(states)), Some(kernel)) =
             (self.model.weights.layers.get(layer), self.model.states.get(layer), &self.kernels.delta_net)
@@ -345,10 +344,11 @@ impl CudaBackend {
         let MixerWeights::DeltaNet(delta) = &weights.mixer else {
             return Err(self.wrong_layer(layer, "DeltaNet"));
         };
-        let matrices = || delta.inputs.matrices().chain(delta.gates.matrices());
-        let bytes: u64 = matrices().chain([&delta.output]).map(|weight| weight.bytes).sum();
-        let state = 4 * (states.conv.len() + states.states.len()) / self.sizes.layout.slots.max(1);
-        self.costs[Operation::DeltaNet].bytes += bytes + (2 * step.sequences.len() * state) as u64;
+        let matrices = delta.inputs.matrices().chain(delta.gates.matrices()).chain([&delta.output]);
+        let matrices: u64 = matrices.map(|weight| weight.bytes).sum();
+        let bytes = matrices + 4 * delta.conv.len() as u64;
+        let of_states: u64 = batch.sequences.iter().map(|s| kernel.state_bytes(s.rows.len())).sum();
+        self.costs[Operation::DeltaNet].bytes += bytes + of_states;
         if let Mode::Replay(_) = self.mode {
             return Ok(());
         }
@@ -422,7 +422,8 @@ impl CudaBackend {
         if step.picks.len() > 0 {
             self.costs[Operation::Head].bytes += self.model.weights.head.bytes;
         }
-        self.costs[Operation::Embed].bytes += (batch.tokens.len() * self.spec.hidden) as u64;
+        let row = self.model.weights.embedding.bytes / self.spec.vocab.max(1) as u64;
+        self.costs[Operation::Embed].bytes += batch.tokens.len() as u64 * row;
         match self.mode {
             Mode::Run => self.queue_end(&step, step.chooses)?,
             Mode::Record(key) => {
@@ -635,8 +636,8 @@ impl Backend for CudaBackend {
         self.note(outcome)
     }
 
-    fn delta_net(&mut self, layer: usize, _batch: &Batch<'_>) -> Result<()> {
-        let outcome = self.run_delta_net(layer);
+    fn delta_net(&mut self, layer: usize, batch: &Batch<'_>) -> Result<()> {
+        let outcome = self.run_delta_net(layer, batch);
         self.note(outcome)
     }
 

@@ -125,6 +125,14 @@ impl DeltaNet {
         is_usual(&self.spec) && step.single_rows
     }
 
+    /// Bytes that `rows` rows of a sequence move of its states: the recurrent one is read and written, and of the last inputs
+    /// of the convolution, which stand in a ring, those are read that are needed and as many written as there are rows.
+    pub fn state_bytes(&self, rows: usize) -> u64 {
+        let DeltaSpec { value_heads, key_dim, value_dim, conv_kernel, .. } = self.spec;
+        let inputs = (conv_kernel.saturating_sub(1) + rows.min(conv_kernel)) * self.spec.conv_channels();
+        4 * (inputs + 2 * value_heads * key_dim * value_dim) as u64
+    }
+
     /// `out = norm(delta_rule(conv(q, k, v))) * silu(z)`, advancing the states of the step's sequences.
     ///
     /// # Errors

@@ -81,6 +81,11 @@ impl Linear<OnDevice> {
     pub fn weight(&self) -> Weight {
         Weight { bias: self.bias.map_or(DevicePtr::NULL, |bias| bias.start()), ..self.matrix }
     }
+
+    /// Bytes that reading both moves.
+    pub fn bytes(&self) -> u64 {
+        self.matrix.bytes + self.bias.map_or(0, |bias| 4 * bias.len() as u64)
+    }
 }
 
 /// The SwiGLUs of a feed-forward half, as the kernels take them.
@@ -152,26 +157,27 @@ impl Store for OnDevice {
             strip_bytes: number(strip),
             ..Matrix::NONE
         };
-        match (plan.tables, self.tables.get(place)) {
-            (Tables::None, _) => {}
+        let read = match (plan.tables, self.tables.get(place)) {
+            (Tables::None, _) | (Tables::ColumnOrder, Some(KnownTable::ColumnOrder { usual: true })) => 0,
             (Tables::Codebook, Some(KnownTable::Codebook(bytes))) => {
                 matrix.codebook = self.codebook(bytes, table.cast().start());
+                CODEBOOK_BYTES
             }
-            (Tables::ColumnOrder, Some(KnownTable::ColumnOrder { usual })) => {
-                if !usual {
-                    matrix.order = table.cast().start();
-                }
+            (Tables::ColumnOrder, Some(KnownTable::ColumnOrder { usual: false })) => {
+                matrix.order = table.cast().start();
+                plan.cols * size_of::<u32>()
             }
             (Tables::Codebook | Tables::ColumnOrder, _) => {
                 return Err(Error::Internal(format!("the tables of {role:?} passed unseen")));
             }
-            (Tables::Scales { block_size, .. }, _) => {
+            (Tables::Scales { block_size, blocks }, _) => {
                 let values: DeviceSlice<f32> = table.cast();
                 (matrix.codebook, matrix.absmax) = (values.start(), values.at(16)?);
                 matrix.block_size = number(block_size);
+                CODEBOOK_BYTES + blocks * size_of::<f32>()
             }
-        }
-        Ok(Weight { matrix, bias: DevicePtr::NULL, bytes: whole.len() as u64 })
+        };
+        Ok(Weight { matrix, bias: DevicePtr::NULL, bytes: (body.len() + read) as u64 })
     }
 }
 

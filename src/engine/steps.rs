@@ -126,7 +126,8 @@ impl Steps {
             let logits = logits.ok_or_else(|| Error::Internal("a step with more logits than were planned".into()))?;
             forward(&self.spec, &mut backend, &batch, logits)?;
         }
-        Ok(backend.finish())
+        let costs = backend.finish();
+        Ok(if ahead { costs.queued() } else { costs })
     }
 
     /// Waits for the oldest step. What each sequence that asked for something gets, in order, and what the wait cost.
@@ -143,7 +144,7 @@ impl Steps {
             let collected = self.backend.collect(wanted, &mut self.logits);
             tokens = collected.inspect_err(|_| self.queued.clear())?.into_iter();
             costs = self.backend.take_costs();
-            costs[Operation::Head].time = start.elapsed();
+            costs[Operation::Device].time = start.elapsed();
         }
         let mut unread = &mut self.logits[..];
         let mut answers = Vec::with_capacity(asked.len());

@@ -3,9 +3,9 @@
 //! [`Timed`] stands between the network and its backend and looks at the clock around every operation; the backend tells
 //! the bytes. [`ProfileCounters`] keeps the sums since load, prefill and decode apart, for any thread to read.
 //!
-//! A device does what is queued later than the clock sees it: there an operation's time is that of queueing it, and the wait for
-//! the whole step counts to the head. The times of a phase still add up to what passed, also where the next step is queued
-//! before the last one is waited for.
+//! A device does what is queued later than the clock sees it, and all operations of a step in one submission: there they have
+//! bytes and no time, and the wait for the step counts to [`Operation::Device`]. The times of a phase still add up to what
+//! passed, also where the next step is queued before the last one is waited for.
 
 use std::ops::{Index, IndexMut};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,11 +29,13 @@ pub enum Operation {
     Experts,
     /// Dense feed-forward layers.
     Dense,
-    /// The head. On a device, the wait for the step, in which it also chooses the tokens.
+    /// The head.
     Head,
+    /// The wait for a device, which runs all operations above as one and chooses the tokens. Has time and no bytes of its own.
+    Device,
     /// From logits to tokens and text; from tokens on, where a device chooses them.
     Sampling,
-    /// What else the engine does in a step.
+    /// What else the engine does in a step; for a device also queueing it.
     Other,
 }
 
@@ -42,7 +44,7 @@ impl Operation {
     pub const COUNT: usize = Self::ALL.len();
 
     /// In the order in which a step runs them.
-    pub const ALL: [Operation; 9] = [
+    pub const ALL: [Operation; 10] = [
         Operation::Embed,
         Operation::Attention,
         Operation::DeltaNet,
@@ -50,6 +52,7 @@ impl Operation {
         Operation::Experts,
         Operation::Dense,
         Operation::Head,
+        Operation::Device,
         Operation::Sampling,
         Operation::Other,
     ];
@@ -64,6 +67,7 @@ impl Operation {
             Operation::Experts => "experts",
             Operation::Dense => "dense",
             Operation::Head => "head",
+            Operation::Device => "device",
             Operation::Sampling => "sampling",
             Operation::Other => "other",
         }
@@ -104,6 +108,14 @@ impl Costs {
             self[operation].time += other[operation].time;
             self[operation].bytes += other[operation].bytes;
         }
+    }
+
+    /// The same bytes; all of the time is that of queueing, which is no operation's.
+    pub fn queued(mut self) -> Costs {
+        let time = self.total().time;
+        self.0.iter_mut().for_each(|cost| cost.time = Duration::ZERO);
+        self[Operation::Other].time = time;
+        self
     }
 
     /// Of all operations together.
@@ -345,7 +357,7 @@ mod tests {
         timed.moe(1).unwrap();
         timed.head(&batch, &mut []).unwrap();
         let costs = timed.finish();
-        assert_eq!(Operation::ALL.map(|o| costs[o].bytes), [1, 10, 0, 0, 200, 0, 10_000, 0, 0]);
+        assert_eq!(Operation::ALL.map(|o| costs[o].bytes), [1, 10, 0, 0, 200, 0, 10_000, 0, 0, 0]);
         assert_eq!(costs[Operation::Router].time, Duration::from_millis(1));
         assert!(costs[Operation::Experts].time >= Duration::from_millis(3));
         assert!(costs[Operation::Attention].time >= Duration::from_millis(2));

@@ -82,37 +82,48 @@ fn bytes_per_token(profile: &PhaseProfile) -> f64 {
 /// One line of the table of operations.
 struct Line {
     operation: Operation,
-    seconds_per_token: f64,
     bytes_per_token: f64,
+    /// `None` for what a device does among other operations.
+    time: Option<Time>,
+}
+
+struct Time {
+    seconds_per_token: f64,
     /// Of the time of all operations.
     share: f64,
     bytes_per_second: f64,
 }
 
-/// The operations that took any time.
+/// The operations that there were.
 fn lines(profile: &PhaseProfile) -> Vec<Line> {
     let (tokens, total) = (profile.tokens as f64, profile.costs.total().time.as_secs_f64());
+    let has_time = |operation: &Operation| !profile.costs[*operation].time.is_zero();
+    let bytes_of = |operation: Operation| profile.costs[operation].bytes as f64;
     let line = |operation: Operation| {
-        let cost = profile.costs[operation];
-        let (seconds, bytes) = (cost.time.as_secs_f64(), cost.bytes as f64);
-        Line {
-            operation,
+        let seconds = profile.costs[operation].time.as_secs_f64();
+        // What a device moves in that time is what the operations do that it runs as one.
+        let moved = match operation {
+            Operation::Device => Operation::ALL.into_iter().filter(|o| !has_time(o)).map(bytes_of).sum(),
+            _ => bytes_of(operation),
+        };
+        let time = has_time(&operation).then(|| Time {
             seconds_per_token: seconds / tokens,
-            bytes_per_token: bytes / tokens,
             share: seconds / total,
-            bytes_per_second: if seconds > 0.0 { bytes / seconds } else { 0.0 },
-        }
+            bytes_per_second: moved / seconds,
+        });
+        Line { operation, bytes_per_token: bytes_of(operation) / tokens, time }
     };
-    Operation::ALL.into_iter().map(line).filter(|line| line.seconds_per_token > 0.0).collect()
+    let is_there = |operation: &Operation| has_time(operation) || profile.costs[*operation].bytes > 0;
+    Operation::ALL.into_iter().filter(is_there).map(line).collect()
 }
 
 fn operations_json(profile: &PhaseProfile) -> Value {
     let entry = |line: Line| {
         let value = json!({
-            "seconds_per_token": line.seconds_per_token,
-            "share_of_time": line.share,
+            "seconds_per_token": line.time.as_ref().map(|time| time.seconds_per_token),
+            "share_of_time": line.time.as_ref().map(|time| time.share),
             "bytes_per_token": line.bytes_per_token,
-            "bytes_per_second": line.bytes_per_second,
+            "bytes_per_second": line.time.as_ref().map(|time| time.bytes_per_second),
         });
         (line.operation.name().to_owned(), value)
     };
@@ -237,15 +248,19 @@ impl fmt::Display for Report<'_> {
 fn table(f: &mut fmt::Formatter<'_>, title: &str, profile: &PhaseProfile) -> fmt::Result {
     writeln!(f, "\n{title:<30} {:>12} {:>7} {:>12} {:>12}", "us a token", "%", "a token", "a second")?;
     for line in lines(profile) {
-        writeln!(
-            f,
-            "  {:<28} {:>12.2} {:>7.2} {:>12} {:>12}",
-            line.operation.name(),
-            1e6 * line.seconds_per_token,
-            100.0 * line.share,
-            gigabytes(line.bytes_per_token),
-            gigabytes(line.bytes_per_second)
-        )?;
+        let time = line.time.map_or_else(
+            || ["-"; 3].map(String::from),
+            |t| {
+                [
+                    format!("{:.2}", 1e6 * t.seconds_per_token),
+                    format!("{:.2}", 100.0 * t.share),
+                    gigabytes(t.bytes_per_second),
+                ]
+            },
+        );
+        let [time, share, rate] = time;
+        let (name, bytes) = (line.operation.name(), gigabytes(line.bytes_per_token));
+        writeln!(f, "  {name:<28} {time:>12} {share:>7} {bytes:>12} {rate:>12}")?;
     }
     Ok(())
 }
