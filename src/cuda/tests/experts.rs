@@ -205,10 +205,14 @@ fn check(
         let (gate_up, down) = decode_kernels(format);
         let bytes = table[0].gate.block_bytes(256);
         let tiles = (hidden.div_ceil(32) * 40).next_multiple_of(16);
-        bench.run(&bench.kernel(gate_up), [9, 1, 1], 512, tiles + 16 * slots[0] * bytes, args);
+        if !bench.run(&bench.kernel(gate_up), [9, 1, 1], 512, tiles + 16 * slots[0] * bytes, args) {
+            return bench.kept.clear();
+        }
         unquantised(&bench.gpu.download(codes.slice), &bench.gpu.download(factors.slice), 16);
         let shared = active * (slots[1] * bytes + widest / 2 * 3);
-        bench.run(&bench.kernel(down), [strips[1], 1, 1], 32 * active, shared, args);
+        if !bench.run(&bench.kernel(down), [strips[1], 1, 1], 32 * active, shared, args) {
+            return bench.kept.clear();
+        }
         let chosen: Vec<u32> = route(&logits[..experts], top_k, true).iter().map(|(expert, _)| *expert).collect();
         assert_eq!(bench.gpu.download(choices.slice), chosen);
     } else if let Kernels::Few(format, blocks, slots) = kernels {
@@ -239,9 +243,13 @@ fn check(
         let pairs = routed + count.div_ceil(2);
         let shared = |columns: usize, pair: usize| (warps * slots * 2 * bytes + pairs * columns / 256 * pair).max(6272);
         let tile_args = TileMoeArgs { moe: args, codes: quantised, factors: scales, room: 0, unused: 0 };
-        bench.run(&bench.kernel(gate_up), [blocks, 1, 1], 32 * warps, shared(hidden, 640), tile_args);
+        if !bench.run(&bench.kernel(gate_up), [blocks, 1, 1], 32 * warps, shared(hidden, 640), tile_args) {
+            return bench.kept.clear();
+        }
         unquantised(&bench.gpu.download(codes.slice), &bench.gpu.download(factors.slice), 16);
-        bench.run(&bench.kernel(down), [blocks, 1, 1], 32 * warps, shared(widest, 768), args);
+        if !bench.run(&bench.kernel(down), [blocks, 1, 1], 32 * warps, shared(widest, 768), args) {
+            return bench.kept.clear();
+        }
         combine(bench, args);
     } else if let Kernels::Tiles((_, room), blocks) = kernels {
         assert!(gate_up.int8_only() && down.int8_only());
@@ -259,9 +267,13 @@ fn check(
         launch_route(bench, args);
         bench.run(&bench.kernel("moe_group"), [1, 1, 1], 1024, 8 * (experts + 1), args);
         quantise(input, values[0]);
-        bench.run(&bench.kernel("tile_gate_up"), [widest.div_ceil(64), max_items, 1], 256, room, tile_args);
+        if !bench.run(&bench.kernel("tile_gate_up"), [widest.div_ceil(64), max_items, 1], 256, room, tile_args) {
+            return bench.kept.clear();
+        }
         quantise(activations.slice.start(), values[1]);
-        bench.run(&bench.kernel("tile_down"), [blocks, max_items, 1], 256, room, tile_args);
+        if !bench.run(&bench.kernel("tile_down"), [blocks, max_items, 1], 256, room, tile_args) {
+            return bench.kept.clear();
+        }
         combine(bench, args);
     } else if one {
         launch_route(bench, args);

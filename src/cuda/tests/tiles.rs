@@ -64,9 +64,9 @@ fn products_in_float32_of_every_format_match_the_reference_decoder() {
                 true => bench.run(&bench.kernel("tile_floats_few"), [4, strips, count.div_ceil(32)], 256, 0, args),
                 false => {
                     let grid = [groups, count.div_ceil(FLOAT_TILE), parts];
-                    bench.run(&bench.kernel("tile_floats"), grid, 256, 0, args);
+                    bench.run(&bench.kernel("tile_floats"), grid, 256, 0, args)
                 }
-            }
+            };
             for (i, (weight, out)) in weights.iter().zip(&outs).enumerate() {
                 let mut wanted = expected(weight, &inputs, true);
                 for (at, sum) in wanted.iter_mut().enumerate() {
@@ -128,7 +128,7 @@ impl Launch {
         }
         let kernel = bench.kernel("tile_products_few");
         let stage = self.split * self.rows.min(count).next_multiple_of(8) * (256 + 32 + 64) + 8 * bytes;
-        let stages = self.stages.min(kernel.shared_memory / stage);
+        let stages = self.stages.min(kernel.shared_memory / stage).max(1);
         (kernel, stages * stage)
     }
 }
@@ -181,7 +181,9 @@ fn check(bench: &mut Bench, format: Format, (rows, cols, count): (usize, usize, 
             unused: 0,
         };
         let groups: usize = weights.iter().map(|weight| weight.rows().div_ceil(STRIPS / launch.split)).sum();
-        bench.run(&kernel, [groups, count.div_ceil(launch.rows), 1], 256, room, args);
+        if !bench.run(&kernel, [groups, count.div_ceil(launch.rows), 1], 256, room, args) {
+            continue;
+        }
         for (i, (weight, out)) in weights.iter().zip(&outs).enumerate() {
             let mut wanted = decoded[i].clone();
             if launch.add {
