@@ -1,8 +1,8 @@
 //! Filling an image from a checkpoint: on all cores, in pieces, in the order of the files.
 //!
-//! A piece is a few megabytes of one tensor, or a whole one where its scales lie apart. A thread reads it into a buffer of its own and packs it into its place, or into
-//! a buffer that is copied to another processor's memory, so that no more than the buffers of the threads is ever held
-//! beside the image, however large a tensor is.
+//! A piece is a few megabytes of one tensor, or a whole one where its scales lie apart. A thread reads it into a buffer of its
+//! own and packs it into its place, or into a buffer that is copied to another processor's memory, so that no more than the
+//! buffers of the threads is ever held beside the image.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,11 +62,12 @@ pub(super) fn fill(
     })
 }
 
-/// Sends all weights of `plan` to `remote`, on up to `threads` threads that end with it.
+/// Sends all weights of `plan` to `remote`, on up to `threads` threads that end with it. Beside the lanes it takes
+/// [`WeightPlan::packing_bytes`].
 ///
 /// # Errors
-/// As [`fill`], and those of `remote`.
-pub(super) fn send<R: Remote>(
+/// A failing read, a cancelled `progress`, memory that is not to be had, and those of `remote`.
+pub fn send<R: Remote>(
     origin: &Origin,
     plan: &WeightPlan,
     remote: &R,

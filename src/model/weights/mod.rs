@@ -6,6 +6,7 @@ mod plan;
 mod views;
 
 pub(super) use load::on_threads;
+pub use load::send;
 pub use plan::{Content, MatrixPlan, Place, Tables, WeightPlan};
 
 use std::ops::Range;
@@ -277,21 +278,6 @@ pub trait Remote: Sync {
     /// # Errors
     /// As [`Remote::lane`].
     fn end(&self, lane: Self::Lane) -> Result<()>;
-}
-
-/// Sends all weights of `plan` to `remote`, on up to `threads` threads that end with it. Beside the lanes it takes
-/// [`WeightPlan::packing_bytes`].
-///
-/// # Errors
-/// A failing read, a cancelled `progress`, memory that is not to be had, and those of `remote`.
-pub fn send<R: Remote>(
-    origin: &Origin,
-    plan: &WeightPlan,
-    remote: &R,
-    progress: &LoadProgress,
-    threads: usize,
-) -> Result<()> {
-    load::send(origin, plan, remote, progress, threads)
 }
 
 /// Reads and packs all weights of `plan` into its image, on `threads` threads that end with it.
