@@ -190,6 +190,21 @@ fn fast_arithmetic_is_as_near_to_the_exact_one_as_the_processors() {
     });
 }
 
+/// Bytes that a processor moves of the states of `steps` decoded tokens behind 20, and a device does not: it leaves what a row changes,
+/// a key and an update, beside the state of a head with 128 channels, and takes in those of eight rows at once; when, depends on
+/// the sequence's slot.
+fn saved(spec: &ModelSpec, slot: u64, steps: u64) -> u64 {
+    let usual = spec.delta.as_ref().filter(|delta| (delta.key_dim, delta.value_dim) == (128, 128));
+    let heads = usual.map_or(0, |delta| (delta.value_heads * spec.delta_layers()) as u64);
+    let (state, row) = (4 * 128 * 128 * heads, 2 * 4 * 128 * heads);
+    let (read_and_written, beside) = (2 * state * steps, |position: u64| (position + slot) % 8);
+    let moved = (20..20 + steps).map(|position| match beside(position) {
+        7 => 2 * state + 7 * row,
+        rows => state + (rows + 1) * row,
+    });
+    read_and_written.saturating_sub(moved.sum())
+}
+
 #[test]
 fn the_time_of_a_step_is_the_devices_and_its_bytes_are_the_operations() {
     for_all_cases(|case| {
@@ -200,7 +215,7 @@ fn the_time_of_a_step_is_the_devices_and_its_bytes_are_the_operations() {
             (model.profile(), model.info().spec.clone())
         };
         let ((here, spec), (there, _)) = (profile(Device::Cpu), profile(Device::Cuda(0)));
-        for (here, there) in [(here.prefill, there.prefill), (here.decode, there.decode)] {
+        for (decodes, here, there) in [(false, here.prefill, there.prefill), (true, here.decode, there.decode)] {
             assert_eq!((here.steps, here.tokens), (there.steps, there.tokens));
             let steps = here.steps;
             for operation in Operation::ALL {
@@ -212,9 +227,12 @@ fn the_time_of_a_step_is_the_devices_and_its_bytes_are_the_operations() {
                     let of_layer = spec.delta.as_ref().map_or(0, |d| 4 * d.conv_channels() * d.conv_kernel);
                     of_layer * spec.delta_layers()
                 };
-                let allowed = if operation == Operation::DeltaNet { steps * conv(&spec) as u64 } else { 0 };
+                let is_delta = operation == Operation::DeltaNet;
+                let allowed = if is_delta { steps * conv(&spec) as u64 } else { 0 };
                 let (a, b) = (here.bytes, there.bytes);
-                assert!(a.abs_diff(b) <= allowed, "{}: {operation:?}, {a} bytes and {b}", case.name);
+                let mut saved = (0..8).map(|slot| if is_delta && decodes { saved(&spec, slot, steps) } else { 0 });
+                let fits = saved.any(|saved| (a - saved).abs_diff(b) <= allowed);
+                assert!(fits, "{}: {operation:?}, {a} bytes and {b}", case.name);
             }
         }
         Vec::new()

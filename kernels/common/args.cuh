@@ -169,6 +169,7 @@ struct DeltaArgs {
     const float* norm;     // [value_dim]
     float* conv_state;     // [slots, taps, channels]: inputs of position p at p % taps, in the order of `conv`
     float* states;         // [slots, value_heads, key_dim, value_dim]
+    uint8_t* recent;       // [slots, value_heads], heads of 128 channels only: see delta_net/recent.cuh
     float* convolved;      // [rows, channels], only with many rows
     uint8_t* chunks;       // what delta_prepare hands to delta_scan: see delta_net/chunk.cuh
     float* out;            // [rows, value_heads, value_dim]
@@ -311,5 +312,5 @@ static_assert(sizeof(SampleRow) == 64 && sizeof(SampleResult) == 16 && sizeof(Sa
 static_assert(sizeof(SampleArgs) == 96);
 static_assert(sizeof(Matrix) == 56 && sizeof(Product) == 80 && sizeof(Expert) == 168 && sizeof(Item) == 16);
 static_assert(sizeof(Row) == 16 && sizeof(Sequence) == 32 && sizeof(EmbedArgs) == 112 && sizeof(NormArgs) == 64);
-static_assert(sizeof(ProductsArgs) == 392 && sizeof(AttentionArgs) == 176 && sizeof(DeltaArgs) == 264);
+static_assert(sizeof(ProductsArgs) == 392 && sizeof(AttentionArgs) == 176 && sizeof(DeltaArgs) == 272);
 static_assert(sizeof(MoeArgs) == 528);

@@ -58,6 +58,11 @@ DEVICE int sum_lanes(int v) {
     return v;
 }
 
+// `sum + v factor`.
+DEVICE float4 add_scaled(float4 sum, float4 v, float factor) {
+    return make_float4(fmaf(v.x, factor, sum.x), fmaf(v.y, factor, sum.y), fmaf(v.z, factor, sum.z), fmaf(v.w, factor, sum.w));
+}
+
 // The sum over all threads of a block, in every thread. `shared` takes 32 floats; a barrier before its next use is the
 // caller's.
 DEVICE float sum_block(float v, float* shared) {

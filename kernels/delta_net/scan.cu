@@ -5,6 +5,7 @@
 // updates, so that nothing is exchanged between lanes or warps. Bound by tensor cores: 324 products of 16 x 8 x 16 a
 // chunk by the one warp of a scheduler, while the next chunk is copied.
 #include "delta_net/chunk.cuh"
+#include "delta_net/recent.cuh"
 
 const uint32_t SCAN_WARPS = COLUMNS / 16;
 const uint32_t ROW_TILES = CHUNK / 8;
@@ -50,6 +51,29 @@ DEVICE void multiply_triangle(float (*sums)[4], const SplitOperand (&operand)[CH
     }
 }
 
+// Takes `count` rows that are not in the state into it: this lane's part, as it loads it.
+DEVICE void add_recent(const Recent& recent, uint32_t count, uint32_t column, float (&state)[DIM / 8][4]) {
+    if (count == 0) return;
+    const uint32_t t = threadIdx.x % 4;
+    const float left = decay_behind(recent, -1, count);
+#pragma unroll
+    for (uint32_t n = 0; n < DIM / 8; ++n) {
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i) state[n][i] *= left;
+    }
+#pragma unroll 1
+    for (uint32_t row = 0; row < count; ++row) {
+        const float behind = decay_behind(recent, row, count);
+        const float updates[2] = {behind * recent.rows[row][1][column], behind * recent.rows[row][1][column + 8]};
+#pragma unroll
+        for (uint32_t n = 0; n < DIM / 8; ++n) {
+            const float2 keys = *reinterpret_cast<const float2*>(&recent.rows[row][0][8 * n + 2 * t]);
+#pragma unroll
+            for (uint32_t i = 0; i < 4; ++i) state[n][i] = fmaf(i % 2 ? keys.y : keys.x, updates[i / 2], state[n][i]);
+        }
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(SCAN_WARPS* WARP) delta_scan(const __grid_constant__ DeltaArgs args) {
     DYNAMIC_SHARED(__align__(16) uint8_t, shared);
     ScanStage* stages = reinterpret_cast<ScanStage*>(shared);
@@ -80,6 +104,8 @@ extern "C" __global__ void __launch_bounds__(SCAN_WARPS* WARP) delta_scan(const 
             for (uint32_t i = 0; i < 4; ++i) state[n][i] = *of_state(n, i);
         }
     }
+    Recent& recent = recent_of(args, sequence.slot, head);
+    add_recent(recent, recent_rows(recent, part, sequence.position), column, state);
     const float* values = args.convolved + static_cast<uint64_t>(sequence.first_row) * args.channels +
                           2 * args.key_heads * DIM + head * DIM + column;
     float* out = args.out + (static_cast<uint64_t>(sequence.first_row) * heads + head) * DIM + column;
@@ -177,4 +203,6 @@ extern "C" __global__ void __launch_bounds__(SCAN_WARPS* WARP) delta_scan(const 
 #pragma unroll
         for (uint32_t i = 0; i < 4; ++i) *of_state(n, i) = state[n][i];
     }
+    // All of the block have read it before their first chunk.
+    if (threadIdx.x == 0) recent.count[part] = 0;
 }

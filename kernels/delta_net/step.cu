@@ -5,11 +5,11 @@
 // of the old one, so that both products with it share a pass.
 //
 // A block has a value head, a warp 8 rows of its state, a thread four columns of them: 64 KB are under way at once. Bound by
-// the bytes of the states, read once and written once, where rows are many, and by latency where they are few: all that does
-// not come from the projections is asked for before the kernel waits for them, and queries and keys are normalised after the
-// products that they go into.
+// the bytes of the states, read in each step and written in few (`recent.cuh`), where rows are many, and by latency where they are
+// few: all that does not come from the projections is asked for before the kernel waits for them, and queries and keys are
+// normalised after the products that they go into.
 #include "common/quantise.cuh"
-#include "delta_net/head.cuh"
+#include "delta_net/recent.cuh"
 
 const uint32_t GROUPS = 16;  // of state rows: one for each warp
 const uint32_t OWN = DIM / GROUPS;
@@ -19,10 +19,7 @@ const uint32_t AHEAD = 4;
 
 DEVICE float4 scaled(float4 v, float factor) { return make_float4(v.x * factor, v.y * factor, v.z * factor, v.w * factor); }
 
-// `sum + v factor`.
-DEVICE float4 add_scaled(float4 sum, float4 v, float factor) {
-    return make_float4(fmaf(v.x, factor, sum.x), fmaf(v.y, factor, sum.y), fmaf(v.z, factor, sum.z), fmaf(v.w, factor, sum.w));
-}
+DEVICE float dot(float4 a, float4 b) { return fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, a.w * b.w))); }
 
 extern "C" __global__ void __launch_bounds__(32 * GROUPS, 2) delta_step(const __grid_constant__ DeltaArgs args) {
     __shared__ __align__(16) float mixed[3][DIM];  // queries, keys, values
@@ -31,6 +28,9 @@ extern "C" __global__ void __launch_bounds__(32 * GROUPS, 2) delta_step(const __
     __shared__ float along[GROUPS];
     __shared__ __align__(16) float updates[DIM];
     __shared__ float parts[DIM / WARP];
+    __shared__ __align__(16) float rows[MOST_RECENT][2][DIM];  // those that are not in the state yet
+    __shared__ float behind[PERIOD];                           // what is left of each of them, and of the state
+    __shared__ float2 met[MOST_RECENT];                        // products of their keys with the key and the query, with that
     const uint32_t key_head = blockIdx.x / args.ratio, index = blockIdx.x % args.ratio;
     const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, head = at(args.head, key_head, index);
     const uint32_t heads = args.key_heads * args.ratio, flat_keys = args.key_heads * DIM;
@@ -44,10 +44,14 @@ extern "C" __global__ void __launch_bounds__(32 * GROUPS, 2) delta_step(const __
     for (uint32_t i = 0; i < OWN; ++i) {
         state[i] = position == 0 ? make_float4(0.0f, 0.0f, 0.0f, 0.0f) : __ldcs(states + i * FOURS);
     }
+    Recent& recent = recent_of(args, slot, head);
+    const uint32_t count = recent_rows(recent, 0, position);
     if (blockIdx.y + AHEAD < gridDim.y) {
         // So that memory has more to read than the threads that run now have registers for.
-        const uint64_t next = static_cast<uint64_t>(args.sequences[blockIdx.y + AHEAD].slot) * heads + head;
-        prefetch_line(args.states + next * DIM * DIM + threadIdx.x * (DIM * DIM / (WARP * GROUPS)));
+        const uint32_t next = args.sequences[blockIdx.y + AHEAD].slot;
+        prefetch_line(args.states + (static_cast<uint64_t>(next) * heads + head) * DIM * DIM +
+                      threadIdx.x * (DIM * DIM / (WARP * GROUPS)));
+        if (threadIdx.x == 0) prefetch_line(recent_of(args, next, head).count);
     }
     // The first 128 threads have a channel of the query, and of the output; the next ones of the key and of the value.
     const uint32_t kind = threadIdx.x / DIM, within = threadIdx.x % DIM;
@@ -56,6 +60,14 @@ extern "C" __global__ void __launch_bounds__(32 * GROUPS, 2) delta_step(const __
         (kind == 2 ? 2 * flat_keys + head * DIM : (is_query ? 0 : flat_keys) + key_head * DIM) + within;
     const Convolution own(args, slot, position, channel, convolves);
     const float rate = args.decay[head], bias = args.dt_bias[head], norm = args.norm[within];
+    const bool takes = takes_in(slot, position, count);
+    if (warp / 2 < count) copy_16(&rows[warp / 2][warp % 2][4 * lane], &recent.rows[warp / 2][warp % 2][4 * lane], true);
+    end_copy_group();
+    if (warp < PERIOD) {
+        // The last of these warps has the state's.
+        const float own = decay_behind(recent, warp < MOST_RECENT ? static_cast<int>(warp) : -1, count);
+        if (lane == 0) behind[warp] = own;
+    }
 
     after_previous_kernel();
     const uint32_t place = kind == 2 ? at(args.v, key_head, index) : at(is_query ? args.q : args.k, key_head, 0);
@@ -70,6 +82,7 @@ extern "C" __global__ void __launch_bounds__(32 * GROUPS, 2) delta_step(const __
         if (kind == 2 || index == 0) *history(args, slot, position, channel) = x;
     }
     const float decay = expf(rate * softplus(a + bias)), beta = sigmoid(b);
+    wait_for_copies_but<0>();
     __syncthreads();
 
     const float *queries = mixed[0] + warp * OWN, *keys = mixed[1] + warp * OWN;
@@ -84,6 +97,12 @@ extern "C" __global__ void __launch_bounds__(32 * GROUPS, 2) delta_step(const __
     recalled[0][warp][lane] = with_key;
     recalled[1][warp][lane] = with_query;
     if (lane == 0) along[warp] = overlap;
+    if (warp < count) {
+        const float4 own = *reinterpret_cast<const float4*>(&rows[warp][0][4 * lane]);
+        const float of_key = sum_lanes<32>(dot(own, *reinterpret_cast<const float4*>(mixed[1] + 4 * lane)));
+        const float of_query = sum_lanes<32>(dot(own, *reinterpret_cast<const float4*>(mixed[0] + 4 * lane)));
+        if (lane == 0) met[warp] = make_float2(behind[warp] * of_key, behind[warp] * of_query);
+    }
     __syncthreads();
 
     float result = 0.0f;
@@ -96,6 +115,12 @@ extern "C" __global__ void __launch_bounds__(32 * GROUPS, 2) delta_step(const __
             answer += of_query[group * DIM];
             overlaps += along[group];
         }
+        total *= behind[MOST_RECENT], answer *= behind[MOST_RECENT];
+#pragma unroll
+        for (uint32_t i = 0; i < MOST_RECENT; ++i) {
+            if (i >= count) break;
+            total = fmaf(met[i].x, rows[i][1][within], total), answer = fmaf(met[i].y, rows[i][1][within], answer);
+        }
         const float q_scale = QUERY_SCALE * rsqrtf(squares[0] + squares[1] + squares[2] + squares[3] + L2_EPS);
         const float k_scale = rsqrtf(squares[4] + squares[5] + squares[6] + squares[7] + L2_EPS);
         const float update = k_scale * beta * (mixed[2][within] - decay * k_scale * total);
@@ -106,9 +131,28 @@ extern "C" __global__ void __launch_bounds__(32 * GROUPS, 2) delta_step(const __
     }
     __syncthreads();
 
-    const float4 update = *reinterpret_cast<const float4*>(updates + 4 * lane);
+    if (takes) {
+        const float left = decay * behind[MOST_RECENT];
 #pragma unroll
-    for (uint32_t i = 0; i < OWN; ++i) __stcs(states + i * FOURS, add_scaled(scaled(state[i], decay), update, keys[i]));
+        for (uint32_t i = 0; i < OWN; ++i) state[i] = scaled(state[i], left);
+        for (uint32_t row = 0; row < count; ++row) {
+            const float4 update = *reinterpret_cast<const float4*>(&rows[row][1][4 * lane]);
+#pragma unroll
+            for (uint32_t i = 0; i < OWN; ++i) {
+                state[i] = add_scaled(state[i], update, decay * behind[row] * rows[row][0][warp * OWN + i]);
+            }
+        }
+        const float4 update = *reinterpret_cast<const float4*>(updates + 4 * lane);
+#pragma unroll
+        for (uint32_t i = 0; i < OWN; ++i) __stcs(states + i * FOURS, add_scaled(state[i], update, keys[i]));
+        if (threadIdx.x == DIM) *reinterpret_cast<uint4*>(recent.count) = make_uint4(0, 0, 0, 0);
+    } else if (kind == 1) {
+        // The row is left beside the state.
+        recent.rows[count][0][within] = mixed[1][within], recent.rows[count][1][within] = updates[within];
+        if (within > 0) return;
+        recent.decays[count] = decay;
+        *reinterpret_cast<uint4*>(recent.count) = make_uint4(count + 1, count + 1, count + 1, count + 1);
+    }
     if (!is_query) return;
     const float mean = (parts[0] + parts[1] + parts[2] + parts[3]) / static_cast<float>(DIM);
     const float out = silu(z) * (result * rsqrtf(mean + args.eps) * norm);

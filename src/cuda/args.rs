@@ -178,7 +178,7 @@ structs! {
     Place, 12 { base: u32, step: u32, index_step: u32 }
 
     /// DeltaNet between the projections.
-    DeltaArgs, 264 {
+    DeltaArgs, 272 {
         qkv: DevicePtr<f32>,
         z: DevicePtr<f32>,
         b: DevicePtr<f32>,
@@ -189,6 +189,7 @@ structs! {
         norm: DevicePtr<f32>,
         conv_state: DevicePtr<f32>,
         states: DevicePtr<f32>,
+        recent: DevicePtr<u8>,
         convolved: DevicePtr<f32>,
         chunks: DevicePtr<u8>,
         out: DevicePtr<f32>,

@@ -30,8 +30,8 @@ use super::weights::{ExpertBytes, KnownTables, OnDevice, Weight, Weights};
 use crate::error::{Error, Result};
 use crate::experts::ExpertCounters;
 use crate::model::{
-    Backend, BackendInfo, Batch, Costs, FeedForward, LoadProgress, Logits, MixerWeights, ModelSpec, Operation, Origin,
-    Sampling, WeightPlan, send,
+    Backend, BackendInfo, Batch, BatchSequence, Costs, FeedForward, LoadProgress, Logits, MixerWeights, ModelSpec,
+    Operation, Origin, Sampling, WeightPlan, send,
 };
 use crate::state::Sequence;
 
@@ -347,7 +347,8 @@ impl CudaBackend {
         let matrices = delta.inputs.matrices().chain(delta.gates.matrices()).chain([&delta.output]);
         let matrices: u64 = matrices.map(|weight| weight.bytes).sum();
         let bytes = matrices + 4 * delta.conv.len() as u64;
-        let of_states: u64 = batch.sequences.iter().map(|s| kernel.state_bytes(s.rows.len())).sum();
+        let of_sequence = |s: &BatchSequence<'_>| kernel.state_bytes(&step, s.rows.len(), s.position, s.memory.slot);
+        let of_states: u64 = batch.sequences.iter().map(of_sequence).sum();
         self.costs[Operation::DeltaNet].bytes += bytes + of_states;
         if let Mode::Replay(_) = self.mode {
             return Ok(());

@@ -20,6 +20,11 @@ const CONV_ROWS: usize = 16;
 const CHUNK: usize = 32;
 const CHUNK_KEY_BYTES: usize = 4 * 2 * CHUNK * USUAL;
 const CHUNK_HEAD_BYTES: usize = 4 * 2 * CHUNK * CHUNK + 2 * 4 * CHUNK;
+/// Rows after which a state takes in those that it has left beside it, and bytes of what is kept of them for a value head
+/// (`delta_net/recent.cuh`).
+const PERIOD: usize = 8;
+pub(super) const RECENT_BYTES: usize = (PERIOD - 1) * ROW_BYTES + 4 * PERIOD + 32;
+const ROW_BYTES: usize = 2 * 4 * USUAL;
 /// Blocks of the scan that share a value head.
 const SCAN_PARTS: usize = 4;
 /// What a block of the scan copies to shared memory while it works on what it copied before.
@@ -54,6 +59,11 @@ pub(super) fn chunk_bytes(spec: &DeltaSpec, rows: usize, sequences: usize) -> us
     (rows / CHUNK).saturating_add(sequences).saturating_mul(bytes)
 }
 
+/// Bytes of the rows beside the states of `slots` sequences.
+pub(super) fn recent_bytes(spec: &DeltaSpec, slots: usize) -> usize {
+    if is_usual(spec) { slots.saturating_mul(spec.value_heads).saturating_mul(RECENT_BYTES) } else { 0 }
+}
+
 fn is_usual(spec: &DeltaSpec) -> bool {
     spec.key_dim == USUAL && spec.value_dim == USUAL
 }
@@ -65,6 +75,8 @@ pub struct DeltaStates {
     pub conv: DeviceSlice<f32>,
     /// `[slots, value_heads, key_dim, value_dim]`.
     pub states: DeviceSlice<f32>,
+    /// [`recent_bytes`]: what is not in `states` yet. Zeros: nothing.
+    pub recent: DeviceSlice<u8>,
 }
 
 impl DeltaStates {
@@ -73,7 +85,11 @@ impl DeltaStates {
     /// # Errors
     /// [`crate::Error::Internal`] for another plan's parts.
     pub(super) fn in_memory(memory: &DeviceMemory, parts: &StateParts) -> Result<Self> {
-        Ok(Self { conv: memory.part(parts.conv)?, states: memory.part(parts.states)? })
+        Ok(Self {
+            conv: memory.part(parts.conv)?,
+            states: memory.part(parts.states)?,
+            recent: memory.part(parts.recent)?,
+        })
     }
 
     /// Queues zeros for slot `slot` of `slots`.
@@ -81,10 +97,13 @@ impl DeltaStates {
     /// # Errors
     /// [`crate::Error::Internal`] beyond the end.
     pub fn clear(&self, stream: &Stream, slot: usize, slots: usize) -> Result<()> {
-        [self.conv, self.states].into_iter().try_for_each(|all| {
-            let len = all.len() / slots.max(1);
-            stream.clear(all.part(slot * len, len)?)
-        })
+        let of_slot = |len: usize| (slot * (len / slots.max(1)), len / slots.max(1));
+        for all in [self.conv, self.states] {
+            let (first, len) = of_slot(all.len());
+            stream.clear(all.part(first, len)?)?;
+        }
+        let (first, len) = of_slot(self.recent.len());
+        stream.clear(self.recent.part(first, len)?)
     }
 }
 
@@ -125,12 +144,20 @@ impl DeltaNet {
         is_usual(&self.spec) && step.single_rows
     }
 
-    /// Bytes that `rows` rows of a sequence move of its states: the recurrent one is read and written, and of the last inputs
-    /// of the convolution, which stand in a ring, those are read that are needed and as many written as there are rows.
-    pub fn state_bytes(&self, rows: usize) -> u64 {
+    /// Bytes that `rows` rows of a sequence move of its states from `position` on: the recurrent one is read and written, and of
+    /// the last inputs of the convolution, which stand in a ring, those are read that are needed and as many written as there are
+    /// rows. A single row, of a step of such, is left beside the state, which takes in those of [`PERIOD`] steps at once.
+    pub fn state_bytes(&self, step: &Step, rows: usize, position: usize, slot: usize) -> u64 {
         let DeltaSpec { value_heads, key_dim, value_dim, conv_kernel, .. } = self.spec;
         let inputs = (conv_kernel.saturating_sub(1) + rows.min(conv_kernel)) * self.spec.conv_channels();
-        4 * (inputs + 2 * value_heads * key_dim * value_dim) as u64
+        let state = 4 * value_heads * key_dim * value_dim;
+        let beside = value_heads * ROW_BYTES;
+        let moved = match (position + slot) % PERIOD {
+            _ if !is_usual(&self.spec) || !step.single_rows || position == 0 => 2 * state,
+            before if before == PERIOD - 1 => 2 * state + before * beside,
+            before => state + (before + 1) * beside,
+        };
+        (4 * inputs + moved) as u64
     }
 
     /// `out = norm(delta_rule(conv(q, k, v))) * silu(z)`, advancing the states of the step's sequences.
@@ -203,6 +230,7 @@ impl DeltaNet {
             norm: weights.norm.holding(spec.value_dim, "the norm of heads")?,
             conv_state: states.conv.start(),
             states: states.states.start(),
+            recent: states.recent.start(),
             convolved: match step.single_rows {
                 true => DevicePtr::NULL,
                 false => work.convolved.holding(count * channels, "convolved rows")?,

@@ -1,6 +1,7 @@
 //! The convolution, the delta rule and the gated norm, step by step and for many rows, against the recurrence in float64.
 
 use super::super::args::{DeltaArgs, Place, QuantisedRow, Sequence};
+use super::super::delta_net::RECENT_BYTES;
 use super::super::testing::Buffer;
 use super::{Bench, assert_close, sigmoid, silu, unquantised, values};
 
@@ -136,6 +137,7 @@ fn advance(shape: &Shape, weights: &Weights, memory: &mut Memory, row: [&[f32]; 
 struct Device {
     conv: Buffer<f32>,
     states: Buffer<f32>,
+    recent: Buffer<u8>,
 }
 
 /// One step of `rows[s]` rows of sequence `s`, whose slots go down to 1.
@@ -194,6 +196,7 @@ fn step(bench: &mut Bench, shape: &Shape, weights: &Weights, device: &Device, me
         norm: bench.put(&weights.norm),
         conv_state: device.conv.slice.start(),
         states: device.states.slice.start(),
+        recent: device.recent.slice.start(),
         convolved: convolved.slice.start(),
         chunks: chunks.slice.start(),
         out: out.slice.start(),
@@ -273,6 +276,7 @@ fn run<const N: usize>(bench: &mut Bench, shape: &Shape, steps: &[[usize; N]]) {
     let device = Device {
         conv: bench.room((N + 1) * shape.taps * channels),
         states: bench.room((N + 1) * heads * shape.key_dim * shape.value_dim),
+        recent: bench.room((N + 1) * heads * RECENT_BYTES),
     };
     let mut memory = vec![Memory::default(); N];
     for rows in steps {
@@ -297,6 +301,21 @@ fn delta_net_matches_the_recurrence_in_float64() {
         run(&mut bench, shape, &steps);
     }
     run(&mut bench, &BASE, &[[1; 7], [1; 7], [1; 7]]);
+}
+
+/// Single rows are left beside the state, which takes them in once in eight, by the position and the slot; rows of a prompt find
+/// any number of them there.
+#[test]
+fn the_delta_rule_adds_rows_that_are_not_in_its_state() {
+    let Some(mut bench) = Bench::open() else { return };
+    for gates in [1.0, 30.0] {
+        let shape = Shape { key_heads: 1, gates, ..BASE };
+        run(&mut bench, &shape, &[[1; 3]; 20]);
+        let prompts = [[1, 2, 3], [40, 1, 2]];
+        let steps: Vec<[usize; 3]> =
+            (0..12).flat_map(|i| vec![[1; 3]; i % 9].into_iter().chain([prompts[i % 2]])).collect();
+        run(&mut bench, &shape, &steps);
+    }
 }
 
 #[test]
