@@ -53,29 +53,33 @@ struct Ring {
 
     __device__ __forceinline__ Ring(uint8_t* shared, int slots, int strips, int first, int step, int blocks,
                                     StripOf strip_of)
-        : shared(shared + 16 * (threadIdx.x % WARP)), strip_of(strip_of), slots(slots), strips(first < blocks ? strips : 0),
-          first(first), step(step), blocks(blocks), index(first) {
-        strip = this->strips > 0 ? strip_of(0) + 16 * (threadIdx.x % WARP) : nullptr;
+        : shared(shared + 16 * (threadIdx.x % WARP)), strip_of(strip_of), strip(nullptr), slots(slots),
+          strips(first < blocks ? strips : 0), first(first), step(step), blocks(blocks), index(first) {}
+    // How many blocks of the first `count` strips go to slots.
+    __device__ __forceinline__ int slots_of(int count) const { return min(slots, min(count, strips) * ceil_div(blocks - first, step)); }
+    // Starts the copies of the blocks of slots `from .. slots`.
+    __device__ __forceinline__ void start(int from = 0) { start_until(slots, from); }
+    // And of those before `end`, whose strips are the only ones that are asked for.
+    __device__ __forceinline__ void start_until(int end, int from = 0) {
+#pragma unroll 1
+        for (int i = from; i < end; ++i) fetch(i);
     }
-    // Starts the copies of the first blocks. `in_turn`: one block behind another, because the kernels in front still run, and
-    // whatever they exchange would wait in a queue behind all of them.
-    __device__ __forceinline__ void start(bool in_turn) {
+    // The same one block behind another, because the kernels in front still run, and whatever they exchange would wait in a queue
+    // behind all of them.
+    __device__ __forceinline__ void start_in_turn() {
 #pragma unroll 1
         for (int i = 0; i < slots; ++i) {
-            if (in_turn && i > 0) wait_for_copies_but<0>();
+            if (i > 0) wait_for_copies_but<0>();
             fetch(i);
         }
     }
     // Starts the copies of the next block into slot `to`.
     __device__ __forceinline__ void fetch(int to) {
         if (number < strips) {
+            if (index == first) strip = strip_of(number) + 16 * (threadIdx.x % WARP);
             copy_block<F>(shared + to * BYTES, strip + index * BYTES);
             index += step;
-            if (index >= blocks) {
-                index = first;
-                ++number;
-                if (number < strips) strip = strip_of(number) + 16 * (threadIdx.x % WARP);
-            }
+            if (index >= blocks) index = first, ++number;
         }
         end_copy_group();
     }

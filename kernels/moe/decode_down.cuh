@@ -27,6 +27,17 @@ DEVICE void decode_down(const MoeArgs& far_args) {
     const bool adds = threadIdx.x < SLOTS && row < static_cast<int>(args.hidden);
     const float before = adds ? __ldcg(args.x + row) : 0.0f;
     const float shared_gate = args.shared_gate == nullptr ? 1.0f : sigmoid(__ldcg(args.shared_gate));
+    // The shared expert's weights are asked for before the choice.
+    const bool is_shared = warp == top_k;
+    const Matrix& first = is_shared ? args.shared.down : args.routed.down;
+    const int blocks = first.cols / BLOCK;
+    const auto strip_of = [&](int) {
+        const Matrix m = of_expert(first, is_shared ? 0 : room.experts[warp], args.spacing);
+        return m.data + static_cast<uint64_t>(blockIdx.x) * m.strip_bytes;
+    };
+    using Copies = Ring<F, decltype(strip_of)>;
+    Copies ring(shared + warp * args.down_slots * Copies::BYTES, args.down_slots, 1, 0, 1, blocks, strip_of);
+    if (is_shared) ring.start();
     Choices choices(args, args.logits, 0);
     choices.compare(room);
     __syncthreads();
@@ -38,15 +49,8 @@ DEVICE void decode_down(const MoeArgs& far_args) {
     if (static_cast<int>(threadIdx.x) < top_k) factors[threadIdx.x] = room.shares[threadIdx.x] / total;
     if (static_cast<int>(threadIdx.x) == top_k) factors[top_k] = shared_gate;
 
-    const bool is_shared = warp == top_k;
-    const Matrix& first = is_shared ? args.shared.down : args.routed.down;
-    const int blocks = first.cols / BLOCK;
-    const Matrix m = of_expert(first, is_shared ? 0 : room.experts[warp], args.spacing);
-    const auto strip_of = [&](int) { return m.data + static_cast<uint64_t>(blockIdx.x) * m.strip_bytes; };
-    using Copies = Ring<F, decltype(strip_of)>;
-    Copies ring(shared + warp * args.down_slots * Copies::BYTES, args.down_slots, 1, 0, 1, blocks, strip_of);
-    ring.start(false);
-    RowFragment<F> fragment(m);
+    if (!is_shared) ring.start();
+    RowFragment<F> fragment(first);  // all of a kind have one codebook
     // The warp's activations go behind the weights, all at once: while the kernel behind asks for its weights, every load takes
     // long.
     const uint32_t column = activation_of(args, warp), columns = first.cols;

@@ -29,29 +29,13 @@ DEVICE void decode_gate_up(const MoeArgs& far_args) {
     const int threads = WARP * FILLERS;
     const NormAhead ahead(args.norm, args.hidden, threads);
     RowFragment<F> fragment(args.routed.gate);  // all of them have one codebook
-    after_previous_kernel();
-    if (warp < FILLERS) {
-        const RowAhead first_columns(args.input, args.hidden, threads);
-        __syncthreads();
-        fill_row(input, args.input, first_columns, args.hidden, args.norm, ahead, INPUT_INT8, squares, threads);
-        __syncthreads();
-    } else {
-        Choices choices(args, args.logits, FILLERS);
-        choices.compare(room);
-        __syncthreads();
-        choices.filter(room);
-        __syncthreads();
-        choices.rank(room);
-    }
-    __syncthreads();
-    if (blockIdx.x == 0 && static_cast<int>(threadIdx.x) < top_k) args.choices[threadIdx.x] = room.experts[threadIdx.x];
-    // Strips of the chosen experts are counted through, then those of the shared one.
-    const int per_expert = ceil_div(args.width, SLOTS), routed = top_k * per_expert;
-    const int total = routed + ceil_div(args.shared_width, SLOTS);
+    // Strips of the shared expert are counted through, which are asked for before the choice, then those of the chosen ones.
+    const int per_expert = ceil_div(args.width, SLOTS), of_shared = ceil_div(args.shared_width, SLOTS);
+    const int total = of_shared + top_k * per_expert;
     const int mine = static_cast<int>(blockIdx.x) < total ? (total - 1 - blockIdx.x) / gridDim.x + 1 : 0;
     const auto place = [&](int number, int& strip) {
-        const int unit = blockIdx.x + number * gridDim.x, entry = unit < routed ? unit / per_expert : top_k;
-        strip = unit - entry * per_expert;
+        const int unit = blockIdx.x + number * gridDim.x - of_shared, entry = unit < 0 ? top_k : unit / per_expert;
+        strip = unit < 0 ? unit + of_shared : unit - entry * per_expert;
         return entry;
     };
     // Gate and up take turns.
@@ -69,7 +53,25 @@ DEVICE void decode_gate_up(const MoeArgs& far_args) {
     using Copies = Ring<F, decltype(strip_of)>;
     uint8_t* copied = shared + input.bytes(INPUT_INT8) + warp * args.gate_up_slots * Copies::BYTES;
     Copies ring(copied, args.gate_up_slots, share.of(2 * mine), share.first, share.across, share.blocks, strip_of);
-    ring.start(false);
+    const int early = static_cast<int>(blockIdx.x) < of_shared ? ring.slots_of(share.of(2)) : 0;
+    ring.start_until(early);
+    after_previous_kernel();
+    if (warp < FILLERS) {
+        const RowAhead first_columns(args.input, args.hidden, threads);
+        __syncthreads();
+        fill_row(input, args.input, first_columns, args.hidden, args.norm, ahead, INPUT_INT8, squares, threads);
+        __syncthreads();
+    } else {
+        Choices choices(args, args.logits, FILLERS);
+        choices.compare(room);
+        __syncthreads();
+        choices.filter(room);
+        __syncthreads();
+        choices.rank(room);
+    }
+    __syncthreads();
+    if (blockIdx.x == 0 && static_cast<int>(threadIdx.x) < top_k) args.choices[threadIdx.x] = room.experts[threadIdx.x];
+    ring.start(early);
     const float factor = norm_factor(args.norm, args.hidden, args.eps, squares, threads);
     RowOperand<F, false> x;
     int loaded = -1;

@@ -46,7 +46,7 @@ DEVICE void decode_products(const ProductsArgs& args) {
     using Copies = Ring<F, decltype(strip_of)>;
     uint8_t* copied = shared + input.bytes(INPUT_INT8) + threadIdx.x / WARP * args.slots * Copies::BYTES;
     Copies ring(copied, args.slots, share.of(strips), share.first, share.across, share.blocks, strip_of);
-    ring.start(true);
+    ring.start_in_turn();
     const int threads = WARP * min(WARPS, args.cols / BLOCK);
     const NormAhead ahead(args.norm, args.cols, threads);
     // What is added to was there before the kernel in front began.
