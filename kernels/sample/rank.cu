@@ -126,8 +126,7 @@ extern "C" __global__ void __launch_bounds__(1024, 1) sample_rank(const __grid_c
         // Of the largest the lowest id.
         if (threadIdx.x == 0) room.id = 0xffffffff;
         __syncthreads();
-        row.groups_of_block([&](uint32_t g) {
-            if (__ldcg(row.largest + g) != largest) return;
+        row.groups_from(largest, [&](uint32_t g) {
 #pragma unroll
             for (uint32_t i = 0; i < GROUP / WARP; ++i) {
                 const uint32_t id = g * GROUP + i * WARP + lane;

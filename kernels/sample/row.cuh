@@ -37,15 +37,22 @@ struct RowOf {
         return weight_of(__fdiv_rn(__fsub_rn(logit_of(key), most), row.temperature));
     }
 
-    // Calls `use(group)` for this warp's share of the groups, with all blocks of the row or with this one alone.
+    // Calls `use(group)` for this warp's share of the groups, with all blocks of the row.
     template <class Use>
     __device__ __forceinline__ void groups_of_all_blocks(Use use) const {
         const uint32_t warp = threadIdx.x / WARP, warps = THREADS / WARP;
         for (uint32_t g = blockIdx.x * warps + warp; g < args.groups; g += gridDim.x * warps) use(g);
     }
+    // The same with this block alone, for groups whose largest key is `least` or more: a lane looks at one of them, so that all are
+    // asked for at once.
     template <class Use>
-    __device__ __forceinline__ void groups_of_block(Use use) const {
-        for (uint32_t g = threadIdx.x / WARP; g < args.groups; g += THREADS / WARP) use(g);
+    __device__ __forceinline__ void groups_from(uint32_t least, Use use) const {
+        const uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = THREADS / WARP;
+        for (uint32_t first = warp; first < args.groups; first += THREADS) {
+            const uint32_t own = first + lane * warps;
+            const bool has = own < args.groups && __ldcg(largest + own) >= least;
+            for (uint32_t left = __ballot_sync(ALL_LANES, has); left != 0; left &= left - 1) use(first + (__ffs(left) - 1) * warps);
+        }
     }
 
     // What one thread says of the whole row. Leaves `progress` as it was before the step.

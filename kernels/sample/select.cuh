@@ -114,8 +114,7 @@ struct Candidates {
             for (uint32_t i = threadIdx.x; i < room.listed; i += THREADS) use(room.keys[i], room.ids[i]);
             return;
         }
-        row.groups_of_block([&](uint32_t g) {
-            if (__ldcg(row.largest + g) < least) return;
+        row.groups_from(least, [&](uint32_t g) {
 #pragma unroll
             for (uint32_t i = 0; i < GROUP / WARP; ++i) {
                 const uint32_t id = g * GROUP + i * WARP + threadIdx.x % WARP;
