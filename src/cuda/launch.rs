@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 /// Arguments of a launch at most, and their bytes.
 const MOST_ARGUMENTS: usize = 40;
 const MOST_WORDS: usize = 128;
+/// Beyond half of what a block may have, what two blocks do not find on a multiprocessor.
+const HALF_SPARE: u32 = 2048;
 
 /// A launch that is being put together.
 pub struct Launch<'a> {
@@ -49,6 +51,17 @@ impl Launch<'_> {
     /// Bytes of dynamic shared memory of each block.
     pub fn shared(mut self, bytes: u32) -> Self {
         self.shared = bytes;
+        self
+    }
+
+    /// A block a multiprocessor, where there are no more of them. Blocks that begin early otherwise all begin on the few
+    /// multiprocessors that the kernel in front leaves room on, and share what such a one reads; so each asks for more than half of
+    /// a multiprocessor's shared memory.
+    pub fn spread(mut self) -> Self {
+        let blocks = self.grid.iter().fold(1, |all: u32, own| all.saturating_mul(*own));
+        if blocks <= self.kernel.multiprocessors() {
+            self.shared = self.shared.max(self.kernel.shared_memory as u32 / 2 + HALF_SPARE);
+        }
         self
     }
 

@@ -46,6 +46,13 @@ unsafe impl Send for Kernel {}
 // SAFETY: see `Send`.
 unsafe impl Sync for Kernel {}
 
+impl Kernel {
+    /// Of the device it was loaded for.
+    pub(super) fn multiprocessors(&self) -> u32 {
+        self.module.context.device().multiprocessors
+    }
+}
+
 impl Modules {
     /// Loads every fat binary of this build.
     ///

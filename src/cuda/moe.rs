@@ -320,7 +320,10 @@ impl Moe {
                 queue(&self.down[1], [down_strips, items], 256, second)?;
             }
         }
-        queue(&self.combine, [count, shape.hidden.div_ceil(COMBINED)], COMBINED / 4, 0)
+        let grid = [number(count), number(shape.hidden.div_ceil(COMBINED)), 1];
+        let launch = self.combine.launch(grid, [number(COMBINED / 4), 1, 1]).spread();
+        // SAFETY: as above.
+        unsafe { launch.arg(args).queue(stream) }
     }
 
     fn way(&self, layer: &MoeLayer, count: usize) -> Way {
