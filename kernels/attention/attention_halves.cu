@@ -2,15 +2,12 @@
 //
 // A block takes a part of the positions, and each of its warps 16 of them at a time, which it copies to shared memory
 // while it works on others: every key and value is read once, for all heads. The warps' sums meet in shared memory.
-// Parts, where there are several, leave what they have seen in `partials`, and the last block to finish merges them in
-// their order.
+// Parts, where there are several, leave what they have seen in `partials`, which `attention_join` merges.
 //
 // Keys and values of earlier steps are asked for before the kernel waits for the projections; the row's own, which the
 // block of the last position appends, comes from shared memory. Bound by the bytes of keys and values in long contexts,
 // by latency in short ones: a block has three barriers.
 #include "attention/halves.cuh"
-
-const uint32_t MOST_PARTS = 64;
 
 template <uint32_t DIM>
 struct HalvesShared {
@@ -28,7 +25,7 @@ struct HalvesShared {
     uint4 queries[DIM / 16][WARP];  // second operands: two words of upper halves, two of lower ones
     float heads[HEADS + 1][DIM];    // queries on their way, then the gates; the new key
     uint4 own_key[DIM / 8], own_value[DIM / 8];
-    float factors[HEADS][MOST_PARTS];
+    float factors[HEADS][WARP];
     float2 seen[HEADS];  // by all whose sums are merged
     Slot slots[1];  // one for each warp
 };
@@ -83,50 +80,26 @@ DEVICE void put_own_head(const AttentionArgs& args, const HeadNorm<DIM / WARP, t
     }
 }
 
-// Merges what the parts of a head have seen, four channels of a head a thread, and hands it to `put(head, channel,
-// sums, seen)`. `seen(part, head)` is the maximum and the sum of weights of a part, `sums(part, head, channel)` four
-// weighted sums. Parts that have seen nothing have no sums. AT_ONCE: how many are asked for before the first is needed, so that
-// they wait for each other and not one behind another.
-template <uint32_t DIM, uint32_t AT_ONCE, class SeenBy, class SumsOf, class Put>
-DEVICE void merge(HalvesShared<DIM>& shared, uint32_t count, uint32_t parts, SeenBy seen, SumsOf sums_of, Put put) {
+// Merges what the warps of a block have seen, and hands it to `put(head, channel, sums, seen)`, four channels of a head a
+// thread: the sums, the maximum of the scores and the sum of weights. Warps that have seen nothing are not among the `parts`.
+template <uint32_t DIM, class Put>
+DEVICE void merge(HalvesShared<DIM>& shared, uint32_t count, uint32_t parts, Put put) {
     const uint32_t lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
     for (uint32_t head = threadIdx.x / WARP; head < count; head += warps) {
-        float2 own[MOST_PARTS / WARP];
-        float largest = -INFINITY, total = 0.0f;
-#pragma unroll
-        for (uint32_t i = 0; i < MOST_PARTS / WARP; ++i) {
-            const uint32_t part = i * WARP + lane;
-            own[i] = part < parts ? seen(part, head) : make_float2(-INFINITY, 0.0f);
-            largest = fmaxf(largest, own[i].x);
-        }
-        largest = max_lanes<32>(largest);
-#pragma unroll
-        for (uint32_t i = 0; i < MOST_PARTS / WARP; ++i) {
-            const float factor = own[i].x > -INFINITY ? exp2f(own[i].x - largest) : 0.0f;
-            shared.factors[head][i * WARP + lane] = factor;
-            total = fmaf(factor, own[i].y, total);
-        }
-        total = sum_lanes<32>(total);
+        const float2 own = lane < parts ? shared.slots[lane].seen[head] : make_float2(-INFINITY, 0.0f);
+        const float largest = max_lanes<32>(own.x), factor = own.x > -INFINITY ? exp2f(own.x - largest) : 0.0f;
+        shared.factors[head][lane] = factor;
+        const float total = sum_lanes<32>(factor * own.y);
         if (lane == 0) shared.seen[head] = make_float2(largest, total);
     }
     __syncthreads();
     for (uint32_t item = threadIdx.x; item < count * DIM / 4; item += blockDim.x) {
         const uint32_t head = item / (DIM / 4), channel = item % (DIM / 4) * 4;
         float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll 1
-        for (uint32_t first = 0; first < parts; first += AT_ONCE) {
-            float factors[AT_ONCE];
-            float4 v[AT_ONCE];
-#pragma unroll
-            for (uint32_t i = 0; i < AT_ONCE; ++i) {
-                factors[i] = first + i < parts ? shared.factors[head][first + i] : 0.0f;
-                v[i] = factors[i] > 0.0f ? sums_of(first + i, head, channel) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            }
-#pragma unroll
-            for (uint32_t i = 0; i < AT_ONCE; ++i) {
-                sum = make_float4(fmaf(factors[i], v[i].x, sum.x), fmaf(factors[i], v[i].y, sum.y),
-                                  fmaf(factors[i], v[i].z, sum.z), fmaf(factors[i], v[i].w, sum.w));
-            }
+#pragma unroll 4
+        for (uint32_t part = 0; part < parts; ++part) {
+            const float4 own = *reinterpret_cast<const float4*>(&shared.slots[part].sums[head][channel]);
+            sum = add_scaled(sum, own, shared.factors[head][part]);
         }
         put(head, channel, sum, shared.seen[head]);
     }
@@ -136,7 +109,7 @@ template <uint32_t DIM>
 DEVICE void attend_halves(const AttentionArgs& args, HalvesShared<DIM>& shared) {
     constexpr uint32_t C = DIM / WARP, SLOT = 64 * DIM + 64;
     // As `halves_bytes` in src/cuda/attention.rs counts it.
-    static_assert(sizeof(shared.slots) == SLOT && sizeof(shared) == 72 * DIM + 2112 + SLOT);
+    static_assert(sizeof(shared.slots) == SLOT && sizeof(shared) == 72 * DIM + 1088 + SLOT);
     const uint32_t group = args.heads / args.kv_heads, chunks = (group + HEADS - 1) / HEADS;
     const uint32_t kv_head = blockIdx.x / chunks, first_in_group = blockIdx.x % chunks * HEADS;
     const uint32_t first_head = kv_head * group + first_in_group, count = min(HEADS, group - first_in_group);
@@ -149,26 +122,38 @@ DEVICE void attend_halves(const AttentionArgs& args, HalvesShared<DIM>& shared) 
     const uint32_t begin = min(tiles, split * per_split), end = min(tiles, begin + per_split);
     const bool appends = begin < end && end == tiles;
     auto& slot = shared.slots[warp];
-    if (begin + warp < end) {
+    const auto start_first = [&] {
+        if (begin + warp >= end) return;
         part.start(begin + warp, args.key_pages, slot.keys);
         end_copy_group();
         part.start(begin + warp, args.value_pages, slot.values);
         end_copy_group();
-    }
+    };
+    // Blocks of a long context take all that a multiprocessor has, and so begin when the kernel in front has nearly ended: what they
+    // then need first must not wait behind their copies.
+    const bool is_long = args.splits > 1;
+    if (!is_long) start_first();
     const uint32_t own = place_of(args, part.pages, kv_head, at.position);
     const auto norm_of = [&](uint32_t job) { return HeadNorm<C, true>(args, job < HEADS ? args.query_norm : args.key_norm, row); };
     HeadNorm<C, true> norm = norm_of(warp);
     after_previous_kernel();
 
     // A warp for each query, and one for the new key and value; fewer take turns.
+    float query[C], gates[C];
+    const auto load_query = [&](uint32_t job) {
+        if (job >= count) return;
+        const float* from = args.queries + (static_cast<uint64_t>(row) * args.heads + first_head + job) * args.query_stride;
+        load_channels<C>(from, lane * C, DIM, query);
+        if (args.gated) load_channels<C>(from + DIM, lane * C, DIM, gates);
+    };
+    load_query(warp);
+    if (is_long) start_first();
     for (uint32_t job = warp; job <= HEADS; job += warps) {
-        if (job != warp) norm = norm_of(job);
+        if (job != warp) norm = norm_of(job), load_query(job);
         if (job < HEADS) {
-            const float* from = args.queries + (static_cast<uint64_t>(row) * args.heads + first_head + job) * args.query_stride;
             const bool gated = job < count && args.gated;
-            float gates[C] = {}, *x = shared.heads[job];
-            if (gated) load_channels<C>(from + DIM, lane * C, DIM, gates);
-            put_query<DIM>(args, norm, from, job < count, job, shared.queries, x);
+            float* x = shared.heads[job];
+            put_query<DIM>(args, norm, query, job < count, job, shared.queries, x);
 #pragma unroll
             for (uint32_t c = 0; c < C; ++c) x[lane * C + c] = gated ? sigmoid(gates[c]) : 1.0f;
         } else if (appends) {
@@ -207,7 +192,6 @@ DEVICE void attend_halves(const AttentionArgs& args, HalvesShared<DIM>& shared) 
     }
     __syncthreads();
 
-    const auto partial = [&](uint32_t head, uint32_t which) { return partial_of(args, row, first_head + head, which); };
     const auto finish = [&](uint32_t head, uint32_t channel, float4 sum, float2 all) {
         const float4 gate = *reinterpret_cast<const float4*>(&shared.heads[head][channel]);
         const float share = 1.0f / all.y;
@@ -217,24 +201,11 @@ DEVICE void attend_halves(const AttentionArgs& args, HalvesShared<DIM>& shared) 
     };
     const auto leave = [&](uint32_t head, uint32_t channel, float4 sum, float2 all) {
         if (args.splits == 1) return finish(head, channel, sum, all);
-        float* to = partial(head, split);
+        float* to = partial_of(args, row, first_head + head, split);
         if (channel == 0) *reinterpret_cast<float2*>(to) = all;
         *reinterpret_cast<float4*>(to + PARTIAL_SUMS + channel) = sum;
     };
-    const auto seen_here = [&](uint32_t which, uint32_t head) { return shared.slots[which].seen[head]; };
-    const auto sums_here = [&](uint32_t which, uint32_t head, uint32_t channel) {
-        return *reinterpret_cast<const float4*>(&shared.slots[which].sums[head][channel]);
-    };
-    merge<DIM, 4>(shared, count, min(warps, end - begin), seen_here, sums_here, leave);
-    if (args.splits == 1) return;
-    if (!is_last_block(args.counters + row * gridDim.x + blockIdx.x, args.splits)) return;
-    const auto seen_there = [&](uint32_t which, uint32_t head) {
-        return __ldcg(reinterpret_cast<const float2*>(partial(head, which)));
-    };
-    const auto sums_there = [&](uint32_t which, uint32_t head, uint32_t channel) {
-        return __ldcg(reinterpret_cast<const float4*>(partial(head, which) + PARTIAL_SUMS + channel));
-    };
-    merge<DIM, 16>(shared, count, args.splits, seen_there, sums_there, finish);
+    merge<DIM>(shared, count, min(warps, end - begin), leave);
 }
 
 // Warps of a block at most: what the shared memory and the registers of a multiprocessor take.

@@ -50,8 +50,9 @@ DEVICE void attend_rows(const AttentionArgs& args, RowsShared<DIM>& shared) {
     const HeadNorm<DIM / WARP, true> norm(args, args.query_norm, row);
     const float* queries = args.queries + (static_cast<uint64_t>(row) * args.heads + first_head) * args.query_stride;
     for (uint32_t head = 0; head < HEADS; ++head) {
-        const float* from = queries + static_cast<uint64_t>(head) * args.query_stride;
-        put_query<DIM>(args, norm, from, head < count, head, shared.queries[warp], shared.heads[warp]);
+        float query[DIM / WARP];
+        if (head < count) load_channels(queries + static_cast<uint64_t>(head) * args.query_stride, lane * (DIM / WARP), DIM, query);
+        put_query<DIM>(args, norm, query, head < count, head, shared.queries[warp], shared.heads[warp]);
     }
 
     Seen<DIM> seen;

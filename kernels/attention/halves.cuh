@@ -9,6 +9,8 @@
 
 const uint32_t HEADS = 8;
 const uint32_t POSITIONS = 16;
+// Of a context, at most.
+const uint32_t MOST_PARTS = 64;
 const float LOG2_E = 1.4426950408889634f;
 
 // Where eight channels of a row stand in a tile of positions: eight rows of a column lie in all banks.
@@ -27,13 +29,13 @@ DEVICE uint32_t pack_rest(float a, float b, uint32_t halves) {
     return pack_halves(a - half_bits(halves & 0xffff), b - half_bits(halves >> 16));
 }
 
-// Puts a query into its column of the second operand of the first product, by one warp: norm, rotation, and the scale
-// of the softmax to base 2. `x` is shared memory of `DIM` floats; without a query the column is zero.
+// Puts a query, of which this lane has its channels, into its column of the second operand of the first product, by one warp: norm,
+// rotation, and the scale of the softmax to base 2. `x` is shared memory of `DIM` floats; without a query the column is zero.
 template <uint32_t DIM>
-DEVICE void put_query(const AttentionArgs& args, const HeadNorm<DIM / WARP, true>& norm, const float* from, bool there,
+DEVICE void put_query(const AttentionArgs& args, const HeadNorm<DIM / WARP, true>& norm, float (&query)[DIM / WARP], bool there,
                       uint32_t column, uint4 (&queries)[DIM / 16][WARP], float* x) {
     const uint32_t lane = threadIdx.x % WARP;
-    if (there) norm.apply(args, from, x);
+    if (there) norm.apply(args, query, x);
     const float scale = LOG2_E * rsqrtf(static_cast<float>(DIM));
 #pragma unroll
     for (uint32_t i = 0; i < DIM / 2; i += WARP) {

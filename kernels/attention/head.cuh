@@ -61,9 +61,14 @@ struct HeadNorm {
     }
     // `out` is shared memory of `head_dim` floats.
     __device__ __forceinline__ void apply(const AttentionArgs& args, const float* x, float* out) const {
+        float values[C];
+        load_channels<C>(x, threadIdx.x % WARP * C, args.head_dim, values);
+        apply(args, values, out);
+    }
+    // Of this lane's channels, which it has loaded.
+    __device__ __forceinline__ void apply(const AttentionArgs& args, float (&values)[C], float* out) const {
         const uint32_t first = threadIdx.x % WARP * C, dim = args.head_dim, pairs = args.pairs;
-        float values[C], squares = 0.0f;
-        load_channels<C>(x, first, dim, values);
+        float squares = 0.0f;
 #pragma unroll
         for (int c = 0; c < C; ++c) squares = fmaf(values[c], values[c], squares);
         const float factor = rsqrtf(sum_lanes<32>(squares) / static_cast<float>(dim) + args.eps);

@@ -24,9 +24,13 @@ const MOST_PARTS: usize = 64;
 pub(super) const PARTIAL_SUMS: usize = 4;
 
 /// On tensor cores: warps of a block for one row at most, positions that one takes together, and positions that such a block
-/// takes alone: parts have to be merged, which takes as long as so many more.
+/// takes alone: parts have to be merged, which takes as long as so many more. Beyond them, positions of a part at least.
 const MOST_WARPS: usize = 12;
 const POSITIONS: usize = 16;
+const HALVES_PART: usize = 64;
+/// Channels of a head that a block takes which merges parts.
+const JOINED_CHANNELS: usize = 64;
+const WARP: usize = 32;
 /// Rows that a block takes where many do.
 const ROWS_TOGETHER: usize = 8;
 const ALONE: usize = 256;
@@ -36,6 +40,8 @@ pub struct Attention {
     step: Kernel,
     /// The same on tensor cores, for usual heads in halves, and the warps of a block.
     halves: Option<(Kernel, usize)>,
+    /// Merges what its blocks have seen of the parts of a context.
+    join: Kernel,
     append: Kernel,
     rows: Kernel,
     /// The same on tensor cores.
@@ -122,6 +128,7 @@ impl Attention {
         Ok(Self {
             step: kernel("attention_step")?,
             halves: halves(modules, spec, kv)?,
+            join: kernel("attention_join")?,
             append: modules.kernel("kv_append")?,
             rows: kernel("attention_rows")?,
             rows_halves: rows_halves(modules, spec, kv)?,
@@ -144,8 +151,7 @@ impl Attention {
         let most = (self.multiprocessors / blocks.max(1)).clamp(1, MOST_PARTS);
         let wanted = match &self.halves {
             Some(_) if step.single_rows && step.longest <= ALONE => 1,
-            // The bytes that the last block reads of all parts are about those that it has read of its own.
-            Some(_) if step.single_rows => (step.longest / 8).isqrt(),
+            Some(_) if step.single_rows => step.longest.div_ceil(HALVES_PART),
             _ => step.longest.div_ceil(PART),
         };
         let wanted = wanted.clamp(1, most).next_power_of_two();
@@ -211,7 +217,13 @@ impl Attention {
         if let Some((kernel, warps)) = self.halves.as_ref().filter(|_| step.single_rows) {
             let shared = number(halves_bytes(spec.head_dim, *warps));
             // SAFETY: as below.
-            return unsafe { kernel.launch(grid, [32 * number(*warps), 1, 1]).shared(shared).arg(args).queue(stream) };
+            unsafe { kernel.launch(grid, [32 * number(*warps), 1, 1]).shared(shared).arg(args).queue(stream)? };
+            if splits == 1 {
+                return Ok(());
+            }
+            let grid = [spec.head_dim.div_ceil(JOINED_CHANNELS), spec.heads, count].map(number);
+            // SAFETY: as below.
+            return unsafe { self.join.launch(grid, [256, 1, 1]).spread().arg(args).queue(stream) };
         }
         if step.single_rows {
             // SAFETY: the kernel's argument, of sizes that were checked; a step's pages are those of the cache.
@@ -263,7 +275,7 @@ pub(super) fn rows_halves_bytes(head_dim: usize) -> usize {
 pub(super) fn halves_bytes(head_dim: usize, warps: usize) -> usize {
     let slot = 2 * 2 * head_dim * POSITIONS + 2 * 4 * HEADS;
     let (queries, heads, own) = (2 * 2 * HEADS * head_dim, 4 * (HEADS + 1) * head_dim, 2 * 2 * head_dim);
-    let merging = 4 * HEADS * MOST_PARTS + 2 * 4 * HEADS;
+    let merging = 4 * HEADS * WARP + 2 * 4 * HEADS;
     queries + heads + own + merging + warps * slot
 }
 

@@ -189,6 +189,9 @@ fn step(
         (false, _) => ("attention_rows", [blocks, splits, count], 8, shared),
     };
     bench.run(&bench.kernel(name), grid, 32 * warps, shared, args);
+    if name.starts_with("attention_halves") && splits > 1 {
+        bench.run(&bench.kernel("attention_join"), [head_dim.div_ceil(64), heads, count], 256, 0, args);
+    }
     // An 8-bit code may go either way where a key lies between two.
     let tolerance = if kv == KvFormat::Q8_0 { 5e-3 } else { 1e-3 };
     let what = format!("{heads}/{kv_heads} x {head_dim} {kv} after {seed}, {rows:?} rows, {splits} parts");
@@ -234,6 +237,8 @@ fn attention_of_steps_and_of_many_rows_matches_float64() {
             ([1, 1], 1, 2),
             ([1, 1], 1, 12),
             ([1, 1], 2, 1),
+            ([1, 1], 64, 2),
+            ([1, 1], 40, 1),
         ] {
             step(&mut bench, shape, &cache, &mut streams, &rows, (splits, warps));
         }
