@@ -192,7 +192,7 @@ fn fast_arithmetic_is_as_near_to_the_exact_one_as_the_processors() {
 
 /// Bytes that a processor moves of the states of `steps` decoded tokens behind 20, and a device does not: it leaves what a row changes,
 /// a key and an update, beside the state of a head with 128 channels, and takes in those of eight rows at once; when, depends on
-/// the sequence's slot.
+/// the sequence's slot. As many rows are counted there as could be.
 fn saved(spec: &ModelSpec, slot: u64, steps: u64) -> u64 {
     let usual = spec.delta.as_ref().filter(|delta| (delta.key_dim, delta.value_dim) == (128, 128));
     let heads = usual.map_or(0, |delta| (delta.value_heads * spec.delta_layers()) as u64);

@@ -4,8 +4,8 @@
 // while it works on others: every key and value is read once, for all heads. The warps' sums meet in shared memory.
 // Parts, where there are several, leave what they have seen in `partials`, which `attention_join` merges.
 //
-// Keys and values of earlier steps are asked for before the kernel waits for the projections; the row's own, which the
-// block of the last position appends, comes from shared memory. Bound by the bytes of keys and values in long contexts,
+// Keys and values of earlier steps are asked for before the kernel waits for the projections, but for long contexts; the row's own,
+// which the block of the last position appends, comes from shared memory. Bound by the bytes of keys and values in long contexts,
 // by latency in short ones: a block has three barriers.
 #include "attention/halves.cuh"
 

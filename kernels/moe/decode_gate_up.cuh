@@ -1,6 +1,6 @@
 // `activations = silu(gate · x) * (up · x)` of one row, for experts of one format that takes int8: a block takes 16 rows of both
-// matrices of an expert at a time, its warps share the strips and their columns. Bound by the bytes of the weights, which nobody
-// can ask for before the router's logits are there.
+// matrices of an expert at a time, its warps share the strips and their columns. Bound by the bytes of the weights: nobody
+// can ask for those of the routed experts before the router's logits are there.
 #pragma once
 #include "common/decode.cuh"
 #include "common/multiply_row.cuh"

@@ -24,7 +24,7 @@ const MOST_PARTS: usize = 64;
 pub(super) const PARTIAL_SUMS: usize = 4;
 
 /// On tensor cores: warps of a block for one row at most, positions that one takes together, and positions that such a block
-/// takes alone: parts have to be merged, which takes as long as so many more. Beyond them, positions of a part at least.
+/// takes alone: parts have to be merged, which takes as long as so many more. Beyond them, positions of a part, or half as many.
 const MOST_WARPS: usize = 12;
 const POSITIONS: usize = 16;
 const HALVES_PART: usize = 64;

@@ -146,7 +146,8 @@ impl DeltaNet {
 
     /// Bytes that `rows` rows of a sequence move of its states from `position` on: the recurrent one is read and written, and of
     /// the last inputs of the convolution, which stand in a ring, those are read that are needed and as many written as there are
-    /// rows. A single row, of a step of such, is left beside the state, which takes in those of [`PERIOD`] steps at once.
+    /// rows. A single row, of a step of such, is left beside the state, which takes in those of [`PERIOD`] steps at once. Behind a
+    /// prompt fewer rows are there than are counted here, for the first [`PERIOD`] steps: a few percent of the state.
     pub fn state_bytes(&self, step: &Step, rows: usize, position: usize, slot: usize) -> u64 {
         let DeltaSpec { value_heads, key_dim, value_dim, conv_kernel, .. } = self.spec;
         let inputs = (conv_kernel.saturating_sub(1) + rows.min(conv_kernel)) * self.spec.conv_channels();

@@ -121,7 +121,8 @@ impl OneRow {
             _ => units.min(self.multiprocessors),
         };
         let launch = kernel.launch([grid, 1, 1], [number(32 * WARPS), 1, 1]).shared(number(shared));
-        let launch = if float == Some("f32") { launch.spread() } else { launch };
+        // The router, whose blocks are small and begin beside those of an output projection.
+        let launch = if args.early != 0 { launch.spread() } else { launch };
         // SAFETY: the kernel's argument, of sizes that the caller checked.
         unsafe { launch.arg(ProductsArgs { slots: number(slots), ..args }).queue(stream) }
     }
