@@ -169,7 +169,7 @@ struct DeltaArgs {
     const float* norm;     // [value_dim]
     float* conv_state;     // [slots, taps, channels]: inputs of position p at p % taps, in the order of `conv`
     float* states;         // [slots, value_heads, key_dim, value_dim]
-    uint8_t* recent;       // [slots, value_heads], heads of 128 channels only: see delta_net/recent.cuh
+    float* recent;         // [slots, value_heads], heads of 128 channels only: see delta_net/recent.cuh
     float* convolved;      // [rows, channels], only with many rows
     uint8_t* chunks;       // what delta_prepare hands to delta_scan: see delta_net/chunk.cuh
     float* out;            // [rows, value_heads, value_dim]

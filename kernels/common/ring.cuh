@@ -55,8 +55,9 @@ struct Ring {
                                     StripOf strip_of)
         : shared(shared + 16 * (threadIdx.x % WARP)), strip_of(strip_of), strip(nullptr), slots(slots),
           strips(first < blocks ? strips : 0), first(first), step(step), blocks(blocks), index(first) {}
-    // How many blocks of the first `count` strips go to slots.
-    __device__ __forceinline__ int slots_of(int count) const { return min(slots, min(count, strips) * ceil_div(blocks - first, step)); }
+    // This warp's blocks of the first `count` strips, and how many of them go to slots.
+    __device__ __forceinline__ int blocks_of(int count) const { return min(count, strips) * ceil_div(blocks - first, step); }
+    __device__ __forceinline__ int slots_of(int count) const { return min(slots, blocks_of(count)); }
     // Starts the copies of the blocks of slots `from .. slots`.
     __device__ __forceinline__ void start(int from = 0) { start_until(slots, from); }
     // And of those before `end`, whose strips are the only ones that are asked for.
@@ -85,7 +86,7 @@ struct Ring {
     }
     // Waits for all blocks, where there was room for all of them from the start.
     __device__ __forceinline__ void settle() {
-        whole = strips * ceil_div(blocks - first, step) <= slots;
+        whole = blocks_of(strips) <= slots;
         if (!whole) return;
         wait_for_copies_but<0>();
         __syncwarp();

@@ -69,6 +69,16 @@ struct Choices {
     }
     __device__ __forceinline__ uint32_t expert(uint32_t i) const { return i * threads + thread; }
 
+    // Leaves the choice in `room`, where it is behind one more barrier, with two between its parts: the block's other warps, if there
+    // are any, come to as many meanwhile.
+    __device__ __forceinline__ void choose(ChoiceRoom& room) {
+        compare(room);
+        __syncthreads();
+        filter(room);
+        __syncthreads();
+        rank(room);
+    }
+
     __device__ __forceinline__ void compare(ChoiceRoom& room) {
         const uint32_t lane = threadIdx.x % WARP, warp = thread / WARP;
 #pragma unroll

@@ -39,11 +39,7 @@ DEVICE void decode_down(const MoeArgs& far_args) {
     Copies ring(shared + warp * args.down_slots * Copies::BYTES, args.down_slots, 1, 0, 1, blocks, strip_of);
     if (is_shared) ring.start();
     Choices choices(args, args.logits, 0);
-    choices.compare(room);
-    __syncthreads();
-    choices.filter(room);
-    __syncthreads();
-    choices.rank(room);
+    choices.choose(room);
     __syncthreads();
     const float total = choices.total(room);
     if (static_cast<int>(threadIdx.x) < top_k) factors[threadIdx.x] = room.shares[threadIdx.x] / total;

@@ -62,12 +62,7 @@ DEVICE void decode_gate_up(const MoeArgs& far_args) {
         fill_row(input, args.input, first_columns, args.hidden, args.norm, ahead, INPUT_INT8, squares, threads);
         __syncthreads();
     } else {
-        Choices choices(args, args.logits, FILLERS);
-        choices.compare(room);
-        __syncthreads();
-        choices.filter(room);
-        __syncthreads();
-        choices.rank(room);
+        Choices(args, args.logits, FILLERS).choose(room);
     }
     __syncthreads();
     if (blockIdx.x == 0 && static_cast<int>(threadIdx.x) < top_k) args.choices[threadIdx.x] = room.experts[threadIdx.x];

@@ -56,11 +56,7 @@ extern "C" __global__ void __launch_bounds__(256) moe_route(const __grid_constan
     float* shares = args.shares + static_cast<uint64_t>(row) * top_k;
     if (args.experts <= MOST_EXPERTS && top_k <= MOST_CHOICES && top_k > 0) {
         Choices choice(args, logits, 0);
-        choice.compare(room);
-        __syncthreads();
-        choice.filter(room);
-        __syncthreads();
-        choice.rank(room);
+        choice.choose(room);
         __syncthreads();
         const float total = choice.total(room);
         if (threadIdx.x < top_k) choices[threadIdx.x] = room.experts[threadIdx.x], shares[threadIdx.x] = room.shares[threadIdx.x] / total;

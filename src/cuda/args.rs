@@ -189,7 +189,7 @@ structs! {
         norm: DevicePtr<f32>,
         conv_state: DevicePtr<f32>,
         states: DevicePtr<f32>,
-        recent: DevicePtr<u8>,
+        recent: DevicePtr<f32>,
         convolved: DevicePtr<f32>,
         chunks: DevicePtr<u8>,
         out: DevicePtr<f32>,

@@ -20,11 +20,11 @@ const CONV_ROWS: usize = 16;
 const CHUNK: usize = 32;
 const CHUNK_KEY_BYTES: usize = 4 * 2 * CHUNK * USUAL;
 const CHUNK_HEAD_BYTES: usize = 4 * 2 * CHUNK * CHUNK + 2 * 4 * CHUNK;
-/// Rows after which a state takes in those that it has left beside it, and bytes of what is kept of them for a value head
-/// (`delta_net/recent.cuh`).
+/// Rows after which a state takes in those that it has left beside it, and values of one of them and of what is kept of all for a
+/// value head (`delta_net/recent.cuh`).
 const PERIOD: usize = 8;
-pub(super) const RECENT_BYTES: usize = (PERIOD - 1) * ROW_BYTES + 4 * PERIOD + 32;
-const ROW_BYTES: usize = 2 * 4 * USUAL;
+const ROW: usize = 2 * USUAL;
+pub(super) const RECENT: usize = (PERIOD - 1) * ROW + PERIOD + 8;
 /// Blocks of the scan that share a value head.
 const SCAN_PARTS: usize = 4;
 /// What a block of the scan copies to shared memory while it works on what it copied before.
@@ -59,9 +59,9 @@ pub(super) fn chunk_bytes(spec: &DeltaSpec, rows: usize, sequences: usize) -> us
     (rows / CHUNK).saturating_add(sequences).saturating_mul(bytes)
 }
 
-/// Bytes of the rows beside the states of `slots` sequences.
-pub(super) fn recent_bytes(spec: &DeltaSpec, slots: usize) -> usize {
-    if is_usual(spec) { slots.saturating_mul(spec.value_heads).saturating_mul(RECENT_BYTES) } else { 0 }
+/// Values of the rows beside the states of `slots` sequences.
+pub(super) fn recent_values(spec: &DeltaSpec, slots: usize) -> usize {
+    if is_usual(spec) { slots.saturating_mul(spec.value_heads).saturating_mul(RECENT) } else { 0 }
 }
 
 fn is_usual(spec: &DeltaSpec) -> bool {
@@ -75,8 +75,8 @@ pub struct DeltaStates {
     pub conv: DeviceSlice<f32>,
     /// `[slots, value_heads, key_dim, value_dim]`.
     pub states: DeviceSlice<f32>,
-    /// [`recent_bytes`]: what is not in `states` yet. Zeros: nothing.
-    pub recent: DeviceSlice<u8>,
+    /// [`recent_values`]: what is not in `states` yet. Zeros: nothing.
+    pub recent: DeviceSlice<f32>,
 }
 
 impl DeltaStates {
@@ -97,13 +97,10 @@ impl DeltaStates {
     /// # Errors
     /// [`crate::Error::Internal`] beyond the end.
     pub fn clear(&self, stream: &Stream, slot: usize, slots: usize) -> Result<()> {
-        let of_slot = |len: usize| (slot * (len / slots.max(1)), len / slots.max(1));
-        for all in [self.conv, self.states] {
-            let (first, len) = of_slot(all.len());
-            stream.clear(all.part(first, len)?)?;
-        }
-        let (first, len) = of_slot(self.recent.len());
-        stream.clear(self.recent.part(first, len)?)
+        [self.conv, self.states, self.recent].into_iter().try_for_each(|all| {
+            let len = all.len() / slots.max(1);
+            stream.clear(all.part(slot * len, len)?)
+        })
     }
 }
 
@@ -152,7 +149,7 @@ impl DeltaNet {
         let DeltaSpec { value_heads, key_dim, value_dim, conv_kernel, .. } = self.spec;
         let inputs = (conv_kernel.saturating_sub(1) + rows.min(conv_kernel)) * self.spec.conv_channels();
         let state = 4 * value_heads * key_dim * value_dim;
-        let beside = value_heads * ROW_BYTES;
+        let beside = 4 * value_heads * ROW;
         let moved = match (position + slot) % PERIOD {
             _ if !is_usual(&self.spec) || !step.single_rows || position == 0 => 2 * state,
             before if before == PERIOD - 1 => 2 * state + before * beside,

@@ -2,7 +2,7 @@
 
 use super::args::{Expert, Item, SampleResult};
 use super::attention::PARTIAL_SUMS;
-use super::delta_net::{chunk_bytes, recent_bytes};
+use super::delta_net::{chunk_bytes, recent_values};
 use super::memory::{Planned, Planner};
 use super::moe::MoeShape;
 use super::sample::SampleParts;
@@ -71,7 +71,7 @@ pub(super) struct StateParts {
     /// `[slots, value_heads, key_dim, value_dim]`.
     pub states: Planned<f32>,
     /// Rows that are not in the states yet.
-    pub recent: Planned<u8>,
+    pub recent: Planned<f32>,
 }
 
 /// Activations of a step, and what else it needs.
@@ -126,7 +126,7 @@ impl Layout {
             Some(StateParts {
                 conv: planner.take(product(&[slots, delta.conv_kernel, delta.conv_channels()])),
                 states: planner.take(product(&[slots, delta.value_heads, delta.key_dim, delta.value_dim])),
-                recent: planner.take(recent_bytes(delta, slots)),
+                recent: planner.take(recent_values(delta, slots)),
             })
         });
         let states = states.collect();

@@ -1,7 +1,7 @@
 //! The convolution, the delta rule and the gated norm, step by step and for many rows, against the recurrence in float64.
 
 use super::super::args::{DeltaArgs, Place, QuantisedRow, Sequence};
-use super::super::delta_net::RECENT_BYTES;
+use super::super::delta_net::RECENT;
 use super::super::testing::Buffer;
 use super::{Bench, assert_close, sigmoid, silu, unquantised, values};
 
@@ -137,7 +137,7 @@ fn advance(shape: &Shape, weights: &Weights, memory: &mut Memory, row: [&[f32]; 
 struct Device {
     conv: Buffer<f32>,
     states: Buffer<f32>,
-    recent: Buffer<u8>,
+    recent: Buffer<f32>,
 }
 
 /// One step of `rows[s]` rows of sequence `s`, whose slots go down to 1.
@@ -276,7 +276,7 @@ fn run<const N: usize>(bench: &mut Bench, shape: &Shape, steps: &[[usize; N]]) {
     let device = Device {
         conv: bench.room((N + 1) * shape.taps * channels),
         states: bench.room((N + 1) * heads * shape.key_dim * shape.value_dim),
-        recent: bench.room((N + 1) * heads * RECENT_BYTES),
+        recent: bench.room((N + 1) * heads * RECENT),
     };
     let mut memory = vec![Memory::default(); N];
     for rows in steps {
