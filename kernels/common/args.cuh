@@ -84,7 +84,7 @@ struct NormArgs {
     float eps;
     uint32_t width;
     uint32_t count;
-    uint32_t unused;
+    uint32_t early;        // 1 where the kernel behind reads nothing but weights before its wait
 };
 
 // out[i, r] = matrix[r] · input[i] + bias[r]
@@ -118,6 +118,8 @@ struct ProductsArgs {
     uint32_t slots;    // kernels of one format: blocks of 256 columns that each warp keeps in shared memory
     uint32_t early;    // `products_1_f32`: 1 where the kernel behind reads nothing but weights before its wait
     QuantisedRow row;  // kernels of one format: takes the place of `input`, by tiles
+    uint32_t count;    // `products_8_*`: rows of `row`
+    uint32_t unused;
 };
 
 struct AttentionArgs {
@@ -312,5 +314,5 @@ static_assert(sizeof(SampleRow) == 64 && sizeof(SampleResult) == 16 && sizeof(Sa
 static_assert(sizeof(SampleArgs) == 96);
 static_assert(sizeof(Matrix) == 56 && sizeof(Product) == 80 && sizeof(Expert) == 168 && sizeof(Item) == 16);
 static_assert(sizeof(Row) == 16 && sizeof(Sequence) == 32 && sizeof(EmbedArgs) == 112 && sizeof(NormArgs) == 64);
-static_assert(sizeof(ProductsArgs) == 392 && sizeof(AttentionArgs) == 176 && sizeof(DeltaArgs) == 272);
+static_assert(sizeof(ProductsArgs) == 400 && sizeof(AttentionArgs) == 176 && sizeof(DeltaArgs) == 272);
 static_assert(sizeof(MoeArgs) == 528);

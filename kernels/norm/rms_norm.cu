@@ -6,11 +6,13 @@ const int LOADS = 2;
 
 extern "C" __global__ void __launch_bounds__(1024) rms_norm(const __grid_constant__ NormArgs args) {
     __shared__ float scratch[32];
+    if (args.early) start_next_kernel_early();
     const uint32_t width = args.width;
     float4 weights[LOADS], values[LOADS];
 #pragma unroll
     for (int i = 0; i < LOADS; ++i) weights[i] = four_of(args.weight, 4 * (i * blockDim.x + threadIdx.x), width);
-    after_previous_kernel();
+    wait_for_previous_kernel();
+    if (!args.early) start_next_kernel();
     const uint64_t row = args.pick == nullptr ? blockIdx.x : args.pick[blockIdx.x];
     const float* x = args.x + row * width;
     float* out = args.out + static_cast<uint64_t>(blockIdx.x) * width;

@@ -8,6 +8,7 @@
 #include "common/decode.cuh"
 #include "common/multiply_row.cuh"
 #include "common/ring.cuh"
+#include "products/strips.cuh"
 
 // Strips that a block sums up before their sums meet.
 const int ROUND = 8;
@@ -16,47 +17,31 @@ template <uint32_t F>
 DEVICE void decode_products(const ProductsArgs& args) {
     // Aligned as lines are: see moe/few_down.cuh.
     DYNAMIC_SHARED(__align__(128) uint8_t, shared);
-    __shared__ float squares[WARPS];
+    __shared__ float squares[WARPS], factor;
+    __shared__ SumPlace places[ROUND][SLOTS];
     __shared__ float sums_of_round[ROUND][WARPS][SLOTS];
     const Input input(shared, 1, args.cols, INPUT_INT8);
-    // Strips of all matrices are counted through.
-    uint32_t ends[PRODUCTS], total = 0;
-#pragma unroll
-    for (uint32_t i = 0; i < PRODUCTS; ++i) {
-        if (i < args.products_count) total += ceil_div(args.products[i].matrix.rows, SLOTS);
-        ends[i] = total;
-    }
-    // The product that a strip belongs to; `strip` becomes its number there.
-    const auto product_of = [&](uint32_t& strip) {
-        uint32_t product = 0, first = 0;
-#pragma unroll
-        for (uint32_t i = 0; i + 1 < PRODUCTS; ++i) {
-            if (strip >= ends[i]) product = i + 1, first = ends[i];
-        }
-        strip -= first;
-        return product;
-    };
-    const int strips = blockIdx.x < total ? (total - 1 - blockIdx.x) / gridDim.x + 1 : 0;
+    const ProductStrips all(args);
+    const int strips = all.own();
     const Shares share(args.cols / BLOCK, WARPS);
-    const auto strip_of = [&](int number) {
-        uint32_t strip = blockIdx.x + (share.set + number * share.sets) * gridDim.x;
-        const Matrix& m = args.products[product_of(strip)].matrix;
-        return m.data + static_cast<uint64_t>(strip) * m.strip_bytes;
-    };
+    const auto strip_of = [&](int number) { return all.strip(share.set + number * share.sets); };
     using Copies = Ring<F, decltype(strip_of)>;
     uint8_t* copied = shared + input.bytes(INPUT_INT8) + threadIdx.x / WARP * args.slots * Copies::BYTES;
     Copies ring(copied, args.slots, share.of(strips), share.first, share.across, share.blocks, strip_of);
     ring.start_in_turn();
     const int threads = WARP * min(WARPS, args.cols / BLOCK);
     const NormAhead ahead(args.norm, args.cols, threads);
-    // What is added to was there before the kernel in front began.
-    uint32_t first_strip = blockIdx.x + threadIdx.x / SLOTS * gridDim.x;
-    float before = 0.0f;
-    if (args.add && static_cast<int>(threadIdx.x) < min(ROUND, strips) * SLOTS) {
-        const Product& p = args.products[product_of(first_strip)];
-        const uint32_t at = first_strip * SLOTS + threadIdx.x % SLOTS;
-        if (at < p.matrix.rows) before = __ldcg(p.out + at);
-    }
+    // Where this thread puts the sum of a strip of the round that begins with strip `first`.
+    const auto find_places = [&](int first) {
+        uint32_t strip = blockIdx.x + (first + threadIdx.x / SLOTS) * gridDim.x;
+        if (static_cast<int>(threadIdx.x) >= min(ROUND, strips - first) * SLOTS) return;
+        const Product& p = all.product_of(strip);
+        const uint32_t within = threadIdx.x % SLOTS;
+        places[threadIdx.x / SLOTS][within].find(p, strip * SLOTS + within, 0, args.add);
+    };
+    // Those of the first round now: what is added to was there before the kernel in front began, and the argument's lines come from
+    // afar when they are read for the first time.
+    find_places(0);
     RowFragment<F> fragment(args.products[0].matrix);  // all of them have one codebook
     after_previous_kernel();
     const bool quantised = args.row.codes != nullptr;
@@ -68,6 +53,8 @@ DEVICE void decode_products(const ProductsArgs& args) {
             fill_row(input, x, first_columns, args.cols, args.norm, ahead, INPUT_INT8, squares, threads);
         }
         __syncthreads();
+        // Those that put sums find it behind the next barrier.
+        if (threadIdx.x == blockDim.x - 1) factor = norm_factor(args.norm, args.cols, args.eps, squares, threads);
     }
     ring.settle();
     RowOperand<F, false> row;
@@ -111,18 +98,14 @@ DEVICE void decode_products(const ProductsArgs& args) {
         __syncthreads();
         if (static_cast<int>(threadIdx.x) < count * SLOTS) {
             const int number = threadIdx.x / SLOTS, within = threadIdx.x % SLOTS;
-            uint32_t strip = blockIdx.x + (first + number) * gridDim.x;
-            const Product& p = args.products[product_of(strip)];
-            const uint32_t at = strip * SLOTS + within;
             float sum = 0.0f;
 #pragma unroll 8
             for (int w = 0; w < share.across; ++w) sum += sums_of_round[number][w][within];
-            sum *= norm_factor(args.norm, args.cols, args.eps, squares, threads);
-            if (at < p.matrix.rows) {
-                if (p.bias != nullptr) sum += p.bias[at];
-                p.out[at] = args.add ? (first == 0 ? before : p.out[at]) + sum : sum;
-            }
+            if (args.norm != nullptr) sum *= factor;
+            places[number][within].put(sum);
         }
-        if (first + ROUND < strips) __syncthreads();
+        if (first + ROUND >= strips) break;
+        find_places(first + ROUND);
+        __syncthreads();
     }
 }

@@ -110,7 +110,7 @@ structs! {
         eps: f32,
         width: u32,
         count: u32,
-        unused: u32,
+        early: u32,
     }
 
     /// One of the products of a launch.
@@ -125,8 +125,8 @@ structs! {
     /// Rows, quantised by the kernel that has computed them.
     QuantisedRow, 16 { codes: DevicePtr<u32>, factors: DevicePtr<f32> }
 
-    /// Products with one row.
-    ProductsArgs, 392 {
+    /// Products with one row, or with up to eight quantised ones.
+    ProductsArgs, 400 {
         products: [Product; 4],
         input: DevicePtr<f32>,
         norm: DevicePtr<f32>,
@@ -140,6 +140,8 @@ structs! {
         slots: u32,
         early: u32,
         row: QuantisedRow,
+        count: u32,
+        unused: u32,
     }
 
     /// Attention between the projections.
@@ -416,6 +418,31 @@ impl Product {
     /// No product.
     pub const NONE: Self =
         Self { matrix: Matrix::NONE, bias: DevicePtr::NULL, out: DevicePtr::NULL, out_stride: 0, unused: 0 };
+}
+
+impl ProductsArgs {
+    /// Four at most, of nothing yet.
+    pub fn of(products: &[Product]) -> Self {
+        let mut all = [Product::NONE; 4];
+        all.iter_mut().zip(products).for_each(|(to, product)| *to = *product);
+        Self {
+            products: all,
+            input: DevicePtr::NULL,
+            norm: DevicePtr::NULL,
+            pick: DevicePtr::NULL,
+            eps: 0.0,
+            products_count: number(products.len()),
+            input_stride: 0,
+            cols: 0,
+            add: 0,
+            forms: 0,
+            slots: 0,
+            early: 0,
+            row: QuantisedRow::NONE,
+            count: 0,
+            unused: 0,
+        }
+    }
 }
 
 impl Expert {

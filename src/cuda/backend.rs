@@ -247,19 +247,20 @@ impl CudaBackend {
     }
 
     /// Rows of activations, picked ones or the first `count`, before norm `norm`: the norm is the product's where there is one
-    /// row, and done here otherwise, as floats, quantised, or both, as they are wanted.
+    /// row, and done here otherwise, as floats, quantised, or both, as they are wanted. `early`: see [`Normed::early`].
     fn normed(
         &self,
         (pick, count): (Option<DeviceSlice<u32>>, usize),
         norm: DeviceSlice<f32>,
         (floats, quantised): (bool, bool),
+        early: bool,
     ) -> Result<Inputs> {
         let (work, norm) = (&self.work, (norm, self.spec.norm_eps));
         if count == 1 {
             return Ok(Inputs { pick, norm: Some(norm), ..Inputs::rows(work.x, 1) });
         }
         let quantised = if quantised { work.moe.row } else { QuantisedRow::NONE };
-        let out = Normed { floats: floats.then_some(work.normed), quantised };
+        let out = Normed { floats: floats.then_some(work.normed), quantised, early };
         self.kernels.norm.run(&self.stream, (work.x, pick, count), norm, out)?;
         Ok(Inputs { quantised, ..Inputs::rows(work.normed, count) })
     }
@@ -273,7 +274,7 @@ impl CudaBackend {
     ) -> Result<()> {
         let products = &self.kernels.products;
         let takes = |(weight, _): &(&Weight, _)| products.takes_quantised(&weight.matrix, rows.1);
-        let inputs = self.normed(rows, norm, (!outputs.iter().all(takes), outputs.iter().any(takes)))?;
+        let inputs = self.normed(rows, norm, (!outputs.iter().all(takes), outputs.iter().any(takes)), true)?;
         products.run(&self.stream, inputs, outputs, Output::Set)
     }
 
@@ -388,7 +389,7 @@ impl CudaBackend {
         let outputs: Vec<(&Weight, _)> = router.into_iter().chain(gate.zip(shared_gate)).collect();
         let quantised = moe.takes_quantised(count);
         let forms = (!outputs.is_empty() || !quantised, quantised);
-        let inputs = self.normed((None, count), weights.feed_forward_norm, forms)?;
+        let inputs = self.normed((None, count), weights.feed_forward_norm, forms, false)?;
         if !outputs.is_empty() {
             self.kernels.products.run_exact(stream, Inputs { early: true, ..inputs }, &outputs)?;
         }
@@ -533,7 +534,7 @@ impl CudaBackend {
     /// Does what a defect of a kernel would do: reads where no memory is.
     pub(super) fn break_device(&self) -> Result<()> {
         let (rows, norm) = ((DeviceSlice::nowhere(64), None, 1), (DeviceSlice::nowhere(64), 0.0));
-        let out = Normed { floats: Some(DeviceSlice::nowhere(64)), quantised: QuantisedRow::NONE };
+        let out = Normed { floats: Some(DeviceSlice::nowhere(64)), quantised: QuantisedRow::NONE, early: false };
         self.kernels.norm.run(&self.stream, rows, norm, out)
     }
 }

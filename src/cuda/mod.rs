@@ -15,6 +15,7 @@ mod context;
 mod delta_net;
 mod device;
 mod driver;
+mod eight_rows;
 mod embed;
 mod event;
 mod few_rows;

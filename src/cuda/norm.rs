@@ -16,6 +16,8 @@ pub struct Normed {
     pub floats: Option<DeviceSlice<f32>>,
     /// Only for rows of whole tiles; the memory for `count` of them is the caller's to check.
     pub quantised: QuantisedRow,
+    /// The kernel behind reads nothing but weights before it waits for this one, and has many to ask for.
+    pub early: bool,
 }
 
 impl Norm {
@@ -51,7 +53,7 @@ impl Norm {
             eps,
             width: number(width),
             count: number(count),
-            unused: 0,
+            early: out.early.into(),
         };
         // Two loads of four columns a thread, as far as a block has threads.
         let threads = width.div_ceil(8).next_multiple_of(32).min(1024);

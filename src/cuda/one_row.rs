@@ -25,7 +25,7 @@ pub struct OneRow {
 
 /// Products that one of the kernels takes together.
 pub struct Group {
-    kernel: usize,
+    pub(super) kernel: usize,
     pub products: Vec<Product>,
 }
 
@@ -48,6 +48,21 @@ pub fn shares(blocks: usize, warps: usize) -> (usize, usize) {
 }
 
 impl Group {
+    /// Groups of `products` that `kernel_of` names a kernel for, and those that it names none for.
+    pub(super) fn all(products: &[Product], kernel_of: impl Fn(&Matrix) -> Option<usize>) -> (Vec<Self>, Vec<Product>) {
+        let (mut groups, mut others) = (Vec::<Self>::new(), Vec::new());
+        for product in products {
+            match kernel_of(&product.matrix).filter(|_| (product.matrix.cols as usize).is_multiple_of(COLUMNS)) {
+                Some(kernel) => match groups.iter_mut().find(|g| g.kernel == kernel && g.takes(&product.matrix)) {
+                    Some(group) => group.products.push(*product),
+                    None => groups.push(Self { kernel, products: vec![*product] }),
+                },
+                None => others.push(*product),
+            }
+        }
+        (groups, others)
+    }
+
     /// Whether `matrix`, of the kernel's format, has the codebook of the others.
     fn takes(&self, matrix: &Matrix) -> bool {
         self.products.iter().all(|product| product.matrix.codebook.address() == matrix.codebook.address())
@@ -68,21 +83,11 @@ impl OneRow {
 
     /// Groups of `products`, and those that no kernel here takes. `exact` never quantises.
     pub fn groups(&self, products: &[Product], exact: bool) -> (Vec<Group>, Vec<Product>) {
-        let (mut groups, mut others) = (Vec::<Group>::new(), Vec::new());
-        for product in products {
-            let matrix = &product.matrix;
+        Group::all(products, |matrix| {
             let int8 =
                 matrix.int8_format().filter(|kernel| !exact && self.slots(*kernel, std::slice::from_ref(matrix)) > 0);
-            let float = matrix.float_format().map(|kernel| INT8_FORMATS.len() + kernel);
-            match int8.or(float).filter(|_| (matrix.cols as usize).is_multiple_of(COLUMNS)) {
-                Some(kernel) => match groups.iter_mut().find(|group| group.kernel == kernel && group.takes(matrix)) {
-                    Some(group) => group.products.push(*product),
-                    None => groups.push(Group { kernel, products: vec![*product] }),
-                },
-                None => others.push(*product),
-            }
-        }
-        (groups, others)
+            int8.or_else(|| matrix.float_format().map(|kernel| INT8_FORMATS.len() + kernel))
+        })
     }
 
     /// Blocks of so many matrices of one format, which have the same columns, that each warp keeps in shared memory.
@@ -117,8 +122,7 @@ impl OneRow {
         let grid = match float {
             // Each block has its rows.
             Some("f32") => units,
-            // A block a multiprocessor, so that those of the next kernel find room beside them.
-            _ => units.min(self.multiprocessors),
+            _ => blocks(units, self.multiprocessors),
         };
         let launch = kernel.launch([grid, 1, 1], [number(32 * WARPS), 1, 1]).shared(number(shared));
         // The router, whose blocks are small and begin beside those of an output projection.
@@ -128,7 +132,13 @@ impl OneRow {
     }
 }
 
+/// Blocks for `strips` strips, one a multiprocessor at most, so that those of the next kernel find room beside them: as few as take
+/// no longer than more of them would, so that some multiprocessors have room for the largest.
+pub(super) fn blocks(strips: u32, multiprocessors: u32) -> u32 {
+    strips.div_ceil(strips.div_ceil(multiprocessors.max(1)).max(1))
+}
+
 /// Strips of all of `matrices`.
-fn strips<'a>(matrices: impl IntoIterator<Item = &'a Matrix>) -> u32 {
+pub(super) fn strips<'a>(matrices: impl IntoIterator<Item = &'a Matrix>) -> u32 {
     matrices.into_iter().map(|matrix| matrix.rows.div_ceil(16)).sum()
 }

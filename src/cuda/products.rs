@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::args::{Forms, Matrix, Product, ProductsArgs, QuantisedRow, number};
 use super::device::DeviceInfo;
+use super::eight_rows::EightRows;
 use super::memory::{DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
 use super::one_row::{self, OneRow};
@@ -17,6 +18,8 @@ pub struct Products {
     any: Kernel,
     /// For one row, by format.
     one_row: OneRow,
+    /// For up to eight, likewise.
+    eight_rows: EightRows,
     /// For several rows.
     tiles: Arc<Tiles>,
     multiprocessors: usize,
@@ -60,6 +63,7 @@ impl Products {
         Ok(Self {
             any: modules.kernel("products_1")?,
             one_row: OneRow::new(modules, device)?,
+            eight_rows: EightRows::new(modules, device)?,
             tiles,
             multiprocessors: device.multiprocessors as usize,
             exact,
@@ -127,7 +131,13 @@ impl Products {
             if inputs.quantised.is_none() {
                 self.tiles.quantise(stream, inputs.data, count * cols)?;
             }
-            self.tiles.products(stream, &int8, cols, count, add)?;
+            let (groups, others) = self.eight_rows.groups(&int8, count);
+            for group in groups {
+                self.eight_rows.run(stream, &group, self.tiles.quantised(count * cols)?, (cols, count), add)?;
+            }
+            if !others.is_empty() {
+                self.tiles.products(stream, &others, cols, count, add)?;
+            }
         }
         if !float.is_empty() {
             self.tiles.floats(stream, &float, inputs.data, (cols, count), add)?;
@@ -139,7 +149,8 @@ impl Products {
     fn single(&self, stream: &Stream, inputs: Inputs, products: &[Product], add: bool, exact: bool) -> Result<()> {
         let (groups, others) = self.one_row.groups(products, exact);
         for group in groups {
-            self.one_row.run(stream, &group, args(inputs, &group.products, add, forms(&group.products, exact))?)?;
+            let args = args(inputs, &group.products, add, forms(&group.products, exact))?;
+            self.one_row.run(stream, &group, args)?;
         }
         let Some(first) = others.first() else { return Ok(()) };
         let (cols, forms) = (first.matrix.cols as usize, forms(&others, exact));
@@ -165,14 +176,11 @@ fn forms(products: &[Product], exact: bool) -> Forms {
 /// The argument of the kernels that keep a single row in shared memory, in `forms`.
 fn args(inputs: Inputs, products: &[Product], add: bool, forms: Forms) -> Result<ProductsArgs> {
     let cols = products.first().map_or(0, |product| product.matrix.cols as usize);
-    let mut all = [Product::NONE; 4];
-    all.iter_mut().zip(products).for_each(|(to, product)| *to = *product);
     let (norm, eps) = match inputs.norm {
         Some((norm, eps)) => (norm.holding(cols, "the weights of a norm")?, eps),
         None => (DevicePtr::NULL, 0.0),
     };
     Ok(ProductsArgs {
-        products: all,
         input: inputs.data.holding(if inputs.pick.is_some() { 0 } else { cols }, "inputs of a product")?,
         norm,
         pick: match inputs.pick {
@@ -180,13 +188,12 @@ fn args(inputs: Inputs, products: &[Product], add: bool, forms: Forms) -> Result
             None => DevicePtr::NULL,
         },
         eps,
-        products_count: number(products.len()),
         input_stride: number(cols),
         cols: number(cols),
         add: add.into(),
         forms: forms.bits(),
-        slots: 0,
         early: inputs.early.into(),
         row: inputs.quantised,
+        ..ProductsArgs::of(products)
     })
 }

@@ -1,7 +1,9 @@
 //! Products of several rows. Where inputs may be quantised they are once, by the kernel that computes them or in a launch of their
 //! own, and then every block reads them for the tensor cores; all others are products of float32.
 
-use super::args::{MoeArgs, Product, QuantiseArgs, TileFloatsArgs, TileMoeArgs, TileProductsArgs, number};
+use super::args::{
+    MoeArgs, Product, QuantiseArgs, QuantisedRow, TileFloatsArgs, TileMoeArgs, TileProductsArgs, number,
+};
 use super::device::DeviceInfo;
 use super::memory::{DeviceMemory, DevicePtr, DeviceSlice};
 use super::module::{Kernel, Modules};
@@ -111,6 +113,17 @@ impl Tiles {
         let launch = self.quantise.launch([number(tiles.div_ceil(32)), 1, 1], [256, 1, 1]);
         // SAFETY: the kernel's argument, of sizes that were checked.
         unsafe { launch.arg(args).queue(stream) }
+    }
+
+    /// What was quantised last, so many values.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] for memory that is too small.
+    pub fn quantised(&self, values: usize) -> Result<QuantisedRow> {
+        Ok(QuantisedRow {
+            codes: self.codes.holding(values / 4, "quantised inputs")?,
+            factors: self.factors.holding(2 * (values / TILE), "scales of quantised inputs")?,
+        })
     }
 
     /// The products of up to four matrices that take int8 with `count` rows of what was quantised last.

@@ -76,7 +76,7 @@ fn rms_norm_matches_float64_at_odd_sizes() {
                 eps: 1e-6,
                 width: width as u32,
                 count: 4,
-                unused: 0,
+                early: 0,
             };
             bench.run(&kernel, [4, 1, 1], 256, 0, args);
             let order = picks.unwrap_or([0, 1, 2, 3]);

@@ -53,19 +53,11 @@ fn one(bench: &mut Bench, weight: &Weight, format: Format, exact: bool) {
     let forms = Forms::of([&matrix], exact);
     let input = bench.put(&inputs[0]);
     let args = ProductsArgs {
-        products: [Product { matrix, out: out.slice.start(), out_stride: rows as u32, ..NONE }, NONE, NONE, NONE],
         input,
-        norm: DevicePtr::NULL,
-        pick: DevicePtr::NULL,
-        eps: 0.0,
-        products_count: 1,
         input_stride: cols as u32,
         cols: cols as u32,
-        add: 0,
         forms: forms.bits(),
-        slots: 0,
-        early: 0,
-        row: QuantisedRow::NONE,
+        ..ProductsArgs::of(&[Product { matrix, out: out.slice.start(), out_stride: rows as u32, ..NONE }])
     };
     bench.run(&bench.kernel(ANY), [3.min(rows.div_ceil(16)), 1, 1], 256, forms.bytes(1, cols), args);
     let found = bench.gpu.download(out.slice);
@@ -127,19 +119,15 @@ fn matrices_of_different_formats_share_a_normed_input_that_is_picked_biased_and_
         unused: 0,
     };
     let args = ProductsArgs {
-        products: [0, 1, 2, 3].map(|i| product(i, &mut bench)),
         input: bench.put(&x.concat()),
         norm: bench.put(&norm),
         pick: bench.put(&[pick as u32]),
         eps: eps as f32,
-        products_count: 4,
         input_stride: cols as u32,
         cols: cols as u32,
         add: 1,
         forms: forms.bits(),
-        slots: 0,
-        early: 0,
-        row: QuantisedRow::NONE,
+        ..ProductsArgs::of(&[0, 1, 2, 3].map(|i| product(i, &mut bench)))
     };
     bench.run(&bench.kernel(ANY), [5, 1, 1], 256, forms.bytes(1, cols), args);
     for (i, weight) in weights.iter().enumerate() {
@@ -177,20 +165,21 @@ fn decode_with(
         let outs: Vec<_> = before.iter().map(|before| bench.gpu.upload(before)).collect();
         let forms = Forms::of(&matrices, false);
         let bias = values(30, 272);
-        let mut products = [NONE; 4];
-        for (i, product) in products.iter_mut().enumerate().take(weights.len()) {
-            let bias = bench.put(&bias);
-            let rows = matrices[i].rows;
-            *product = Product { matrix: matrices[i], bias, out: outs[i].slice.start(), out_stride: rows, unused: 0 };
-        }
+        let products: Vec<Product> = (matrices.iter().zip(&outs))
+            .map(|(matrix, out)| Product {
+                matrix: *matrix,
+                bias: bench.put(&bias),
+                out: out.slice.start(),
+                out_stride: matrix.rows,
+                unused: 0,
+            })
+            .collect();
         let row = if quantises { quantised_row(bench, &x) } else { QuantisedRow::NONE };
         let args = ProductsArgs {
-            products,
             input: if quantises { DevicePtr::NULL } else { bench.put(&[values(1, cols), x.clone()].concat()) },
             norm: if normed { bench.put(&norm) } else { DevicePtr::NULL },
             pick: bench.put(&[1u32]),
             eps: eps as f32,
-            products_count: weights.len() as u32,
             input_stride: cols as u32,
             cols: cols as u32,
             add: 1,
@@ -198,6 +187,7 @@ fn decode_with(
             slots: slots as u32,
             early: u32::from(normed),
             row,
+            ..ProductsArgs::of(&products)
         };
         let copied = if int8 { 16 * slots * matrices[0].block_bytes(256) } else { 0 };
         let shared = forms.bytes(1, cols).next_multiple_of(16) + copied;
@@ -259,5 +249,66 @@ fn one_row_through_the_kernels_of_each_format() {
             decode(&mut bench, format, name, cols, (7, 0));
         }
         decode(&mut bench, Format::F32, "products_1_f32", cols, (82, 0));
+    }
+}
+
+/// `count` rows through the kernel of `format`, for three matrices of it, with as many blocks, and slots of each warp.
+fn several(
+    bench: &mut Bench,
+    (format, name): (Format, &str),
+    (cols, count): (usize, usize),
+    (blocks, slots): (usize, usize),
+    add: bool,
+) {
+    let weights = [272, 37, 17].map(|rows| weight(format, rows, cols, rows as u32));
+    let tolerance = if format == Format::Bnb4 { 1e-2 } else { 2e-3 };
+    let inputs: Vec<Vec<f32>> = (0..count).map(|i| values(50 + i as u32, cols)).collect();
+    let matrices: Vec<Matrix> = weights.iter().map(|w| bench.matrix(w)).collect();
+    let before: Vec<Vec<f32>> = weights.iter().map(|w| values(31, count * w.rows())).collect();
+    let outs: Vec<_> =
+        (before.iter()).map(|before| if add { bench.gpu.upload(before) } else { bench.room(before.len()) }).collect();
+    let bias = values(30, 272);
+    let products: Vec<Product> = (0..weights.len())
+        .map(|i| Product {
+            matrix: matrices[i],
+            bias: if i == 1 { bench.put(&bias) } else { DevicePtr::NULL },
+            out: outs[i].slice.start(),
+            out_stride: matrices[i].rows,
+            unused: 0,
+        })
+        .collect();
+    let args = ProductsArgs {
+        cols: cols as u32,
+        add: add.into(),
+        slots: slots as u32,
+        row: quantised_row(bench, &inputs.concat()),
+        count: count as u32,
+        ..ProductsArgs::of(&products)
+    };
+    let name = name.replace("_1_", "_8_");
+    let shared = cols / 256 * 2816 + 16 * slots * matrices[0].block_bytes(256);
+    if bench.run(&bench.kernel(&name), [blocks, 1, 1], 512, shared, args) {
+        for (i, weight) in weights.iter().enumerate() {
+            let mut expected = expected(weight, &inputs, false);
+            for (at, value) in expected.iter_mut().enumerate() {
+                *value += if i == 1 { f64::from(bias[at % weight.rows()]) } else { 0.0 };
+                *value += if add { f64::from(before[i][at]) } else { 0.0 };
+            }
+            let what = format!("{name}, {count} x [{}, {cols}], matrix {i}, {slots} slots, added {add}", weight.rows());
+            assert_close(&bench.gpu.download(outs[i].slice), &expected, tolerance, &what);
+        }
+    }
+    bench.kept.clear();
+}
+
+#[test]
+fn up_to_eight_rows_through_the_kernels_of_each_format() {
+    let Some(mut bench) = Bench::open() else { return };
+    let sizes = [(256, 8), (512, 2), (768, 5), (2048, 3), (2304, 8), (4096, 7), (6144, 4)];
+    for (i, (cols, count)) in sizes.into_iter().enumerate() {
+        for of_format in DECODE {
+            // More slots than there are blocks, and fewer.
+            several(&mut bench, of_format, (cols, count), ([7, 2][i % 2], 1 + i % 3), i % 3 > 0);
+        }
     }
 }
