@@ -26,6 +26,7 @@ extern "C" __global__ void __launch_bounds__(32 * GROUPS, 2) delta_step(const __
     __shared__ float squares[3 * DIM / WARP];
     __shared__ __align__(16) float4 recalled[2][GROUPS][FOURS];  // products of the state with keys and queries
     __shared__ float along[GROUPS];
+    __shared__ float2 gates;  // decay and beta
     __shared__ __align__(16) float updates[DIM];
     __shared__ float parts[DIM / WARP];
     __shared__ __align__(16) float rows[MOST_RECENT][2][DIM];  // those that are not in the state yet
@@ -73,18 +74,22 @@ extern "C" __global__ void __launch_bounds__(32 * GROUPS, 2) delta_step(const __
     const uint32_t place = kind == 2 ? at(args.v, key_head, index) : at(is_query ? args.q : args.k, key_head, 0);
     const float x = convolves ? args.qkv[row * args.qkv_stride + place + within] : 0.0f;
     const float z = is_query ? args.z[row * args.z_stride + at(args.z_place, key_head, index) + within] : 0.0f;
-    const float a = args.a[row * args.a_stride + at(args.a_place, key_head, index)];
-    const float b = args.b[row * args.b_stride + at(args.b_place, key_head, index)];
+    // By a warp that has no channel.
+    if (warp == GROUPS - 1) {
+        const float a = args.a[row * args.a_stride + at(args.a_place, key_head, index)];
+        const float b = args.b[row * args.b_stride + at(args.b_place, key_head, index)];
+        if (lane == 0) gates = make_float2(expf(rate * softplus(a + bias)), sigmoid(b));
+    }
     if (convolves) {
         const float value = own.apply(x), sum = sum_lanes<32>(value * value);
         mixed[kind][within] = value;
         if (lane == 0) squares[warp] = sum;
         if (kind == 2 || index == 0) *history(args, slot, position, channel) = x;
     }
-    const float decay = expf(rate * softplus(a + bias)), beta = sigmoid(b);
     wait_for_copies_but<0>();
     __syncthreads();
 
+    const float decay = gates.x, beta = gates.y;
     const float *queries = mixed[0] + warp * OWN, *keys = mixed[1] + warp * OWN;
     float4 with_key = make_float4(0.0f, 0.0f, 0.0f, 0.0f), with_query = with_key;
     float overlap = 0.0f;
