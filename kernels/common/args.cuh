@@ -103,7 +103,7 @@ const uint32_t PRODUCTS = 4;
 const uint32_t INPUT_FLOATS = 1;
 const uint32_t INPUT_INT8 = 2;
 
-// Up to four products with one row.
+// Up to four products with one row, or with up to eight quantised ones.
 struct ProductsArgs {
     Product products[PRODUCTS];
     const float* input;    // [*, input_stride]
@@ -117,7 +117,7 @@ struct ProductsArgs {
     uint32_t forms;  // INPUT_FLOATS, INPUT_INT8 or both: what the matrices take
     uint32_t slots;    // kernels of one format: blocks of 256 columns that each warp keeps in shared memory
     uint32_t early;    // `products_1_f32`: 1 where the kernel behind reads nothing but weights before its wait
-    QuantisedRow row;  // kernels of one format: takes the place of `input`, by tiles
+    QuantisedRow row;  // kernels of one format: takes the place of `input`, by tiles; without `norm`
     uint32_t count;    // `products_8_*`: rows of `row`
     uint32_t unused;
 };

@@ -6,6 +6,8 @@
 // `scales` of the two rows. SIGNED: codes are signed bytes. MIN: there are minima. HALVES: the halves of a tile have integer
 // weights of their own, see `weights`.
 #pragma once
+#include <type_traits>
+
 #include "common/packing.cuh"
 
 struct Lane {

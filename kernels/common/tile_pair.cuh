@@ -113,8 +113,8 @@ DEVICE void subtract_minima(const float2 (&minima)[2], const float* totals, int 
     }
 }
 
-// Adds the products of a block with N times eight rows: as straight code, because an expert has few rows more often than
-// many, and instructions around the products are most of what they cost.
+// Adds the products of a block with N times eight rows: as straight code, because few rows are more frequent than many, and
+// instructions around the products are most of what they cost.
 template <int N, uint32_t F>
 DEVICE void multiply_few(const Fragment<F>& fragment, const uint8_t* block, int tiles, const float2 (&scales)[2],
                          const uint8_t* codes, const float* factors, int rows, float (*sums)[4]) {

@@ -112,6 +112,7 @@ DEVICE void eight_rows_products(const ProductsArgs& args) {
             for (int sum = 0; sum < 4; ++sum) sums_of_round[of_round * share.across + share.first][sum][lane] = sums[0][sum];
         }
         __syncthreads();
+        // Of a strip that is not there it is put nowhere.
         if (number < together) {
             float sum = 0.0f;
 #pragma unroll 8

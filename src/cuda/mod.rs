@@ -6,7 +6,7 @@
 //! host hears of a step's end while the next one runs. [`plan`] lays that allocation out, [`weights`] says what of the image
 //! lies where, [`step`] tells the device of a step's rows, [`queued`] what they chose, and [`backend`] strings the operations
 //! together, which have a file each: [`embed`], [`norm`], [`products`], [`attention`], [`delta_net`], [`moe`], [`sample`];
-//! [`one_row`] and [`tiles`] are the products of one row and of many.
+//! [`one_row`], [`eight_rows`] and [`tiles`] are the products of one row, of up to eight, and of many.
 
 mod args;
 mod attention;

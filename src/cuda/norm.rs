@@ -16,7 +16,7 @@ pub struct Normed {
     pub floats: Option<DeviceSlice<f32>>,
     /// Only for rows of whole tiles; the memory for `count` of them is the caller's to check.
     pub quantised: QuantisedRow,
-    /// The kernel behind reads nothing but weights before it waits for this one, and has many to ask for.
+    /// The kernel behind reads nothing but weights before it waits for this one.
     pub early: bool,
 }
 

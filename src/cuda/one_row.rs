@@ -134,7 +134,7 @@ impl OneRow {
 
 /// Blocks for `strips` strips, one a multiprocessor at most, so that those of the next kernel find room beside them: as few as take
 /// no longer than more of them would, so that some multiprocessors have room for the largest.
-pub(super) fn blocks(strips: u32, multiprocessors: u32) -> u32 {
+fn blocks(strips: u32, multiprocessors: u32) -> u32 {
     strips.div_ceil(strips.div_ceil(multiprocessors.max(1)).max(1))
 }
 

@@ -20,7 +20,7 @@ pub struct Products {
     one_row: OneRow,
     /// For up to eight, likewise.
     eight_rows: EightRows,
-    /// For several rows.
+    /// For all others of several rows.
     tiles: Arc<Tiles>,
     multiprocessors: usize,
     exact: bool,

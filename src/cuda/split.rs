@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn few_blocks_are_split_into_as_many_as_fill_the_device() {
-        // Output and input projections of a layer, for 8, 32 and 512 rows.
+        // Output and input projections of a layer, for 8, 32 and 512 rows; those of eight where no kernel has them as its columns.
         assert_eq!(split(&[2048], 4096, 8, 32), (8, 128, 2 * 40_960));
         assert_eq!(split(&[2048], 4096, 32, 32), (8, 128, 2 * 108_544));
         assert_eq!(split(&[2048], 4096, 512, 32), (1, 16, 112 << 10));
