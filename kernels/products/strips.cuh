@@ -36,9 +36,9 @@ struct ProductStrips {
     }
 };
 
-// Where a sum goes, null for nowhere, and what is added to it.
+// Where a sum goes, and what is added to it.
 struct SumPlace {
-    float* out;
+    float* out;  // or null
     float begin;
 
     // Of row `row` of `p`, for row `i` of the activations.

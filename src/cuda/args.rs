@@ -418,15 +418,18 @@ impl Product {
     /// No product.
     pub const NONE: Self =
         Self { matrix: Matrix::NONE, bias: DevicePtr::NULL, out: DevicePtr::NULL, out_stride: 0, unused: 0 };
+
+    /// Those of a launch, four at most.
+    pub fn four(products: &[Self]) -> [Self; 4] {
+        std::array::from_fn(|i| products.get(i).copied().unwrap_or(Self::NONE))
+    }
 }
 
 impl ProductsArgs {
     /// Four at most, of nothing yet.
     pub fn of(products: &[Product]) -> Self {
-        let mut all = [Product::NONE; 4];
-        all.iter_mut().zip(products).for_each(|(to, product)| *to = *product);
         Self {
-            products: all,
+            products: Product::four(products),
             input: DevicePtr::NULL,
             norm: DevicePtr::NULL,
             pick: DevicePtr::NULL,

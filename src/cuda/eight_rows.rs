@@ -1,9 +1,9 @@
 //! Products of two to eight quantised rows, of formats that have short kernels of their own: see `kernels/products/eight_rows.cuh`.
 
-use super::args::{INT8_FORMATS, Matrix, Product, ProductsArgs, QuantisedRow, number};
+use super::args::{INT8_FORMATS, Product, ProductsArgs, QuantisedRow, number};
 use super::device::DeviceInfo;
 use super::module::{Kernel, Modules};
-use super::one_row::{COLUMNS, Group, WARPS, room, shares, strips};
+use super::one_row::{COLUMNS, Group, WARPS, Walk, room, strips};
 use super::stream::Stream;
 use crate::error::Result;
 
@@ -11,8 +11,6 @@ use crate::error::Result;
 const MOST_ROWS: usize = 8;
 /// Bytes of 256 columns of so many rows: codes, which padding keeps apart, and two factors a tile.
 const BLOCK_BYTES: usize = MOST_ROWS * (COLUMNS + 32 + 8 * COLUMNS / 32);
-/// Blocks of weights that a warp keeps in shared memory.
-const MOST_SLOTS: usize = 3;
 
 pub struct EightRows {
     /// One for each of [`INT8_FORMATS`].
@@ -30,19 +28,14 @@ impl EightRows {
     pub fn groups(&self, products: &[Product], count: usize) -> (Vec<Group>, Vec<Product>) {
         Group::all(products, |matrix| {
             let kernel = matrix.int8_format().filter(|_| count <= MOST_ROWS)?;
-            (self.slots(kernel, std::slice::from_ref(matrix)) > 0).then_some(kernel)
+            let walk = Walk::of([matrix], self.multiprocessors);
+            (walk.slots(self.room(kernel, &walk)) > 0).then_some(kernel)
         })
     }
 
-    /// Blocks of so many matrices of one format, which have the same columns, that each warp keeps in shared memory beside the rows.
-    fn slots<'a>(&self, kernel: usize, matrices: impl IntoIterator<Item = &'a Matrix> + Clone) -> usize {
-        let blocks = matrices.clone().into_iter().map(|matrix| matrix.cols as usize).next().unwrap_or(0) / COLUMNS;
-        let bytes = matrices.clone().into_iter().map(|matrix| matrix.block_bytes(COLUMNS)).max().unwrap_or(0);
-        let (across, sets) = shares(blocks, WARPS);
-        let strips = strips(matrices).div_ceil(self.multiprocessors.max(1)) as usize;
-        let wanted = strips.div_ceil(sets) * blocks.div_ceil(across);
-        let left = room(&self.kernels[kernel]).saturating_sub(blocks * BLOCK_BYTES);
-        (left / (bytes * WARPS).max(1)).min(MOST_SLOTS).min(wanted)
+    /// Shared memory for blocks of weights beside the rows.
+    fn room(&self, kernel: usize, walk: &Walk) -> usize {
+        room(&self.kernels[kernel]).saturating_sub(walk.blocks * BLOCK_BYTES)
     }
 
     /// Queues the launch of a group with `count` rows of `cols` columns.
@@ -59,8 +52,8 @@ impl EightRows {
     ) -> Result<()> {
         let kernel = &self.kernels[group.kernel];
         let matrices = group.products.iter().map(|product| &product.matrix);
-        let slots = self.slots(group.kernel, matrices.clone());
-        let bytes = matrices.clone().map(|matrix| matrix.block_bytes(COLUMNS)).max().unwrap_or(0);
+        let walk = Walk::of(matrices.clone(), self.multiprocessors);
+        let slots = walk.slots(self.room(group.kernel, &walk));
         let args = ProductsArgs {
             cols: number(cols),
             add: add.into(),
@@ -69,7 +62,7 @@ impl EightRows {
             count: number(count),
             ..ProductsArgs::of(&group.products)
         };
-        let shared = cols / COLUMNS * BLOCK_BYTES + WARPS * slots * bytes;
+        let shared = walk.blocks * BLOCK_BYTES + walk.bytes_of(slots);
         let grid = strips(matrices).min(self.multiprocessors);
         let launch = kernel.launch([grid, 1, 1], [number(32 * WARPS), 1, 1]).shared(number(shared));
         // SAFETY: the kernel's argument; the caller checked that the rows and the outputs are there.

@@ -249,7 +249,8 @@ impl Moe {
         let kernel = |of: &[Kernel], format: usize, matrix: &Matrix, warps: usize, wanted: usize, row: usize| {
             let bytes = matrix.block_bytes(ONE_ROW_COLUMNS) * warps;
             let room = of[format].shared_memory.checked_sub(row)?;
-            let slots = one_row::slots(&of[format], bytes, 1, ONE_ROW_SLOTS, wanted).min(room / bytes.max(1));
+            let slots =
+                one_row::slots(one_row::room(&of[format]), bytes, 1, ONE_ROW_SLOTS, wanted).min(room / bytes.max(1));
             (slots > 0).then_some(OneRowKernel { format, slots, bytes: slots * bytes + row })
         };
         let blocks = shape.hidden / ONE_ROW_COLUMNS;

@@ -16,6 +16,8 @@ const FLOAT_ROWS: u32 = 4;
 const FLOAT_TILE_BYTES: usize = 36 * 4;
 const INT8_TILE_BYTES: usize = 32 + 8;
 const TILE: usize = 32;
+/// Blocks of weights that a warp keeps in shared memory, at most.
+const MOST_SLOTS: usize = 3;
 
 pub struct OneRow {
     /// One for each of [`INT8_FORMATS`], then of [`FLOAT_FORMATS`].
@@ -34,10 +36,41 @@ pub fn room(kernel: &Kernel) -> usize {
     kernel.shared_memory / 3 * 2
 }
 
-/// Blocks of a matrix, `bytes` each, that each of `warps` warps keeps in shared memory: as many as it has to read, or as there
-/// is room for.
-pub fn slots(kernel: &Kernel, bytes: usize, warps: usize, most: usize, wanted: usize) -> usize {
-    (room(kernel) / (bytes * warps).max(1)).min(most).min(wanted)
+/// Blocks of a matrix, `bytes` each, that each of `warps` warps keeps in `room` bytes of shared memory: as many as it has to read, or
+/// as there is room for.
+pub fn slots(room: usize, bytes: usize, warps: usize, most: usize, wanted: usize) -> usize {
+    (room / (bytes * warps).max(1)).min(most).min(wanted)
+}
+
+/// What a block of a launch reads of matrices of one format that have the same columns.
+pub(super) struct Walk {
+    /// Blocks of columns.
+    pub blocks: usize,
+    /// Bytes of such a block of 16 rows.
+    bytes: usize,
+    /// Blocks that a warp reads, at most.
+    wanted: usize,
+}
+
+impl Walk {
+    pub fn of<'a>(matrices: impl IntoIterator<Item = &'a Matrix> + Clone, multiprocessors: u32) -> Self {
+        let cols = matrices.clone().into_iter().map(|matrix| matrix.cols as usize).next().unwrap_or(0);
+        let bytes = matrices.clone().into_iter().map(|matrix| matrix.block_bytes(COLUMNS)).max().unwrap_or(0);
+        let blocks = cols.div_ceil(COLUMNS);
+        let (across, sets) = shares(blocks, WARPS);
+        let strips = strips(matrices).div_ceil(multiprocessors.max(1)) as usize;
+        Self { blocks, bytes, wanted: strips.div_ceil(sets) * blocks.div_ceil(across) }
+    }
+
+    /// Blocks that each warp keeps in `room` bytes of shared memory.
+    pub fn slots(&self, room: usize) -> usize {
+        slots(room, self.bytes, WARPS, MOST_SLOTS, self.wanted)
+    }
+
+    /// Bytes of so many for every warp.
+    pub fn bytes_of(&self, slots: usize) -> usize {
+        WARPS * slots * self.bytes
+    }
 }
 
 /// How a block's warps share strips of `blocks` blocks of columns: those that share a strip, and the strips at a time
@@ -78,26 +111,20 @@ impl OneRow {
 
     /// Whether products with `matrix` take a row that is quantised already.
     pub fn takes_quantised(&self, matrix: &Matrix) -> bool {
-        matrix.int8_format().is_some_and(|kernel| self.slots(kernel, std::slice::from_ref(matrix)) > 0)
+        matrix.int8_format().is_some_and(|kernel| self.has_room(kernel, matrix))
     }
 
     /// Groups of `products`, and those that no kernel here takes. `exact` never quantises.
     pub fn groups(&self, products: &[Product], exact: bool) -> (Vec<Group>, Vec<Product>) {
         Group::all(products, |matrix| {
-            let int8 =
-                matrix.int8_format().filter(|kernel| !exact && self.slots(*kernel, std::slice::from_ref(matrix)) > 0);
+            let int8 = matrix.int8_format().filter(|kernel| !exact && self.has_room(*kernel, matrix));
             int8.or_else(|| matrix.float_format().map(|kernel| INT8_FORMATS.len() + kernel))
         })
     }
 
-    /// Blocks of so many matrices of one format, which have the same columns, that each warp keeps in shared memory.
-    fn slots<'a>(&self, kernel: usize, matrices: impl IntoIterator<Item = &'a Matrix> + Clone) -> usize {
-        let cols = matrices.clone().into_iter().map(|matrix| matrix.cols as usize).next().unwrap_or(0);
-        let bytes = matrices.clone().into_iter().map(|matrix| matrix.block_bytes(COLUMNS)).max().unwrap_or(0);
-        let (across, sets) = shares(cols.div_ceil(COLUMNS), WARPS);
-        let strips = strips(matrices).div_ceil(self.multiprocessors.max(1)) as usize;
-        let wanted = strips.div_ceil(sets) * cols.div_ceil(COLUMNS).div_ceil(across);
-        slots(&self.kernels[kernel], bytes, WARPS, 3, wanted)
+    /// Whether the blocks of a kernel of a format keep any of `matrix` in shared memory.
+    fn has_room(&self, kernel: usize, matrix: &Matrix) -> bool {
+        Walk::of([matrix], self.multiprocessors).slots(room(&self.kernels[kernel])) > 0
     }
 
     /// Queues the launch of a group, whose products `args` holds.
@@ -110,9 +137,9 @@ impl OneRow {
         let float = group.kernel.checked_sub(INT8_FORMATS.len()).map(|float| FLOAT_FORMATS[float].1);
         let (units, slots, shared) = match float {
             None => {
-                let slots = self.slots(group.kernel, matrices.clone());
-                let bytes = matrices.clone().map(|matrix| matrix.block_bytes(COLUMNS)).max().unwrap_or(0);
-                (strips(matrices), slots, (tiles * INT8_TILE_BYTES).next_multiple_of(16) + WARPS * slots * bytes)
+                let walk = Walk::of(matrices.clone(), self.multiprocessors);
+                let slots = walk.slots(room(kernel));
+                (strips(matrices), slots, (tiles * INT8_TILE_BYTES).next_multiple_of(16) + walk.bytes_of(slots))
             }
             Some("f32") => {
                 (matrices.map(|matrix| matrix.rows).sum::<u32>().div_ceil(FLOAT_ROWS), 0, 4 * args.cols as usize)

@@ -129,19 +129,18 @@ impl Tiles {
     /// The products of up to four matrices that take int8 with `count` rows of what was quantised last.
     ///
     /// # Errors
-    /// Whatever the driver reports.
+    /// [`crate::Error::Internal`] for memory that is too small.
     pub fn products(&self, stream: &Stream, products: &[Product], cols: usize, count: usize, add: bool) -> Result<()> {
-        let mut all = [Product::NONE; 4];
-        all.iter_mut().zip(products).for_each(|(to, product)| *to = *product);
         let groups = products.iter().map(|product| product.matrix.rows.div_ceil(STRIPS)).sum::<u32>();
         // Blocks of fewer rows decode weights more often, but one block leaves a multiprocessor idle half of the time.
         let few = groups as usize * count.div_ceil(self.rows) <= self.multiprocessors;
         let rows = if few { ROWS[ROWS.len() - 1] } else { self.rows };
         let split = self.split(products, (cols, count), rows);
+        let QuantisedRow { codes, factors } = self.quantised(count * cols)?;
         let args = TileProductsArgs {
-            products: all,
-            codes: self.codes.holding(count * cols / 4, "quantised inputs")?,
-            factors: self.factors.start(),
+            products: Product::four(products),
+            codes,
+            factors,
             products_count: number(products.len()),
             cols: number(cols),
             count: number(count),
@@ -183,12 +182,10 @@ impl Tiles {
         (cols, count): (usize, usize),
         add: bool,
     ) -> Result<()> {
-        let mut all = [Product::NONE; 4];
-        all.iter_mut().zip(products).for_each(|(to, product)| *to = *product);
         let groups = |rows: u32| products.iter().map(|product| product.matrix.rows.div_ceil(rows)).sum::<u32>();
         let input = input.holding(count * cols, "inputs of a product")?;
         let args = TileFloatsArgs {
-            products: all,
+            products: Product::four(products),
             input,
             parts: DevicePtr::NULL,
             counters: DevicePtr::NULL,

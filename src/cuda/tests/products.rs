@@ -22,9 +22,6 @@ const DECODE: [(Format, &str); 10] = [
     (Format::Int4(Group::Of256), "products_1_int4_256"),
 ];
 
-const NONE: Product =
-    Product { matrix: Matrix::NONE, bias: DevicePtr::NULL, out: DevicePtr::NULL, out_stride: 0, unused: 0 };
-
 /// Where the kernels' codebook of bytes stands for the codes, products are as far off as its rounding.
 pub(super) fn tolerance(format: Format, exact: bool) -> f64 {
     if format == Format::Bnb4 && !exact { 1e-2 } else { 2e-5 }
@@ -57,7 +54,7 @@ fn one(bench: &mut Bench, weight: &Weight, format: Format, exact: bool) {
         input_stride: cols as u32,
         cols: cols as u32,
         forms: forms.bits(),
-        ..ProductsArgs::of(&[Product { matrix, out: out.slice.start(), out_stride: rows as u32, ..NONE }])
+        ..ProductsArgs::of(&[Product { matrix, out: out.slice.start(), out_stride: rows as u32, ..Product::NONE }])
     };
     bench.run(&bench.kernel(ANY), [3.min(rows.div_ceil(16)), 1, 1], 256, forms.bytes(1, cols), args);
     let found = bench.gpu.download(out.slice);
