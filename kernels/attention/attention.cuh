@@ -32,7 +32,7 @@ struct Channels {
         } else {
             words[0] = *p;
         }
-        if constexpr (FORMAT == KV_Q8_0) scale = __half2float(static_cast<const __half*>(scales)[place / KV_BLOCK]);
+        if constexpr (FORMAT == KV_Q8_0) scale = half_bits(static_cast<const uint16_t*>(scales)[place / KV_BLOCK]);
     }
     __device__ __forceinline__ void clear() {
 #pragma unroll
@@ -85,7 +85,8 @@ DEVICE void write_result(const AttentionArgs& args, uint64_t row, uint32_t head,
 }
 
 template <bool STEP, int C, uint32_t FORMAT>
-__device__ __noinline__ void attend(const AttentionArgs& args, float* shared) {
+DEVICE void attend(const AttentionArgs& args) {
+    DYNAMIC_SHARED(__align__(16) float, shared);
     const uint32_t group = args.heads / args.kv_heads, chunks = (group + HEADS - 1) / HEADS;
     const uint32_t kv_head = blockIdx.x / chunks, first_head = kv_head * group + blockIdx.x % chunks * HEADS;
     const uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, head = first_head + warp;
@@ -189,16 +190,14 @@ __device__ __noinline__ void attend(const AttentionArgs& args, float* shared) {
     write_result<C>(args, row, head, sums, total);
 }
 
-template <bool STEP, int C>
-DEVICE void attend_in(const AttentionArgs& args, float* shared) {
-    switch (args.kv_format) {
-        case KV_F16: return attend<STEP, C, KV_F16>(args, shared);
-        case KV_Q8_0: return attend<STEP, C, KV_Q8_0>(args, shared);
-        default: return attend<STEP, C, KV_F32>(args, shared);
-    }
-}
-
-template <bool STEP>
-DEVICE void attention(const AttentionArgs& args, float* shared) {
-    with_channels(args.head_dim, [&](auto channels) { attend_in<STEP, decltype(channels)::value>(args, shared); });
-}
+// `KERNEL(format, name, channels)` for each format of keys and values, and the channels of a head that a lane takes; kernels are
+// called by these (`src/cuda/attention.rs`). A kernel of all of them takes the compiler four times as long.
+#define FOR_CHANNELS(KERNEL, FORMAT, format) \
+    KERNEL(FORMAT, format, 1)                \
+    KERNEL(FORMAT, format, 2)                \
+    KERNEL(FORMAT, format, 4)                \
+    KERNEL(FORMAT, format, 8)
+#define FOR_KV_FORMATS(KERNEL)          \
+    FOR_CHANNELS(KERNEL, KV_F16, f16)   \
+    FOR_CHANNELS(KERNEL, KV_Q8_0, q8_0) \
+    FOR_CHANNELS(KERNEL, KV_F32, f32)

@@ -40,8 +40,8 @@ DEVICE void attend_rows(const AttentionArgs& args, RowsShared<DIM>& shared) {
             const uint32_t at = i / (DIM / 8), eight = i % (DIM / 8), from = tile * POSITIONS + at;
             const uint64_t place = static_cast<uint64_t>(place_of(args, pages, kv_head, min(from, last))) * DIM + 8 * eight;
             auto& stage = shared.tiles[tile % 2];
-            copy_16(stage[0] + in_tile<DIM>(at, eight), static_cast<const __half*>(args.key_pages) + place, from <= last);
-            copy_16(stage[1] + in_tile<DIM>(at, eight), static_cast<const __half*>(args.value_pages) + place, from <= last);
+            copy_16(stage[0] + in_tile<DIM>(at, eight), static_cast<const uint16_t*>(args.key_pages) + place, from <= last);
+            copy_16(stage[1] + in_tile<DIM>(at, eight), static_cast<const uint16_t*>(args.value_pages) + place, from <= last);
         }
         end_copy_group();
     };

@@ -19,11 +19,6 @@ DEVICE uint32_t in_tile(uint32_t row, uint32_t eight) {
     return 2 * DIM * row + 16 * (eight ^ row % 8);
 }
 
-DEVICE uint32_t pack_halves(float a, float b) {
-    const __half2 both = __floats2half2_rn(a, b);
-    return *reinterpret_cast<const uint32_t*>(&both);
-}
-
 // What two halves leave of two values.
 DEVICE uint32_t pack_rest(float a, float b, uint32_t halves) {
     return pack_halves(a - half_bits(halves & 0xffff), b - half_bits(halves >> 16));

@@ -120,10 +120,10 @@ DEVICE void store_head(const AttentionArgs& args, const float* x, void* store, v
             for (int c = 0; c < C; ++c) to[c] = values[c];
             return;
         }
-        alignas(16) __half halves[C];
+        alignas(16) uint16_t halves[C];
 #pragma unroll
-        for (int c = 0; c < C; ++c) halves[c] = __float2half_rn(values[c]);
-        __half* to = static_cast<__half*>(store) + place + first;
+        for (int c = 0; c < C; ++c) halves[c] = half_of_float(values[c]);
+        uint16_t* to = static_cast<uint16_t*>(store) + place + first;
         if constexpr (C == 8) {
             *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(halves);
         } else if constexpr (C == 4) {
@@ -137,12 +137,12 @@ DEVICE void store_head(const AttentionArgs& args, const float* x, void* store, v
     // Whole blocks of 32: every lane is here.
     for (uint32_t i = lane; i < dim; i += WARP) {
         const float largest = max_lanes<32>(fabsf(x[i])), total = sum_lanes<32>(fabsf(x[i]));
-        const __half scale = __float2half_rn(isnan(total) ? total : __fdiv_rn(largest, 127.0f));
-        const float stored = __half2float(scale);
+        const uint16_t scale = half_of_float(isnan(total) ? total : __fdiv_rn(largest, 127.0f));
+        const float stored = half_bits(scale);
         const float inverse = stored > 0.0f && isfinite(stored) ? __fdiv_rn(1.0f, stored) : 0.0f;
         const float code = fminf(fmaxf(rintf(__fmul_rn(x[i], inverse)), -127.0f), 127.0f);
         static_cast<int8_t*>(store)[place + i] = static_cast<int8_t>(code);
-        if (lane == 0) static_cast<__half*>(scales)[(place + i) / KV_BLOCK] = scale;
+        if (lane == 0) static_cast<uint16_t*>(scales)[(place + i) / KV_BLOCK] = scale;
     }
 }
 

@@ -1,8 +1,6 @@
 // What every kernel uses: order between kernels, loads, reductions, the activations' functions.
 #pragma once
 #include <cstdint>
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 
 #include "common/ptx.cuh"
 
@@ -28,8 +26,6 @@ DEVICE const Args& near_copy(const Args& args, Args& copy) {
     __syncthreads();
     return copy;
 }
-
-DEVICE float half_bits(uint32_t bits) { return __half2float(__ushort_as_half(static_cast<unsigned short>(bits))); }
 
 DEVICE float bf16_bits(uint32_t bits) { return __uint_as_float(bits << 16); }
 

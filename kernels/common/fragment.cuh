@@ -28,7 +28,7 @@ DEVICE uint2 line_words(const uint8_t* lines, int line, bool rotated, int g) {
 
 // Halves of rows g and g + 8 of sixteen in slot order.
 DEVICE float2 two_halves(const uint8_t* sixteen, int g) {
-    return __half22float2(*reinterpret_cast<const __half2*>(sixteen + 4 * g));
+    return unpack_halves(*reinterpret_cast<const uint32_t*>(sixteen + 4 * g));
 }
 
 DEVICE void split_nibbles(uint2 words, uint32_t (&a)[4]) {
@@ -215,19 +215,16 @@ struct Fragment<INT4_256> : Int4Fragment<8> {
     __device__ __forceinline__ explicit Fragment(const Matrix&) {}
 };
 
-// Calls `work` with a format that takes int8.
-template <class Work>
-DEVICE void with_format(uint32_t format, Work&& work) {
-    switch (format) {
-        case Q8_0: return work(std::integral_constant<uint32_t, Q8_0>{});
-        case Q4_0: return work(std::integral_constant<uint32_t, Q4_0>{});
-        case Q4_K: return work(std::integral_constant<uint32_t, Q4_K>{});
-        case Q5_K: return work(std::integral_constant<uint32_t, Q5_K>{});
-        case Q6_K: return work(std::integral_constant<uint32_t, Q6_K>{});
-        case BNB4: return work(std::integral_constant<uint32_t, BNB4>{});
-        case INT4_32: return work(std::integral_constant<uint32_t, INT4_32>{});
-        case INT4_64: return work(std::integral_constant<uint32_t, INT4_64>{});
-        case INT4_128: return work(std::integral_constant<uint32_t, INT4_128>{});
-        case INT4_256: return work(std::integral_constant<uint32_t, INT4_256>{});
-    }
-}
+// `KERNEL(format, name)` for each format that takes int8; kernels are called by these names (`INT8_FORMATS` in `src/cuda/args.rs`).
+// A kernel of all formats takes the compiler several times as long, and gives each of them the registers of the largest.
+#define FOR_INT8_FORMATS(KERNEL) \
+    KERNEL(Q8_0, q8_0)           \
+    KERNEL(Q4_0, q4_0)           \
+    KERNEL(Q4_K, q4_k)           \
+    KERNEL(Q5_K, q5_k)           \
+    KERNEL(Q6_K, q6_k)           \
+    KERNEL(BNB4, bnb4)           \
+    KERNEL(INT4_32, int4_32)     \
+    KERNEL(INT4_64, int4_64)     \
+    KERNEL(INT4_128, int4_128)   \
+    KERNEL(INT4_256, int4_256)

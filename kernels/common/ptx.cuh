@@ -155,6 +155,46 @@ DEVICE uint32_t turn_matrix(uint32_t pair) {
     return pair;
 }
 
+// Halves and bfloat16 as their bits: CUDA's headers of them would be a third of what many kernels take to compile.
+DEVICE float half_bits(uint32_t bits) {
+    float v;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"(static_cast<uint16_t>(bits)));
+    return v;
+}
+
+// Of both halves of a word.
+DEVICE float2 unpack_halves(uint32_t both) {
+    float2 v;
+    asm("{ .reg .b16 first, second;\n"
+        "mov.b32 {first, second}, %2;\n"
+        "cvt.f32.f16 %0, first;\n"
+        "cvt.f32.f16 %1, second; }"
+        : "=f"(v.x), "=f"(v.y)
+        : "r"(both));
+    return v;
+}
+
+// Rounded to the nearest half.
+DEVICE uint16_t half_of_float(float v) {
+    uint16_t bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(v));
+    return bits;
+}
+
+// Two halves, the first in the lower part of the word.
+DEVICE uint32_t pack_halves(float first, float second) {
+    uint32_t both;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+    return both;
+}
+
+// The same of bfloat16.
+DEVICE uint32_t pack_bf16(float first, float second) {
+    uint32_t both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+    return both;
+}
+
 // `d += a b` of bfloat16 matrices [16, 16] and [16, 8] by a warp, whose lane `4 g + t` has of `d` the columns 2 t and the next
 // of rows g and g + 8, of `a` those columns of rows g and g + 8 and then the columns 8 further on, of `b` rows 2 t and the next
 // of column g and then the rows 8 further on.

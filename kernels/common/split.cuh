@@ -9,15 +9,11 @@ struct Split {
     uint32_t high, low;
 
     __device__ __forceinline__ Split(float first, float second) {
-        high = pack(first, second);
-        low = pack(first - __uint_as_float(high << 16), second - __uint_as_float(high & 0xffff0000));
+        high = pack_bf16(first, second);
+        low = pack_bf16(first - __uint_as_float(high << 16), second - __uint_as_float(high & 0xffff0000));
     }
     // Two values that are bfloat16, as they lie in a word.
     static __device__ __forceinline__ Split of_bf16(uint32_t both) { return Split(both); }
-    static __device__ __forceinline__ uint32_t pack(float first, float second) {
-        const __nv_bfloat162 both = __floats2bfloat162_rn(first, second);
-        return *reinterpret_cast<const uint32_t*>(&both);
-    }
 
   private:
     __device__ __forceinline__ explicit Split(uint32_t both) : high(both), low(0) {}

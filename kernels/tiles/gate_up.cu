@@ -2,7 +2,8 @@
 // of the gate, the four others the same rows of the other matrix.
 #include "tiles/moe.cuh"
 
-extern "C" __global__ void __launch_bounds__(256, 2) tile_gate_up(const __grid_constant__ TileMoeArgs args) {
+template <uint32_t F>
+DEVICE void tile_gate_up(const TileMoeArgs& args) {
     DYNAMIC_SHARED(__align__(16) uint8_t, shared);
     __shared__ uint32_t tile[ROWS];
     after_previous_kernel();
@@ -12,6 +13,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) tile_gate_up(const __grid_c
     if (blockIdx.y >= *moe.item_count) return;
     if (threadIdx.x < item.count) tile[threadIdx.x] = moe.entry_rows[item.first + threadIdx.x] * (moe.hidden / TILE);
     const Expert& expert = moe.table[item.expert];
+    if (expert.gate.format != F) return;
     const int warp = threadIdx.x / WARP, half = WARPS / 2, strips = ceil_div(expert.gate.rows, SLOTS);
     if (static_cast<int>(blockIdx.x) * half >= strips) return;
     const int own = blockIdx.x * half + warp % half, count = item.count;
@@ -19,21 +21,26 @@ extern "C" __global__ void __launch_bounds__(256, 2) tile_gate_up(const __grid_c
     const Activations x = {args.codes, args.factors, tile, count};
     __syncthreads();
     float* ups = reinterpret_cast<float*>(shared) + warp % half * ROWS * SLOTS;  // [ROWS][SLOTS]
-    with_format(m.format, [&](auto format) {
-        Sums own_sums;
-        multiply_strips<format>(shared, args.room, x, m, own, 1, strips, 1, [&](int, const Sums& sums) {
-            memcpy(&own_sums, &sums, sizeof sums);
-        });
-        if (warp >= half && own < strips) {
-            for_sums(own_sums, count, [&](int row_in, int i, float sum) { ups[i * SLOTS + row_in] = sum; });
-        }
-        __syncthreads();
-        if (warp < half && own < strips) {
-            for_sums(own_sums, count, [&](int row_in, int i, float gate) {
-                const uint32_t row = own * SLOTS + row_in;
-                if (row >= m.rows) return;
-                activations_of(moe, item.first + i)[row] = silu(gate) * ups[i * SLOTS + row_in];
-            });
-        }
+    Sums own_sums;
+    multiply_strips<F>(shared, args.room, x, m, own, 1, strips, 1, [&](int, const Sums& sums) {
+        memcpy(&own_sums, &sums, sizeof sums);
     });
+    if (warp >= half && own < strips) {
+        for_sums(own_sums, count, [&](int row_in, int i, float sum) { ups[i * SLOTS + row_in] = sum; });
+    }
+    __syncthreads();
+    if (warp < half && own < strips) {
+        for_sums(own_sums, count, [&](int row_in, int i, float gate) {
+            const uint32_t row = own * SLOTS + row_in;
+            if (row >= m.rows) return;
+            activations_of(moe, item.first + i)[row] = silu(gate) * ups[i * SLOTS + row_in];
+        });
+    }
 }
+
+#define KERNEL(F, format)                                                 \
+    extern "C" __global__ void __launch_bounds__(256, 2)                  \
+        tile_gate_up_##format(const __grid_constant__ TileMoeArgs args) { \
+        tile_gate_up<F>(args);                                            \
+    }
+FOR_INT8_FORMATS(KERNEL)

@@ -2,7 +2,8 @@
 // and up to 64 of the activations.
 #include "tiles/products.cuh"
 
-extern "C" __global__ void __launch_bounds__(256, 2) tile_products(const __grid_constant__ TileProductsArgs args) {
+template <uint32_t F>
+DEVICE void tile_products(const TileProductsArgs& args) {
     DYNAMIC_SHARED(__align__(16) uint8_t, shared);
     __shared__ uint32_t tile[ROWS];
     after_previous_kernel();
@@ -14,9 +15,14 @@ extern "C" __global__ void __launch_bounds__(256, 2) tile_products(const __grid_
     const Activations x = {args.codes, args.factors, tile, count};
     if (threadIdx.x < count) tile[threadIdx.x] = (first + threadIdx.x) * (args.cols / TILE);
     __syncthreads();
-    with_format(m.format, [&](auto format) {
-        multiply_strips<format>(shared, args.room, x, m, own, 1, strips, 1, [&](int strip, const Sums& sums) {
-            for_sums(sums, count, [&](int row_in, int i, float sum) { put_sum(args, p, strip, row_in, first + i, sum); });
-        });
+    multiply_strips<F>(shared, args.room, x, m, own, 1, strips, 1, [&](int strip, const Sums& sums) {
+        for_sums(sums, count, [&](int row_in, int i, float sum) { put_sum(args, p, strip, row_in, first + i, sum); });
     });
 }
+
+#define KERNEL(F, format)                                                       \
+    extern "C" __global__ void __launch_bounds__(256, 2)                        \
+        tile_products_##format(const __grid_constant__ TileProductsArgs args) { \
+        tile_products<F>(args);                                                 \
+    }
+FOR_INT8_FORMATS(KERNEL)

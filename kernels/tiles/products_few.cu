@@ -85,7 +85,8 @@ DEVICE void join_parts(uint8_t* shared, const Sums& sums, int split, int part, i
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2) tile_products_few(const __grid_constant__ TileProductsArgs args) {
+template <uint32_t F>
+DEVICE void tile_products_few(const TileProductsArgs& args) {
     DYNAMIC_SHARED(__align__(16) uint8_t, shared);
     __shared__ uint32_t tile[ROWS];
     const int split = args.split, strips = WARPS / split, warp = threadIdx.x / WARP, part = warp % split;
@@ -97,10 +98,15 @@ extern "C" __global__ void __launch_bounds__(256, 2) tile_products_few(const __g
     if (threadIdx.x < count) tile[threadIdx.x] = (first + threadIdx.x) * (args.cols / TILE);
     __syncthreads();
     Sums sums = {};
-    with_format(p.matrix.format, [&](auto format) {
-        multiply_part<format>(shared, args, x, p.matrix, strip, part, sums);
-    });
+    multiply_part<F>(shared, args, x, p.matrix, strip, part, sums);
     join_parts(shared, sums, split, part, count, [&](int row_in, int i, float sum) {
         put_sum(args, p, strip, row_in, first + i, sum);
     });
 }
+
+#define KERNEL(F, format)                                                           \
+    extern "C" __global__ void __launch_bounds__(256, 2)                            \
+        tile_products_few_##format(const __grid_constant__ TileProductsArgs args) { \
+        tile_products_few<F>(args);                                                 \
+    }
+FOR_INT8_FORMATS(KERNEL)

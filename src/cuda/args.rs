@@ -346,11 +346,6 @@ impl Forms {
         Self(matrices.into_iter().fold(0, |all, matrix| all | one(matrix)))
     }
 
-    /// Whether everything takes quantised inputs.
-    pub fn int8_only(self) -> bool {
-        self.0 == Self::INT8
-    }
-
     /// The kernels' number for them.
     pub fn bits(self) -> u32 {
         self.0
@@ -478,7 +473,7 @@ pub fn format_number(format: Format) -> u32 {
     }
 }
 
-/// Formats that single and few rows have kernels of their own for, as the kernels' names have them.
+/// Formats that take int8, as the names of their kernels have them.
 pub const INT8_FORMATS: [(Format, &str); 10] = [
     (Format::Q8_0, "q8_0"),
     (Format::Q4_0, "q4_0"),
@@ -491,6 +486,18 @@ pub const INT8_FORMATS: [(Format, &str); 10] = [
     (Format::Int4(Group::Of128), "int4_128"),
     (Format::Int4(Group::Of256), "int4_256"),
 ];
+
+/// Some of [`INT8_FORMATS`].
+pub type Int8Formats = [bool; INT8_FORMATS.len()];
+
+/// The formats of `matrices`; `None` where one of them takes no int8.
+pub fn int8_formats<'a>(matrices: impl IntoIterator<Item = &'a Matrix>) -> Option<Int8Formats> {
+    let mut formats = [false; INT8_FORMATS.len()];
+    for matrix in matrices {
+        formats[matrix.int8_format()?] = true;
+    }
+    Some(formats)
+}
 
 /// Floating-point formats that single rows have kernels of their own for.
 pub const FLOAT_FORMATS: [(Format, &str); 3] = [(Format::F32, "f32"), (Format::F16, "f16"), (Format::BF16, "bf16")];

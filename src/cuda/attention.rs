@@ -125,12 +125,13 @@ impl Attention {
         kv: KvFormat,
     ) -> Result<Self> {
         let kernel = |name| modules.kernel(name);
+        let by_head = |name: &str| modules.kernel(&format!("{name}_{kv}_{}", channels(spec.attention.head_dim)));
         Ok(Self {
-            step: kernel("attention_step")?,
+            step: by_head("attention_step")?,
             halves: halves(modules, spec, kv)?,
             join: kernel("attention_join")?,
             append: modules.kernel("kv_append")?,
-            rows: kernel("attention_rows")?,
+            rows: by_head("attention_rows")?,
             rows_halves: rows_halves(modules, spec, kv)?,
             multiprocessors: device.multiprocessors as usize,
             spec: spec.attention.clone(),
@@ -242,6 +243,11 @@ impl Attention {
         // SAFETY: as above.
         unsafe { self.rows.launch(grid, [256, 1, 1]).shared(shared).arg(args).queue(stream) }
     }
+}
+
+/// Channels of a head that a lane takes: the fewest that cover it, as kernels are called by them.
+pub(super) fn channels(head_dim: usize) -> usize {
+    head_dim.div_ceil(WARP).next_power_of_two()
 }
 
 /// The kernel for one row on tensor cores, where there is one for such heads and their store, and the warps of a block.

@@ -1,6 +1,6 @@
 //! Products of two to eight quantised rows, of formats that have short kernels of their own: see `kernels/products/eight_rows.cuh`.
 
-use super::args::{INT8_FORMATS, Product, ProductsArgs, QuantisedRow, number};
+use super::args::{Product, ProductsArgs, QuantisedRow, number};
 use super::device::DeviceInfo;
 use super::module::{Kernel, Modules};
 use super::one_row::{COLUMNS, Group, WARPS, Walk, room, strips};
@@ -13,15 +13,15 @@ const MOST_ROWS: usize = 8;
 const BLOCK_BYTES: usize = MOST_ROWS * (COLUMNS + 32 + 8 * COLUMNS / 32);
 
 pub struct EightRows {
-    /// One for each of [`INT8_FORMATS`].
+    /// By format.
     kernels: Vec<Kernel>,
     multiprocessors: u32,
 }
 
 impl EightRows {
     pub fn new(modules: &Modules, device: &DeviceInfo) -> Result<Self> {
-        let kernels = INT8_FORMATS.iter().map(|(_, name)| modules.kernel_beside_others(&format!("products_8_{name}")));
-        Ok(Self { kernels: kernels.collect::<Result<_>>()?, multiprocessors: device.multiprocessors })
+        let kernels = modules.int8_kernels("products_8", Modules::kernel_beside_others)?;
+        Ok(Self { kernels, multiprocessors: device.multiprocessors })
     }
 
     /// Groups of `products`, and those that no kernel here takes, of `count` rows.

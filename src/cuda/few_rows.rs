@@ -1,7 +1,7 @@
 //! Experts of one format in steps of few rows, one of each stream: kernels that read an expert's weights once for up to
 //! four of the rows that chose it.
 
-use super::args::{INT8_FORMATS, Matrix, MoeArgs, QuantisedRow, TileMoeArgs, number};
+use super::args::{Matrix, MoeArgs, QuantisedRow, TileMoeArgs, number};
 use super::device::DeviceInfo;
 use super::module::{Kernel, Modules};
 use super::moe::MoeShape;
@@ -24,7 +24,7 @@ const ITEM_BYTES: usize = 6272;
 const ROW_PAIR_BYTES: [usize; 2] = [640, 768];
 
 pub struct FewRows {
-    /// One for each of [`INT8_FORMATS`], of the first and of the second half.
+    /// By format, of the first and of the second half.
     halves: [Vec<Kernel>; 2],
     multiprocessors: usize,
 }
@@ -40,10 +40,8 @@ pub struct FewLaunch {
 
 impl FewRows {
     pub fn new(modules: &Modules, device: &DeviceInfo) -> Result<Self> {
-        let each_format = |name: &str| -> Result<Vec<Kernel>> {
-            INT8_FORMATS.iter().map(|(_, format)| modules.kernel(&format!("{name}_few_{format}"))).collect()
-        };
-        let halves = [each_format("moe_gate_up")?, each_format("moe_down")?];
+        let by_format = |name| modules.int8_kernels(name, Modules::kernel);
+        let halves = [by_format("moe_gate_up_few")?, by_format("moe_down_few")?];
         Ok(Self { halves, multiprocessors: device.multiprocessors.max(1) as usize })
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 
+use super::args::INT8_FORMATS;
 use super::context::Context;
 use super::driver::{check, check_for_memory};
 use super::images;
@@ -74,6 +75,14 @@ impl Modules {
             }
         }
         Err(Error::Internal(format!("no kernel {name} in this build")))
+    }
+
+    /// Kernels `name_<format>` of each of [`INT8_FORMATS`], as `load` loads one.
+    ///
+    /// # Errors
+    /// Those of `load`.
+    pub fn int8_kernels(&self, name: &str, load: impl Fn(&Self, &str) -> Result<Kernel>) -> Result<Vec<Kernel>> {
+        INT8_FORMATS.iter().map(|(_, format)| load(self, &format!("{name}_{format}"))).collect()
     }
 
     /// Kernel `name`, which is to run beside the one in front of it and the one behind. A multiprocessor divides its memory

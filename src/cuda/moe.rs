@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::args::{Expert, Forms, INT8_FORMATS, Item, Matrix, MoeArgs, QuantisedRow, number};
+use super::args::{Expert, Forms, Int8Formats, Item, Matrix, MoeArgs, QuantisedRow, int8_formats, number};
 use super::device::DeviceInfo;
 use super::few_rows::{self, FewLaunch, FewRows};
 use super::memory::{DevicePtr, DeviceSlice};
@@ -36,10 +36,10 @@ pub struct Moe {
     gate_up: [Kernel; 2],
     down: [Kernel; 2],
     combine: Kernel,
-    /// For one row, and for each of [`INT8_FORMATS`]; they choose the experts by themselves.
+    /// For one row, by format; they choose the experts by themselves.
     one_gate_up: Vec<Kernel>,
     one_down: Vec<Kernel>,
-    /// For few rows, for each of [`INT8_FORMATS`].
+    /// For few rows.
     few: FewRows,
     /// For many rows.
     tiles: Arc<Tiles>,
@@ -62,6 +62,8 @@ pub struct MoeLayer {
     /// Forms of the inputs of the first and the second half.
     gate_up: Forms,
     down: Forms,
+    /// Formats of both halves, where all take int8, and each expert has its gate in that of the matrix beside it.
+    int8: Option<[Int8Formats; 2]>,
     /// Rows of a group.
     item_rows: usize,
 }
@@ -69,7 +71,7 @@ pub struct MoeLayer {
 impl MoeLayer {
     /// Whether [`Moe::run`] takes `count` rows quantised.
     pub fn takes_quantised(&self, count: usize) -> bool {
-        count > 1 && self.gate_up.int8_only() && self.down.int8_only()
+        count > 1 && self.int8.is_some()
     }
 }
 
@@ -92,8 +94,8 @@ enum Way {
     OneAny,
     /// Few rows, by those for its formats.
     Few([FewLaunch; 2]),
-    /// Several rows that are quantised.
-    Tiles,
+    /// Several rows that are quantised, with experts of these formats.
+    Tiles([Int8Formats; 2]),
     /// Several rows, by those for anything.
     ManyAny,
 }
@@ -173,17 +175,15 @@ pub struct MoeWork {
 impl Moe {
     pub fn new(modules: &Modules, device: &DeviceInfo, tiles: Arc<Tiles>, exact: bool) -> Result<Self> {
         let kernel = |name| modules.kernel(name);
-        let each_format = |name: &str| -> Result<Vec<Kernel>> {
-            INT8_FORMATS.iter().map(|(_, format)| modules.kernel_beside_others(&format!("{name}_{format}"))).collect()
-        };
+        let by_format = |name| modules.int8_kernels(name, Modules::kernel_beside_others);
         Ok(Self {
             route: kernel("moe_route")?,
             group: kernel("moe_group")?,
             gate_up: [kernel("moe_gate_up_1")?, kernel("moe_gate_up_many")?],
             down: [kernel("moe_down_1")?, kernel("moe_down_many")?],
             combine: kernel("moe_combine")?,
-            one_gate_up: each_format("moe_gate_up_1")?,
-            one_down: each_format("moe_down_1")?,
+            one_gate_up: by_format("moe_gate_up_1")?,
+            one_down: by_format("moe_down_1")?,
             few: FewRows::new(modules, device)?,
             tiles,
             device: device.clone(),
@@ -202,10 +202,11 @@ impl Moe {
             first <= self.gate_up[which].shared_memory && second <= self.down[which].shared_memory
         };
         let fits_one = fits(0, gate_up.bytes(1, shape.hidden), any_row(&shape, down).1);
+        let int8 = formats_on_tensor_cores(experts).filter(|_| !self.exact);
         // Several rows that are quantised are those of tiles.
         let fits_many = |rows: &usize| {
             let [first, second] = [shape.hidden, shape.widest()].map(|cols| Forms::FLOATS_ONLY.bytes(*rows, cols));
-            (gate_up.int8_only() && down.int8_only()) || fits(1, first, second)
+            int8.is_some() || fits(1, first, second)
         };
         let item_rows = [MOST_ROWS, 4, 2].into_iter().find(fits_many).filter(|_| fits_one);
         let item_rows = item_rows.ok_or_else(|| {
@@ -224,7 +225,7 @@ impl Moe {
         let shared = shared.first().copied().unwrap_or(Expert::NONE);
         let spacing = if alike { spacing } else { 0 };
         let one = self.one_row(&shape, experts).filter(|_| spacing > 0);
-        Ok(MoeLayer { shape, table, routed: first, spacing, shared, one, gate_up, down, item_rows })
+        Ok(MoeLayer { shape, table, routed: first, spacing, shared, one, gate_up, down, int8, item_rows })
     }
 
     /// The kernels for a single row, where the matrices of each half have one format.
@@ -307,10 +308,10 @@ impl Moe {
                 choose()?;
                 self.few.run(stream, launches, work.row, args)?;
             }
-            Way::Tiles => {
+            Way::Tiles(formats) => {
                 choose()?;
                 group()?;
-                self.tiles.experts(stream, args, work.activations, values, (widest, shape.hidden))?;
+                self.tiles.experts(stream, args, formats, work.activations, values, (widest, shape.hidden))?;
             }
             Way::ManyAny => {
                 choose()?;
@@ -331,12 +332,10 @@ impl Moe {
         if count == 1 {
             return layer.one.map_or(Way::OneAny, Way::One);
         }
-        if !layer.takes_quantised(count) {
-            return Way::ManyAny;
-        }
+        let Some(formats) = layer.int8 else { return Way::ManyAny };
         let few = layer.one.is_some() && few_rows::ROWS.contains(&count);
         let launches = || self.few.launches(&layer.shape, &layer.routed.gate, &layer.routed.down, count);
-        few.then(launches).flatten().map_or(Way::Tiles, Way::Few)
+        few.then(launches).flatten().map_or(Way::Tiles(formats), Way::Few)
     }
 
     /// What all kernels of `count` rows are told.
@@ -353,7 +352,7 @@ impl Moe {
         let values = shape.activations(count);
         let item_rows = match way {
             Way::One(_) | Way::OneAny => 1,
-            Way::Few(_) | Way::Tiles => self.tiles.rows,
+            Way::Few(_) | Way::Tiles(_) => self.tiles.rows,
             Way::ManyAny => layer.item_rows,
         };
         let items = shape.items(count, item_rows);
@@ -417,9 +416,45 @@ impl Moe {
     }
 }
 
+/// Formats of both halves, where all of `experts` take int8. A block has a gate and the matrix beside it, and knows one format.
+fn formats_on_tensor_cores(experts: &[Expert]) -> Option<[Int8Formats; 2]> {
+    let pairs = experts.iter().all(|expert| expert.gate.format == expert.up.format);
+    let formats = |of: fn(&Expert) -> &Matrix| int8_formats(experts.iter().map(of));
+    formats(|expert| &expert.up).filter(|_| pairs)?;
+    Some([formats(|expert| &expert.gate)?, formats(|expert| &expert.down)?])
+}
+
 /// Warps of a block of the second half of a single row for anything, and its shared memory: the activations of an expert for
 /// each.
 fn any_row(shape: &MoeShape, down: Forms) -> (usize, usize) {
     let warps = (shape.top_k + 1).min(16);
     (warps, warps * down.bytes(1, shape.widest()).next_multiple_of(16))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::{INT8_FORMATS, format_number};
+    use super::*;
+    use crate::quant::Format;
+
+    fn expert(formats: [Format; 3]) -> Expert {
+        let [gate, up, down] =
+            formats.map(|format| Matrix { format: format_number(format), packed: 1, ..Matrix::NONE });
+        Expert { gate, up, down }
+    }
+
+    #[test]
+    fn experts_run_on_tensor_cores_where_all_take_int8_and_gates_have_the_format_beside_them() {
+        let usual = expert([Format::Q4K, Format::Q4K, Format::Q6K]);
+        let shared = expert([Format::Q8_0; 3]);
+        let found = formats_on_tensor_cores(&[usual, usual, shared]).unwrap();
+        let named: [Vec<Format>; 2] =
+            found.map(|formats| (0..formats.len()).filter(|i| formats[*i]).map(|i| INT8_FORMATS[i].0).collect());
+        assert_eq!(named, [vec![Format::Q8_0, Format::Q4K], vec![Format::Q8_0, Format::Q6K]]);
+        for other in
+            [[Format::Q4K, Format::Q5K, Format::Q6K], [Format::BF16; 3], [Format::Q4K, Format::Q4K, Format::F16]]
+        {
+            assert!(formats_on_tensor_cores(&[usual, expert(other)]).is_none(), "{other:?}");
+        }
+    }
 }

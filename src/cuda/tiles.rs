@@ -2,7 +2,8 @@
 //! own, and then every block reads them for the tensor cores; all others are products of float32.
 
 use super::args::{
-    MoeArgs, Product, QuantiseArgs, QuantisedRow, TileFloatsArgs, TileMoeArgs, TileProductsArgs, number,
+    INT8_FORMATS, Int8Formats, MoeArgs, Product, QuantiseArgs, QuantisedRow, TileFloatsArgs, TileMoeArgs,
+    TileProductsArgs, number,
 };
 use super::device::DeviceInfo;
 use super::memory::{DeviceMemory, DevicePtr, DeviceSlice};
@@ -41,13 +42,14 @@ const TILE: usize = 32;
 
 pub struct Tiles {
     quantise: Kernel,
-    products: Kernel,
-    products_few: Kernel,
+    /// By format, as those of experts.
+    products: Vec<Kernel>,
+    products_few: Vec<Kernel>,
     floats: Kernel,
     /// For few rows, where blocks form clusters.
     floats_few: Option<Kernel>,
-    gate_up: Kernel,
-    down: Kernel,
+    gate_up: Vec<Kernel>,
+    down: Vec<Kernel>,
     multiprocessors: usize,
     /// Rows of the input that a block takes, and its shared memory.
     pub rows: usize,
@@ -68,8 +70,9 @@ impl Tiles {
         memory: &DeviceMemory,
         parts: &WorkParts,
     ) -> Result<Self> {
-        let kernels = [modules.kernel("tile_products")?, modules.kernel("tile_gate_up")?, modules.kernel("tile_down")?];
-        let room = kernels.iter().map(|kernel| kernel.shared_memory).min().unwrap_or(0).min(HALF);
+        let by_format = |name| modules.int8_kernels(name, Modules::kernel);
+        let kernels = [by_format("tile_products")?, by_format("tile_gate_up")?, by_format("tile_down")?];
+        let room = kernels.iter().flatten().map(|kernel| kernel.shared_memory).min().unwrap_or(0).min(HALF);
         let rows = ROWS.into_iter().find(|rows| least_shared(*rows) <= room).ok_or_else(|| {
             let (ordinal, name, least) = (device.ordinal, &device.name, least_shared(ROWS[ROWS.len() - 1]));
             Error::NoDevice(format!(
@@ -78,11 +81,10 @@ impl Tiles {
             ))
         })?;
         let [products, gate_up, down] = kernels;
-        let products_few = modules.kernel("tile_products_few")?;
         Ok(Self {
             quantise: modules.kernel("quantise")?,
             products,
-            products_few,
+            products_few: by_format("tile_products_few")?,
             floats: modules.kernel("tile_floats")?,
             floats_few: Some(modules.kernel("tile_floats_few")?).filter(|kernel| kernel.overlaps),
             gate_up,
@@ -131,11 +133,30 @@ impl Tiles {
     /// # Errors
     /// [`crate::Error::Internal`] for memory that is too small.
     pub fn products(&self, stream: &Stream, products: &[Product], cols: usize, count: usize, add: bool) -> Result<()> {
+        for format in 0..INT8_FORMATS.len() {
+            let own = products.iter().filter(|product| product.matrix.int8_format() == Some(format));
+            let own: Vec<Product> = own.copied().collect();
+            if !own.is_empty() {
+                self.products_of(stream, format, &own, (cols, count), add)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for matrices of one format.
+    fn products_of(
+        &self,
+        stream: &Stream,
+        format: usize,
+        products: &[Product],
+        (cols, count): (usize, usize),
+        add: bool,
+    ) -> Result<()> {
         let groups = products.iter().map(|product| product.matrix.rows.div_ceil(STRIPS)).sum::<u32>();
         // Blocks of fewer rows decode weights more often, but one block leaves a multiprocessor idle half of the time.
         let few = groups as usize * count.div_ceil(self.rows) <= self.multiprocessors;
         let rows = if few { ROWS[ROWS.len() - 1] } else { self.rows };
-        let split = self.split(products, (cols, count), rows);
+        let split = self.split(format, products, (cols, count), rows);
         let QuantisedRow { codes, factors } = self.quantised(count * cols)?;
         let args = TileProductsArgs {
             products: Product::four(products),
@@ -150,14 +171,14 @@ impl Tiles {
             split: number(split.parts),
             unused: 0,
         };
-        let kernel = if split.parts == 1 { &self.products } else { &self.products_few };
+        let kernel = &if split.parts == 1 { &self.products } else { &self.products_few }[format];
         let launch = kernel.launch([number(split.groups), number(count.div_ceil(rows)), 1], [256, 1, 1]);
         // SAFETY: the kernel's argument; the caller checked that the outputs have `count` rows.
         unsafe { launch.shared(number(split.shared)).arg(args).queue(stream) }
     }
 
     /// How the columns of products are divided, whose blocks take `rows` rows of the input.
-    fn split(&self, products: &[Product], (cols, count): (usize, usize), rows: usize) -> Split {
+    fn split(&self, format: usize, products: &[Product], (cols, count): (usize, usize), rows: usize) -> Split {
         let weights: Vec<usize> = products.iter().map(|product| product.matrix.rows as usize).collect();
         let shape = Shape {
             weights: &weights,
@@ -166,7 +187,7 @@ impl Tiles {
             rows: rows.min(count),
             inputs: count.div_ceil(rows),
         };
-        let whole = self.products_few.shared_memory;
+        let whole = self.products_few[format].shared_memory;
         Split::of(&shape, &Room { multiprocessors: self.multiprocessors, whole, half: self.shared.min(whole) })
     }
 
@@ -221,8 +242,8 @@ impl Tiles {
     }
 
     /// The experts of a feed-forward half whose entries are grouped in items of `rows`, behind its router, with the rows that were
-    /// quantised last: activations of `widths.0` rows of a weight, then outputs of `widths.1`. `moe` and what it
-    /// points to were checked by the caller.
+    /// quantised last: activations of `widths.0` rows of a weight, then outputs of `widths.1`. `formats` are those that experts
+    /// have in each half. `moe` and what it points to were checked by the caller.
     ///
     /// # Errors
     /// [`crate::Error::Internal`] for memory that is too small.
@@ -230,6 +251,7 @@ impl Tiles {
         &self,
         stream: &Stream,
         moe: MoeArgs,
+        formats: [Int8Formats; 2],
         activations: DeviceSlice<f32>,
         values: usize,
         widths: (usize, usize),
@@ -241,19 +263,22 @@ impl Tiles {
             room: number(self.shared),
             unused: 0,
         };
-        let launch = |kernel: &Kernel, blocks: u32| {
-            let grid = [blocks, moe.max_items, 1];
-            // SAFETY: the kernel's argument, of sizes that were checked.
-            unsafe { kernel.launch(grid, [256, 1, 1]).shared(number(self.shared)).arg(args).queue(stream) }
+        // Of each format, the blocks of whose experts do something.
+        let launch = |kernels: &[Kernel], formats: Int8Formats, blocks: u32| {
+            kernels.iter().zip(formats).filter(|(_, there)| *there).try_for_each(|(kernel, _)| {
+                let grid = [blocks, moe.max_items, 1];
+                // SAFETY: the kernel's argument, of sizes that were checked.
+                unsafe { kernel.launch(grid, [256, 1, 1]).shared(number(self.shared)).arg(args).queue(stream) }
+            })
         };
         // Half of a block's warps have the gate's rows, the others the same rows of the other matrix.
-        launch(&self.gate_up, number(widths.0).div_ceil(STRIPS / 2))?;
+        launch(&self.gate_up, formats[0], number(widths.0).div_ceil(STRIPS / 2))?;
         self.quantise(stream, activations, values)?;
         // As many columns a block as of the gate, while that leaves every multiprocessor two rounds of blocks.
         let blocks = number(widths.1).div_ceil(STRIPS);
         let rounds = blocks as usize * moe.max_items as usize / (2 * BLOCKS * self.multiprocessors).max(1);
         let turns = (moe.hidden as usize / widths.0.max(1)).min(rounds).max(1);
-        launch(&self.down, blocks.div_ceil(number(turns)))
+        launch(&self.down, formats[1], blocks.div_ceil(number(turns)))
     }
 }
 

@@ -1,9 +1,7 @@
-# Writes, for the kernels of a CUDA source, the table that the emulated device finds them by.
-{
-    sub(/\/\/.*/, "")
-    # Directives stand between the attributes of a kernel.
-    if ($0 !~ /^[ \t]*#/) text = text " " $0
-}
+# Writes, for the kernels of a CUDA source that the preprocessor has been through, the table that the emulated device finds
+# them by.
+/__global__/ { kernels = 1 }
+kernels { text = text " " $0 }
 # The arguments of attribute `name` in `head`, or nothing.
 function attribute(head, name,    at, depth, i, c) {
     at = index(head, name "(")

@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::super::args::{AttentionArgs, Row, Sequence};
-use super::super::attention::{PARTIAL_SUMS, halves_bytes, rows_halves_bytes};
+use super::super::attention::{PARTIAL_SUMS, channels, halves_bytes, rows_halves_bytes};
 use super::super::memory::DevicePtr;
 use super::super::testing::Buffer;
 use super::{Bench, assert_close, dot, rms_norm, sigmoid, values};
@@ -172,23 +172,24 @@ fn step(
     let whole = halves && splits == 1;
     // As the host does: where the device has no room for one kernel it takes the other.
     let fits = |name: &str, bytes: usize| halves && bytes <= bench.kernel(name).shared_memory;
+    let by_head = |name: &str| format!("{name}_{kv}_{}", channels(head_dim));
     let (name, grid, warps, shared) = match (single, head_dim) {
         (true, 128) if fits("attention_halves_128", halves_bytes(128, warps)) => {
-            ("attention_halves_128", [blocks, splits, count], warps, halves_bytes(128, warps))
+            ("attention_halves_128".into(), [blocks, splits, count], warps, halves_bytes(128, warps))
         }
         (true, 256) if fits("attention_halves_256", halves_bytes(256, warps)) => {
-            ("attention_halves_256", [blocks, splits, count], warps, halves_bytes(256, warps))
+            ("attention_halves_256".into(), [blocks, splits, count], warps, halves_bytes(256, warps))
         }
-        (true, _) => ("attention_step", [blocks, splits, count], 8, shared),
+        (true, _) => (by_head("attention_step"), [blocks, splits, count], 8, shared),
         (false, 128) if whole && fits("attention_rows_halves_128", rows_halves_bytes(128)) => {
-            ("attention_rows_halves_128", by_sequence, 8, rows_halves_bytes(128))
+            ("attention_rows_halves_128".into(), by_sequence, 8, rows_halves_bytes(128))
         }
         (false, 256) if whole && fits("attention_rows_halves_256", rows_halves_bytes(256)) => {
-            ("attention_rows_halves_256", by_sequence, 8, rows_halves_bytes(256))
+            ("attention_rows_halves_256".into(), by_sequence, 8, rows_halves_bytes(256))
         }
-        (false, _) => ("attention_rows", [blocks, splits, count], 8, shared),
+        (false, _) => (by_head("attention_rows"), [blocks, splits, count], 8, shared),
     };
-    bench.run(&bench.kernel(name), grid, 32 * warps, shared, args);
+    bench.run(&bench.kernel(&name), grid, 32 * warps, shared, args);
     if name.starts_with("attention_halves") && splits > 1 {
         bench.run(&bench.kernel("attention_join"), [head_dim.div_ceil(64), heads, count], 256, 0, args);
     }

@@ -21,38 +21,6 @@ fn swiglu(weights: &[Weight; 3], x: &[f32]) -> Vec<f64> {
     down.iter().map(|row| dot(row, &hidden)).collect()
 }
 
-/// The kernels of one row for experts of one format.
-fn decode_kernels(format: Format) -> (&'static str, &'static str) {
-    match format {
-        Format::Q8_0 => ("moe_gate_up_1_q8_0", "moe_down_1_q8_0"),
-        Format::Q4_0 => ("moe_gate_up_1_q4_0", "moe_down_1_q4_0"),
-        Format::Q4K => ("moe_gate_up_1_q4_k", "moe_down_1_q4_k"),
-        Format::Q5K => ("moe_gate_up_1_q5_k", "moe_down_1_q5_k"),
-        Format::Q6K => ("moe_gate_up_1_q6_k", "moe_down_1_q6_k"),
-        Format::Bnb4 => ("moe_gate_up_1_bnb4", "moe_down_1_bnb4"),
-        Format::Int4(Group::Of32) => ("moe_gate_up_1_int4_32", "moe_down_1_int4_32"),
-        Format::Int4(Group::Of64) => ("moe_gate_up_1_int4_64", "moe_down_1_int4_64"),
-        Format::Int4(Group::Of128) => ("moe_gate_up_1_int4_128", "moe_down_1_int4_128"),
-        _ => ("moe_gate_up_1_int4_256", "moe_down_1_int4_256"),
-    }
-}
-
-/// The kernels of few rows for experts of one format.
-fn few_kernels(format: Format) -> (&'static str, &'static str) {
-    match format {
-        Format::Q8_0 => ("moe_gate_up_few_q8_0", "moe_down_few_q8_0"),
-        Format::Q4_0 => ("moe_gate_up_few_q4_0", "moe_down_few_q4_0"),
-        Format::Q4K => ("moe_gate_up_few_q4_k", "moe_down_few_q4_k"),
-        Format::Q5K => ("moe_gate_up_few_q5_k", "moe_down_few_q5_k"),
-        Format::Q6K => ("moe_gate_up_few_q6_k", "moe_down_few_q6_k"),
-        Format::Bnb4 => ("moe_gate_up_few_bnb4", "moe_down_few_bnb4"),
-        Format::Int4(Group::Of32) => ("moe_gate_up_few_int4_32", "moe_down_few_int4_32"),
-        Format::Int4(Group::Of64) => ("moe_gate_up_few_int4_64", "moe_down_few_int4_64"),
-        Format::Int4(Group::Of128) => ("moe_gate_up_few_int4_128", "moe_down_few_int4_128"),
-        _ => ("moe_gate_up_few_int4_256", "moe_down_few_int4_256"),
-    }
-}
-
 /// The three matrices of an expert, each behind its codebook, as an image has them.
 fn expert_bytes(weights: &[Weight; 3]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -202,15 +170,15 @@ fn check(
             down_slots: slots[1] as u32,
             ..args
         };
-        let (gate_up, down) = decode_kernels(format);
+        let [gate_up, down] = ["moe_gate_up_1", "moe_down_1"].map(|name| bench.int8_kernel(name, format));
         let bytes = table[0].gate.block_bytes(256);
         let tiles = (hidden.div_ceil(32) * 40).next_multiple_of(16);
-        if !bench.run(&bench.kernel(gate_up), [9, 1, 1], 512, tiles + 16 * slots[0] * bytes, args) {
+        if !bench.run(&gate_up, [9, 1, 1], 512, tiles + 16 * slots[0] * bytes, args) {
             return bench.kept.clear();
         }
         unquantised(&bench.gpu.download(codes.slice), &bench.gpu.download(factors.slice), 16);
         let shared = active * (slots[1] * bytes + widest / 2 * 3);
-        if !bench.run(&bench.kernel(down), [strips[1], 1, 1], 32 * active, shared, args) {
+        if !bench.run(&down, [strips[1], 1, 1], 32 * active, shared, args) {
             return bench.kept.clear();
         }
         let chosen: Vec<u32> = route(&logits[..experts], top_k, true).iter().map(|(expert, _)| *expert).collect();
@@ -237,22 +205,22 @@ fn check(
             ..args
         };
         launch_route(bench, args);
-        let (gate_up, down) = few_kernels(format);
+        let [gate_up, down] = ["moe_gate_up_few", "moe_down_few"].map(|name| bench.int8_kernel(name, format));
         let (warps, bytes) = (12, table[0].gate.block_bytes(256));
         // Room for the rows of all items.
         let pairs = routed + count.div_ceil(2);
         let shared = |columns: usize, pair: usize| (warps * slots * 2 * bytes + pairs * columns / 256 * pair).max(6272);
         let tile_args = TileMoeArgs { moe: args, codes: quantised, factors: scales, room: 0, unused: 0 };
-        if !bench.run(&bench.kernel(gate_up), [blocks, 1, 1], 32 * warps, shared(hidden, 640), tile_args) {
+        if !bench.run(&gate_up, [blocks, 1, 1], 32 * warps, shared(hidden, 640), tile_args) {
             return bench.kept.clear();
         }
         unquantised(&bench.gpu.download(codes.slice), &bench.gpu.download(factors.slice), 16);
-        if !bench.run(&bench.kernel(down), [blocks, 1, 1], 32 * warps, shared(widest, 768), args) {
+        if !bench.run(&down, [blocks, 1, 1], 32 * warps, shared(widest, 768), args) {
             return bench.kept.clear();
         }
         combine(bench, args);
     } else if let Kernels::Tiles((_, room), blocks) = kernels {
-        assert!(gate_up.int8_only() && down.int8_only());
+        assert_eq!([gate_up.bits(), down.bits()], [Forms::INT8_ONLY.bits(); 2]);
         let values = [count * hidden, routed * width + count * shared_width];
         let most = values[0].max(values[1]);
         let (codes, factors) = (bench.room::<u32>(most / 4), bench.room::<f32>(most / 16));
@@ -267,12 +235,21 @@ fn check(
         launch_route(bench, args);
         bench.run(&bench.kernel("moe_group"), [1, 1, 1], 1024, 8 * (experts + 1), args);
         quantise(input, values[0]);
-        if !bench.run(&bench.kernel("tile_gate_up"), [widest.div_ceil(64), max_items, 1], 256, room, tile_args) {
-            return bench.kept.clear();
+        // A launch for each format that experts have.
+        let of_formats = [[formats[0], shared_format], [formats[2], shared_format]].map(|[routed, shared]| {
+            if shared_width > 0 && shared != routed { vec![routed, shared] } else { vec![routed] }
+        });
+        for format in &of_formats[0] {
+            let kernel = bench.int8_kernel("tile_gate_up", *format);
+            if !bench.run(&kernel, [widest.div_ceil(64), max_items, 1], 256, room, tile_args) {
+                return bench.kept.clear();
+            }
         }
         quantise(activations.slice.start(), values[1]);
-        if !bench.run(&bench.kernel("tile_down"), [blocks, max_items, 1], 256, room, tile_args) {
-            return bench.kept.clear();
+        for format in &of_formats[1] {
+            if !bench.run(&bench.int8_kernel("tile_down", *format), [blocks, max_items, 1], 256, room, tile_args) {
+                return bench.kept.clear();
+            }
         }
         combine(bench, args);
     } else if one {
@@ -403,6 +380,9 @@ fn experts_on_tensor_cores_add_their_weighted_sum() {
             check(&mut bench, &shape, [format; 3], format, (count, false), Kernels::Tiles(block, blocks));
         }
     }
+    // Experts of several formats.
+    let mixed = [Format::Q4K, Format::Q4K, Format::Q6K];
+    check(&mut bench, &shape, mixed, Format::Q8_0, (7, false), Kernels::Tiles(BLOCKS[0], 1));
     // Sizes that fill neither a block of columns nor a block's strips, and a dense layer.
     let odd = Shape { hidden: 320, experts: 2, top_k: 1, width: 96, shared_width: 0 };
     check(&mut bench, &odd, [Format::Q8_0; 3], Format::Q8_0, (9, false), Kernels::Tiles(BLOCKS[0], 1));

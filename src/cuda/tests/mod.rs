@@ -11,7 +11,7 @@ mod tiles;
 
 use half::{bf16, f16};
 
-use super::args::{self, format_number};
+use super::args::{self, INT8_FORMATS, format_number};
 use super::memory::{DevicePtr, Plain};
 use super::module::Kernel;
 use super::testing::{Buffer, Gpu};
@@ -137,6 +137,12 @@ impl Bench {
     /// Kernel `name`.
     fn kernel(&self, name: &str) -> Kernel {
         self.gpu.modules.kernel(name).unwrap()
+    }
+
+    /// The kernel `name` of a format that takes int8.
+    fn int8_kernel(&self, name: &str, format: Format) -> Kernel {
+        let (_, of_format) = INT8_FORMATS.iter().find(|(own, _)| *own == format).unwrap();
+        self.kernel(&format!("{name}_{of_format}"))
     }
 
     /// Launches `kernel` with its argument struct and waits for it. False where the device has no such shared memory, which

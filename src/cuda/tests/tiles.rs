@@ -121,12 +121,12 @@ struct Launch {
 
 impl Launch {
     /// Its kernel, and the shared memory of its blocks, whose largest weight has `bytes` bytes a block.
-    fn kernel(&self, bench: &Bench, bytes: usize, count: usize) -> (Kernel, usize) {
+    fn kernel(&self, bench: &Bench, format: Format, bytes: usize, count: usize) -> (Kernel, usize) {
         if self.split == 1 {
             let room = BLOCKS.iter().find(|(rows, _)| *rows == self.rows).unwrap().1;
-            return (bench.kernel("tile_products"), room);
+            return (bench.int8_kernel("tile_products", format), room);
         }
-        let kernel = bench.kernel("tile_products_few");
+        let kernel = bench.int8_kernel("tile_products_few", format);
         let stage = self.split * self.rows.min(count).next_multiple_of(8) * (256 + 32 + 64) + 8 * bytes;
         let stages = self.stages.min(kernel.shared_memory / stage).max(1);
         (kernel, stages * stage)
@@ -166,7 +166,7 @@ fn check(bench: &mut Bench, format: Format, (rows, cols, count): (usize, usize, 
         }
         products[0].bias = if launch.add { bias_there } else { DevicePtr::NULL };
         let bytes = matrices.iter().map(|matrix| matrix.block_bytes(256)).max().unwrap();
-        let (kernel, room) = launch.kernel(bench, bytes, count);
+        let (kernel, room) = launch.kernel(bench, format, bytes, count);
         let args = TileProductsArgs {
             products,
             codes: codes.slice.start(),

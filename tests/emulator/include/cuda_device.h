@@ -9,7 +9,6 @@
 
 #include "emulator.h"
 
-#define __global__ __attribute__((visibility("hidden")))
 #define __device__
 #define __host__
 #define __constant__ static const
@@ -19,10 +18,13 @@
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))
 #define __align__(n) __attribute__((aligned(n)))
-// `nvcc` here reads these in the source.
+// `nvcc` here reads these where kernels are defined.
+#ifndef EMULATED_KERNELS
+#define __global__ __attribute__((visibility("hidden")))
 #define __launch_bounds__(...)
 #define __maxnreg__(...)
 #define __cluster_dims__(...)
+#endif
 
 // The thread that runs. No code of a module uses the register otherwise, and the functions that it calls keep it.
 register emulator::Thread* emulated_thread asm("r15");

@@ -66,7 +66,7 @@ class Memory {
 struct Library {
     const ModuleInfo* info;
     SharedMemory shared;
-    uint32_t static_shared;
+    uint32_t static_shared;  // of each kernel
 };
 // The library whose bytes are at `image`: loaded once in a process. Returns a code.
 int load_library(const void* image, const Library*& library);

@@ -86,8 +86,9 @@ int load_library(const void* image, const Library*& library) {
         const auto module = reinterpret_cast<const ModuleInfo* (*)()>(dlsym(handle, "emulated_module"));
         if (module == nullptr || module()->version != VERSION) return INVALID_IMAGE;
         Library made = {module(), shared_memory(handle, module()->shared_anchor), 0};
-        // The anchor is no kernel's.
-        made.static_shared = static_cast<uint32_t>(made.shared.bytes - std::min<size_t>(made.shared.bytes, 16));
+        // The anchor is no kernel's. Kernels of a module are one in several formats or sizes.
+        const size_t own = made.shared.bytes - std::min<size_t>(made.shared.bytes, 16);
+        made.static_shared = static_cast<uint32_t>(own / std::max<size_t>(made.info->kernel_count, 1) + 15) / 16 * 16;
         found = loaded.emplace(key, made).first;
     }
     library = &found->second;

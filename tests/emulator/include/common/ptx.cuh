@@ -1,7 +1,6 @@
 // `kernels/common/ptx.cuh` on the emulated device: the same functions, by its means.
 #pragma once
 #include "cuda_device.h"
-#include "cuda_fp16.h"
 
 #define DEVICE static __device__ __forceinline__
 // What takes most of the time, over arrays of its own.
@@ -185,11 +184,32 @@ EMULATED_INNER void emulated_multiply(emulator::Thread&, uint32_t, void* const* 
         }
     }
 }
+DEVICE float half_bits(uint32_t bits) {
+    const uint16_t own = static_cast<uint16_t>(bits);
+    _Float16 v;
+    memcpy(&v, &own, sizeof v);
+    return static_cast<float>(v);
+}
+DEVICE float2 unpack_halves(uint32_t both) { return {half_bits(both & 0xffff), half_bits(both >> 16)}; }
+DEVICE uint16_t half_of_float(float v) {
+    const _Float16 half = static_cast<_Float16>(v);
+    uint16_t bits;
+    memcpy(&bits, &half, sizeof bits);
+    return bits;
+}
+DEVICE uint32_t pack_halves(float first, float second) {
+    return half_of_float(first) | static_cast<uint32_t>(half_of_float(second)) << 16;
+}
+static inline uint32_t emulated_bf16(float v) {
+    const uint32_t bits = __float_as_uint(v);
+    return v != v ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+DEVICE uint32_t pack_bf16(float first, float second) { return emulated_bf16(first) | emulated_bf16(second) << 16; }
 struct EmulatedBf16 {
     float operator()(uint32_t bits) const { return __uint_as_float(bits << 16); }
 };
 struct EmulatedHalf {
-    float operator()(uint32_t bits) const { return __half2float(__ushort_as_half(static_cast<uint16_t>(bits))); }
+    float operator()(uint32_t bits) const { return half_bits(bits); }
 };
 template <class Decode>
 DEVICE void emulated_product(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {

@@ -1,5 +1,0 @@
-#include "moe/decode_down.cuh"
-
-extern "C" __global__ void __maxnreg__(80) moe_down_1_q4_0(const __grid_constant__ MoeArgs args) {
-    decode_down<Q4_0>(args);
-}

@@ -1,5 +1,0 @@
-#include "moe/decode_gate_up.cuh"
-
-extern "C" __global__ void __launch_bounds__(512, 2) moe_gate_up_1_q6_k(const __grid_constant__ MoeArgs args) {
-    decode_gate_up<Q6_K>(args);
-}

@@ -1,5 +1,0 @@
-#include "moe/few_down.cuh"
-
-extern "C" __global__ void __launch_bounds__(FEW_THREADS, 1) moe_down_few_bnb4(const __grid_constant__ MoeArgs args) {
-    few_down<BNB4>(args);
-}
