@@ -103,7 +103,7 @@ DEVICE void attend(const AttentionArgs& args) {
 
     // A warp for each query, and one for the new key and value.
     float* query = shared + warp * dim;
-    if (appends) append<C>(args, HeadNorm<C>(args, args.key_norm, row), row, kv_head, own, shared + HEADS * dim);
+    if (appends) append<C, FORMAT>(args, HeadNorm<C>(args, args.key_norm, row), row, kv_head, own, shared + HEADS * dim);
     if (has_head) {
         const float* from = args.queries + (static_cast<uint64_t>(row) * args.heads + head) * args.query_stride;
         HeadNorm<C>(args, args.query_norm, row).apply(args, from, query);
@@ -189,15 +189,3 @@ DEVICE void attend(const AttentionArgs& args) {
     }
     write_result<C>(args, row, head, sums, total);
 }
-
-// `KERNEL(format, name, channels)` for each format of keys and values, and the channels of a head that a lane takes; kernels are
-// called by these (`src/cuda/attention.rs`). A kernel of all of them takes the compiler four times as long.
-#define FOR_CHANNELS(KERNEL, FORMAT, format) \
-    KERNEL(FORMAT, format, 1)                \
-    KERNEL(FORMAT, format, 2)                \
-    KERNEL(FORMAT, format, 4)                \
-    KERNEL(FORMAT, format, 8)
-#define FOR_KV_FORMATS(KERNEL)          \
-    FOR_CHANNELS(KERNEL, KV_F16, f16)   \
-    FOR_CHANNELS(KERNEL, KV_Q8_0, q8_0) \
-    FOR_CHANNELS(KERNEL, KV_F32, f32)

@@ -3,13 +3,8 @@
 #include "common/args.cuh"
 #include "common/device.cuh"
 
-template <int N>
-struct Constant {
-    static constexpr int value = N;
-};
-
-// Order of `KvFormat`.
-enum KvFormat : uint32_t { KV_F16 = 0, KV_Q8_0 = 1, KV_F32 = 2 };
+// Of keys and values.
+enum KvFormat : uint32_t { KV_F16, KV_Q8_0, KV_F32 };
 const uint32_t MAX_HEAD = 256;
 const uint32_t KV_BLOCK = 32;
 
@@ -107,30 +102,30 @@ DEVICE uint32_t place_of(const AttentionArgs& args, const uint32_t* pages, uint3
 }
 
 // Stores a head by one warp, of which a lane takes C channels.
-template <int C>
+template <int C, uint32_t FORMAT>
 DEVICE void store_head(const AttentionArgs& args, const float* x, void* store, void* scales, uint64_t place) {
     const uint32_t lane = threadIdx.x % WARP, first = lane * C, dim = args.head_dim;
-    if (args.kv_format != KV_Q8_0) {
+    if constexpr (FORMAT != KV_Q8_0) {
         float values[C];
         load_channels<C>(x, first, dim, values);
         if (first >= dim) return;
-        if (args.kv_format == KV_F32) {
+        if constexpr (FORMAT == KV_F32) {
             float* to = static_cast<float*>(store) + place + first;
 #pragma unroll
             for (int c = 0; c < C; ++c) to[c] = values[c];
-            return;
-        }
-        alignas(16) uint16_t halves[C];
-#pragma unroll
-        for (int c = 0; c < C; ++c) halves[c] = half_of_float(values[c]);
-        uint16_t* to = static_cast<uint16_t*>(store) + place + first;
-        if constexpr (C == 8) {
-            *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(halves);
-        } else if constexpr (C == 4) {
-            *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(halves);
         } else {
+            alignas(16) uint16_t halves[C];
 #pragma unroll
-            for (int c = 0; c < C; ++c) to[c] = halves[c];
+            for (int c = 0; c < C; ++c) halves[c] = half_of_float(values[c]);
+            uint16_t* to = static_cast<uint16_t*>(store) + place + first;
+            if constexpr (C == 8) {
+                *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(halves);
+            } else if constexpr (C == 4) {
+                *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(halves);
+            } else {
+#pragma unroll
+                for (int c = 0; c < C; ++c) to[c] = halves[c];
+            }
         }
         return;
     }
@@ -148,14 +143,14 @@ DEVICE void store_head(const AttentionArgs& args, const float* x, void* store, v
 
 // Norms, turns and stores the key and the value of a row as head `number` of all, by one warp, of which a lane takes C
 // channels. The key stays in `scratch`, shared memory of `head_dim` floats.
-template <int C>
+template <int C, uint32_t FORMAT>
 DEVICE void append(const AttentionArgs& args, const HeadNorm<C>& norm, uint32_t row, uint32_t kv_head, uint32_t number,
                    float* scratch) {
     const uint64_t place = static_cast<uint64_t>(number) * args.head_dim;
     const uint64_t from = (static_cast<uint64_t>(row) * args.kv_heads + kv_head) * args.head_dim;
     norm.apply(args, args.keys + from, scratch);
-    store_head<C>(args, scratch, args.key_pages, args.key_scales, place);
-    store_head<C>(args, args.values + from, args.value_pages, args.value_scales, place);
+    store_head<C, FORMAT>(args, scratch, args.key_pages, args.key_scales, place);
+    store_head<C, FORMAT>(args, args.values + from, args.value_pages, args.value_scales, place);
 }
 
 // What a part has seen of a head: its maximum, the sum of weights, and from here on the weighted sums of values.
@@ -165,11 +160,14 @@ DEVICE float* partial_of(const AttentionArgs& args, uint64_t row, uint32_t head,
     return args.partials + ((row * args.heads + head) * args.splits + split) * (args.head_dim + PARTIAL_SUMS);
 }
 
-// Calls `work` with the channels that a lane takes of a head, as a constant: the fewest that cover it.
-template <class Work>
-DEVICE void with_channels(uint32_t head_dim, Work work) {
-    if (head_dim <= 32) return work(Constant<1>{});
-    if (head_dim <= 64) return work(Constant<2>{});
-    if (head_dim <= 128) return work(Constant<4>{});
-    work(Constant<8>{});
-}
+// `KERNEL(format, name, channels)` for each format of keys and values, and the channels of a head that a lane takes; kernels are
+// called by these (`src/cuda/attention.rs`). A kernel of all of them takes the compiler four times as long.
+#define FOR_CHANNELS(KERNEL, FORMAT, format) \
+    KERNEL(FORMAT, format, 1)                \
+    KERNEL(FORMAT, format, 2)                \
+    KERNEL(FORMAT, format, 4)                \
+    KERNEL(FORMAT, format, 8)
+#define FOR_KV_FORMATS(KERNEL)          \
+    FOR_CHANNELS(KERNEL, KV_F16, f16)   \
+    FOR_CHANNELS(KERNEL, KV_Q8_0, q8_0) \
+    FOR_CHANNELS(KERNEL, KV_F32, f32)

@@ -84,7 +84,7 @@ struct NormArgs {
     float eps;
     uint32_t width;
     uint32_t count;
-    uint32_t early;        // 1 where the kernel behind reads nothing but weights before its wait
+    uint32_t early;        // 1: the kernel behind starts before this one's wait, see common/device.cuh
 };
 
 // out[i, r] = matrix[r] · input[i] + bias[r]
@@ -147,10 +147,8 @@ struct AttentionArgs {
     uint32_t query_stride;
     uint32_t pairs;
     uint32_t page_tokens;
-    uint32_t kv_format;  // 0 F16, 1 Q8_0, 2 F32
     uint32_t splits;
     uint32_t gated;
-    uint32_t unused;
 };
 
 // Where a part of key head `k`, or of its value head number `i`, starts in a row: base + k * step + i * index_step.
@@ -251,6 +249,12 @@ struct MoeArgs {
     uint32_t down_slots;
 };
 
+// A feed-forward half, and the norm of its rows for the layer behind.
+struct CombineNormArgs {
+    MoeArgs moe;
+    NormArgs norm;  // of `moe.x`, all rows: what else it knows of its input is not read
+};
+
 // What a row of logits is for.
 const uint32_t SAMPLE_CHOOSE = 1;     // a token is chosen; without it, nothing is
 const uint32_t SAMPLE_GREEDY = 2;     // the most likely one
@@ -314,5 +318,5 @@ static_assert(sizeof(SampleRow) == 64 && sizeof(SampleResult) == 16 && sizeof(Sa
 static_assert(sizeof(SampleArgs) == 96);
 static_assert(sizeof(Matrix) == 56 && sizeof(Product) == 80 && sizeof(Expert) == 168 && sizeof(Item) == 16);
 static_assert(sizeof(Row) == 16 && sizeof(Sequence) == 32 && sizeof(EmbedArgs) == 112 && sizeof(NormArgs) == 64);
-static_assert(sizeof(ProductsArgs) == 400 && sizeof(AttentionArgs) == 176 && sizeof(DeltaArgs) == 272);
-static_assert(sizeof(MoeArgs) == 528);
+static_assert(sizeof(ProductsArgs) == 400 && sizeof(AttentionArgs) == 168 && sizeof(DeltaArgs) == 272);
+static_assert(sizeof(MoeArgs) == 528 && sizeof(CombineNormArgs) == 592);

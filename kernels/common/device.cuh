@@ -9,10 +9,18 @@ const uint32_t ALL_LANES = 0xffffffff;
 
 // Waits for the kernels before this one, then lets the next one start. Before it a kernel may read weights, and what the
 // kernels before the last one wrote: the last one asked for this start only after its own wait. Behind a kernel that asks for
-// it earlier (`start_next_kernel_early`) only weights may be read.
+// it earlier (`start_next_kernel_early`) what the kernel in front of that one wrote may not be there either; of two kernels
+// behind each other only one does so.
 DEVICE void after_previous_kernel() {
     wait_for_previous_kernel();
     start_next_kernel();
+}
+
+// The same, with the start of the next one before the wait where that is `early`.
+DEVICE void after_previous_kernel(bool early) {
+    if (early) start_next_kernel_early();
+    wait_for_previous_kernel();
+    if (!early) start_next_kernel();
 }
 
 // A kernel's argument in shared memory. Where a launch keeps it, each line that is read for the first time comes from afar, one

@@ -30,7 +30,7 @@ DEVICE void start_next_kernel() {
 #endif
 }
 
-// The same before the own wait: for a kernel behind which only such kernels come as read nothing but weights before theirs.
+// The same before the own wait, see `after_previous_kernel` in common/device.cuh.
 DEVICE void start_next_kernel_early() { start_next_kernel(); }
 
 // Weights are read once a step: they pass the first-level cache. Volatile, so that they stay where they are written: ahead

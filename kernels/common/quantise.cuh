@@ -8,7 +8,7 @@ struct Int8Scale {
     float scale, inverse;
 };
 
-// A scale of which three times is a float: see `TilePair::scaled` in tiles/tiles.cuh.
+// A scale of which three times is a float: see `TilePair::scaled` in common/tile_pair.cuh.
 DEVICE float without_two_bits(float scale) { return __uint_as_float(__float_as_uint(scale) & ~3u); }
 
 // Of values whose largest has these bits, but for its sign; no number where one of them is not finite.

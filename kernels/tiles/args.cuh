@@ -7,7 +7,7 @@ struct QuantiseArgs {
     uint32_t* codes;     // [tiles, 8]: four columns a word
     float2* factors;     // [tiles]: scale, and scale times the sum of the codes
     uint32_t tiles;
-    uint32_t unused;
+    uint32_t early;      // 1: the kernel behind starts before this one's wait, see common/device.cuh
 };
 
 struct TileProductsArgs {
@@ -40,6 +40,14 @@ struct TileFloatsArgs {
     uint32_t unused;
 };
 
+// Of few rows, which may be normed on their way.
+struct TileFloatsFewArgs {
+    TileFloatsArgs products;
+    NormArgs norm;    // of `input`, where it has weights
+    uint32_t groups;  // of 16 rows of a matrix; those of the grid that come behind them are for the norm
+    uint32_t unused;
+};
+
 // A feed-forward half whose matrices take int8, behind `moe_group`, or of few rows behind `moe_route`.
 struct TileMoeArgs {
     MoeArgs moe;
@@ -50,4 +58,5 @@ struct TileMoeArgs {
 };
 
 static_assert(sizeof(QuantiseArgs) == 32 && sizeof(TileProductsArgs) == 368 && sizeof(TileFloatsArgs) == 368 &&
+              sizeof(TileFloatsFewArgs) == sizeof(TileFloatsArgs) + sizeof(NormArgs) + 8 &&
               sizeof(TileMoeArgs) == sizeof(MoeArgs) + 24);

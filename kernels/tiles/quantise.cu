@@ -4,7 +4,7 @@
 #include "tiles/args.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) quantise(const __grid_constant__ QuantiseArgs args) {
-    after_previous_kernel();
+    after_previous_kernel(args.early);
     Input out(nullptr, 1, TILE, 0);
     const uint32_t tile = blockIdx.x * (4 * blockDim.x / TILE);
     out.codes = args.codes + 8 * static_cast<uint64_t>(tile);

@@ -145,7 +145,7 @@ structs! {
     }
 
     /// Attention between the projections.
-    AttentionArgs, 176 {
+    AttentionArgs, 168 {
         queries: DevicePtr<f32>,
         keys: DevicePtr<f32>,
         values: DevicePtr<f32>,
@@ -170,10 +170,8 @@ structs! {
         query_stride: u32,
         pairs: u32,
         page_tokens: u32,
-        kv_format: u32,
         splits: u32,
         gated: u32,
-        unused: u32,
     }
 
     /// Where a part of a key head starts.
@@ -231,7 +229,7 @@ structs! {
         codes: DevicePtr<u32>,
         factors: DevicePtr<f32>,
         tiles: u32,
-        unused: u32,
+        early: u32,
     }
 
     /// Products with one quantised input.
@@ -263,8 +261,14 @@ structs! {
         unused: u32,
     }
 
+    /// The same of few rows.
+    TileFloatsFewArgs, 440 { products: TileFloatsArgs, norm: NormArgs, groups: u32, unused: u32 }
+
     /// A feed-forward half with quantised inputs.
     TileMoeArgs, 552 { moe: MoeArgs, codes: DevicePtr<u32>, factors: DevicePtr<f32>, room: u32, unused: u32 }
+
+    /// A feed-forward half, and the norm behind it.
+    CombineNormArgs, 592 { moe: MoeArgs, norm: NormArgs }
 
     /// A feed-forward half behind its router.
     MoeArgs, 528 {
@@ -301,6 +305,21 @@ structs! {
         gate_up_slots: u32,
         down_slots: u32,
     }
+}
+
+impl NormArgs {
+    /// No norm.
+    pub const NONE: Self = Self {
+        x: DevicePtr::NULL,
+        weight: DevicePtr::NULL,
+        out: DevicePtr::NULL,
+        pick: DevicePtr::NULL,
+        row: QuantisedRow::NONE,
+        eps: 0.0,
+        width: 0,
+        count: 0,
+        early: 0,
+    };
 }
 
 impl QuantisedRow {

@@ -50,7 +50,6 @@ pub struct Attention {
     spec: AttentionSpec,
     eps: f32,
     head_blocks: usize,
-    kv: KvFormat,
     page_tokens: usize,
 }
 
@@ -130,14 +129,13 @@ impl Attention {
             step: by_head("attention_step")?,
             halves: halves(modules, spec, kv)?,
             join: kernel("attention_join")?,
-            append: modules.kernel("kv_append")?,
+            append: by_head("kv_append")?,
             rows: by_head("attention_rows")?,
             rows_halves: rows_halves(modules, spec, kv)?,
             multiprocessors: device.multiprocessors as usize,
             spec: spec.attention.clone(),
             eps: spec.norm_eps,
             head_blocks: head_blocks(spec),
-            kv,
             page_tokens: layout.page_tokens,
         })
     }
@@ -204,14 +202,8 @@ impl Attention {
             query_stride: number(query_stride),
             pairs: number(pairs),
             page_tokens: number(self.page_tokens),
-            kv_format: match self.kv {
-                KvFormat::F16 => 0,
-                KvFormat::Q8_0 => 1,
-                KvFormat::F32 => 2,
-            },
             splits: number(splits),
             gated: spec.gated.into(),
-            unused: 0,
         };
         let grid = [number(spec.kv_heads * self.head_blocks), number(splits), number(count)];
         let shared = number(shared_bytes(spec.head_dim));

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::args::{QuantisedRow, SampleResult};
+use super::args::{Matrix, NormArgs, QuantisedRow, SampleResult};
 use super::attention::{Attention, AttentionWork, KvLayer};
 use super::context::Context;
 use super::delta_net::{DeltaNet, DeltaStates, DeltaWork};
@@ -15,7 +15,7 @@ use super::embed::{Angles, Embed};
 use super::event::Event;
 use super::memory::{DeviceMemory, DeviceSlice, Pinned};
 use super::module::Modules;
-use super::moe::{Moe, MoeLayer, MoeWork};
+use super::moe::{Moe, MoeLayer, MoeShape, MoeWork};
 use super::norm::{Norm, Normed};
 use super::plan::{Layout, Sizes, moe_shape, results};
 use super::products::{Inputs, Output, Products};
@@ -73,6 +73,8 @@ pub struct CudaBackend {
     model: Model,
     work: Work,
     step: Option<Step>,
+    /// The layer for whose mixer the rows are normed already, and what they are quantised to.
+    normed_for: Option<(usize, QuantisedRow)>,
     mode: Mode,
     spec: Arc<ModelSpec>,
     counters: Arc<ExpertCounters>,
@@ -199,6 +201,7 @@ impl CudaBackend {
             kernels,
             model,
             step: None,
+            normed_for: None,
             mode: Mode::Run,
             spec,
             counters,
@@ -259,10 +262,15 @@ impl CudaBackend {
         if count == 1 {
             return Ok(Inputs { pick, norm: Some(norm), ..Inputs::rows(work.x, 1) });
         }
-        let quantised = if quantised { work.moe.row } else { QuantisedRow::NONE };
-        let out = Normed { floats: floats.then_some(work.normed), quantised, early };
+        let out = Normed { early, ..work.normed_as((floats, quantised)) };
         self.kernels.norm.run(&self.stream, (work.x, pick, count), norm, out)?;
-        Ok(Inputs { quantised, ..Inputs::rows(work.normed, count) })
+        Ok(Inputs { quantised: out.quantised, ..Inputs::rows(work.normed, count) })
+    }
+
+    /// Whether `count` rows are to be normed as floats, and quantised, for products with `matrices`.
+    fn forms<'a>(&self, matrices: impl Iterator<Item = &'a Matrix> + Clone, count: usize) -> (bool, bool) {
+        let takes = |matrix| self.kernels.products.takes_quantised(matrix, count);
+        (!matrices.clone().all(takes), matrices.clone().any(takes))
     }
 
     /// The products of such rows with `outputs`, normed in the forms that they take.
@@ -272,10 +280,38 @@ impl CudaBackend {
         norm: DeviceSlice<f32>,
         outputs: &[(&Weight, DeviceSlice<f32>)],
     ) -> Result<()> {
-        let products = &self.kernels.products;
-        let takes = |(weight, _): &(&Weight, _)| products.takes_quantised(&weight.matrix, rows.1);
-        let inputs = self.normed(rows, norm, (!outputs.iter().all(takes), outputs.iter().any(takes)), true)?;
-        products.run(&self.stream, inputs, outputs, Output::Set)
+        let forms = self.forms(outputs.iter().map(|(weight, _)| &weight.matrix), rows.1);
+        let inputs = self.normed(rows, norm, forms, true)?;
+        self.kernels.products.run(&self.stream, inputs, outputs, Output::Set)
+    }
+
+    /// The products of all rows with a mixer's `outputs`, before them the norm, unless the layer in front did that.
+    fn mixer_products(
+        &self,
+        layer: usize,
+        norm: DeviceSlice<f32>,
+        outputs: &[(&Weight, DeviceSlice<f32>)],
+    ) -> Result<()> {
+        let count = self.step()?.count();
+        match self.normed_for.filter(|(of, _)| *of == layer) {
+            None => self.normed_products((None, count), norm, outputs),
+            Some((_, quantised)) => {
+                let inputs = Inputs { quantised, ..Inputs::rows(self.work.normed, count) };
+                self.kernels.products.run(&self.stream, inputs, outputs, Output::Set)
+            }
+        }
+    }
+
+    /// The norm in front of the mixer behind layer `layer`, for its feed-forward half to do, where it can.
+    fn norm_behind(&self, layer: usize, shape: &MoeShape, count: usize) -> Result<Option<NormArgs>> {
+        let Some(weights) = self.model.weights.layers.get(layer + 1) else { return Ok(None) };
+        if !Moe::norms_behind(shape, count) {
+            return Ok(None);
+        }
+        let matrices = weights.mixer.projections();
+        let out = self.work.normed_as(self.forms(matrices.iter().map(|weight| &weight.matrix), count));
+        let norm = (weights.input_norm, self.spec.norm_eps);
+        Norm::args((self.work.x, None, count), norm, Normed { early: true, ..out }).map(Some)
     }
 
     fn begin(&mut self, batch: &Batch<'_>) -> Result<()> {
@@ -294,6 +330,7 @@ impl CudaBackend {
         }
         let step = self.step_buffer.tell(batch, self.side, &self.stream)?;
         self.step = Some(step);
+        self.normed_for = None;
         self.mode = Mode::Run;
         if step.decode && step.count() <= MOST_RECORDED_ROWS {
             let splits = self.kernels.attention.as_ref().map_or(1, |attention| attention.splits(&step));
@@ -329,7 +366,7 @@ impl CudaBackend {
         let (stream, products, work) = (&self.stream, &self.kernels.products, &self.work.attention);
         let [query, key, value, output] = &linears.map(|linear| linear.weight());
         let outputs = [(query, work.queries), (key, work.keys), (value, work.values)];
-        self.normed_products((None, step.count()), weights.input_norm, &outputs)?;
+        self.mixer_products(layer, weights.input_norm, &outputs)?;
         kernel.run(stream, &step, attention, kv, work)?;
         let mixed = Inputs::rows(work.out, step.count());
         products.run(stream, mixed, &[(output, self.work.x)], Output::Add)
@@ -361,7 +398,7 @@ impl CudaBackend {
         let [first, second, third, fourth] = work.projections;
         let of_inputs = delta.inputs.matrices().zip([first, second]);
         let outputs: Vec<(&Weight, _)> = of_inputs.chain(delta.gates.matrices().zip([third, fourth])).collect();
-        self.normed_products((None, step.count()), weights.input_norm, &outputs)?;
+        self.mixer_products(layer, weights.input_norm, &outputs)?;
         kernel.run(stream, &step, delta, states, work)?;
         let mixed = Inputs { quantised: row, ..Inputs::rows(work.out, step.count()) };
         products.run(stream, mixed, &[(&delta.output, self.work.x)], Output::Add)
@@ -388,14 +425,25 @@ impl CudaBackend {
         let router = router.map(|router| (router, self.work.moe.logits));
         let outputs: Vec<(&Weight, _)> = router.into_iter().chain(gate.zip(shared_gate)).collect();
         let quantised = moe.takes_quantised(count);
-        let forms = (!outputs.is_empty() || !quantised, quantised);
-        let inputs = self.normed((None, count), weights.feed_forward_norm, forms, false)?;
+        let routers: Vec<&Weight> = outputs.iter().map(|(weight, _)| *weight).collect();
+        let inputs = if self.kernels.products.norms(&routers, count) {
+            // The router norms them on their way, and leaves them as experts want them.
+            let out = self.work.normed_as((!quantised, quantised));
+            let norm = Norm::args((self.work.x, None, count), (weights.feed_forward_norm, self.spec.norm_eps), out)?;
+            Inputs { rows_norm: Some(norm), ..Inputs::rows(self.work.x, count) }
+        } else {
+            let forms = (!outputs.is_empty() || !quantised, quantised);
+            self.normed((None, count), weights.feed_forward_norm, forms, false)?
+        };
         if !outputs.is_empty() {
             self.kernels.products.run_exact(stream, Inputs { early: true, ..inputs }, &outputs)?;
         }
         let work = MoeWork { choices: self.choices_of(layer, count)?, shared_gate, ..self.work.moe };
         let norm = (weights.feed_forward_norm, self.spec.norm_eps);
-        self.kernels.moe.run(stream, count, moe, norm, &work)
+        let behind = self.norm_behind(layer, &moe.shape, count)?;
+        self.kernels.moe.run(stream, count, moe, norm, &work, behind)?;
+        self.normed_for = behind.map(|norm| (layer + 1, norm.row));
+        Ok(())
     }
 
     /// Where layer `layer` leaves the choices of `count` rows: those of all layers lie one behind another.
@@ -562,6 +610,12 @@ impl Kernels {
 }
 
 impl Work {
+    /// Where rows are normed to, as floats and quantised as they are wanted.
+    fn normed_as(&self, (floats, quantised): (bool, bool)) -> Normed {
+        let row = if quantised { self.moe.row } else { QuantisedRow::NONE };
+        Normed { floats: floats.then_some(self.normed), quantised: row, early: false }
+    }
+
     fn new(memory: &DeviceMemory, layout: &Layout, spec: &ModelSpec, sizes: &Sizes) -> Result<Self> {
         let parts = &layout.work;
         let [first, second, third, fourth] = parts.projections;

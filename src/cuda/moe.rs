@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use super::args::{Expert, Forms, Int8Formats, Item, Matrix, MoeArgs, QuantisedRow, int8_formats, number};
+use super::args::{
+    CombineNormArgs, Expert, Forms, Int8Formats, Item, Matrix, MoeArgs, NormArgs, QuantisedRow, int8_formats, number,
+};
 use super::device::DeviceInfo;
 use super::few_rows::{self, FewLaunch, FewRows};
 use super::memory::{DevicePtr, DeviceSlice};
@@ -16,8 +18,11 @@ use crate::error::{Error, Result};
 /// Rows of an expert that a block takes together at most, where a step has several rows.
 const MOST_ROWS: usize = 8;
 
-/// Columns of a row that a block of the weighted sum takes, four a thread.
+/// Columns of a row that a block of the weighted sum takes, four a thread. Where it norms the row it takes all of them, with whole
+/// warps, of which a block has so many threads at most.
 const COMBINED: usize = 512;
+const WARP: usize = 32;
+const MOST_THREADS: usize = 1024;
 
 /// Routed experts, and experts that a row visits, that the kernels for a single row and for few take at most.
 const ONE_ROW_EXPERTS: usize = 512;
@@ -36,6 +41,8 @@ pub struct Moe {
     gate_up: [Kernel; 2],
     down: [Kernel; 2],
     combine: Kernel,
+    /// The same, and the norm of the layer behind.
+    combine_norm: Kernel,
     /// For one row, by format; they choose the experts by themselves.
     one_gate_up: Vec<Kernel>,
     one_down: Vec<Kernel>,
@@ -182,6 +189,7 @@ impl Moe {
             gate_up: [kernel("moe_gate_up_1")?, kernel("moe_gate_up_many")?],
             down: [kernel("moe_down_1")?, kernel("moe_down_many")?],
             combine: kernel("moe_combine")?,
+            combine_norm: kernel("moe_combine_norm")?,
             one_gate_up: by_format("moe_gate_up_1")?,
             one_down: by_format("moe_down_1")?,
             few: FewRows::new(modules, device)?,
@@ -267,8 +275,15 @@ impl Moe {
         ])
     }
 
+    /// Whether [`Moe::run`] norms `count` rows of `shape` for the layer behind.
+    pub fn norms_behind(shape: &MoeShape, count: usize) -> bool {
+        let threads = shape.hidden / 4;
+        count > 1 && shape.hidden.is_multiple_of(4 * WARP) && threads <= MOST_THREADS && shape.chosen() <= threads
+    }
+
     /// `x += sum of share * expert(norm(x))` for `count` rows. A single row is normed here; several are in `row` where the
-    /// layer [`MoeLayer::takes_quantised`], and otherwise in `normed`.
+    /// layer [`MoeLayer::takes_quantised`], and otherwise in `normed`. Then `behind` of the new rows, where
+    /// [`Moe::norms_behind`].
     ///
     /// # Errors
     /// [`Error::Internal`] for memory that is too small.
@@ -279,6 +294,7 @@ impl Moe {
         layer: &MoeLayer,
         (norm, eps): (DeviceSlice<f32>, f32),
         work: &MoeWork,
+        behind: Option<NormArgs>,
     ) -> Result<()> {
         let (shape, way) = (&layer.shape, self.way(layer, count));
         let args = self.args(&way, count, layer, (norm, eps), work)?;
@@ -321,6 +337,16 @@ impl Moe {
                 queue(&self.gate_up[1], [gate_up_strips, items], 256, first)?;
                 queue(&self.down[1], [down_strips, items], 256, second)?;
             }
+        }
+        if let Some(behind) = behind {
+            let alike = (behind.width as usize, behind.count as usize) == (shape.hidden, count);
+            if !alike || !Self::norms_behind(shape, count) {
+                let (width, rows, hidden) = (behind.width, behind.count, shape.hidden);
+                return Err(Error::Internal(format!("a norm of {rows} rows of {width} behind {count} of {hidden}")));
+            }
+            let launch = self.combine_norm.launch([number(count), 1, 1], [number(shape.hidden / 4), 1, 1]).spread();
+            // SAFETY: the kernel's argument, of sizes that were checked; the norm's memory holds as many rows.
+            return unsafe { launch.arg(CombineNormArgs { moe: args, norm: behind }).queue(stream) };
         }
         let grid = [number(count), number(shape.hidden.div_ceil(COMBINED)), 1];
         let launch = self.combine.launch(grid, [number(COMBINED / 4), 1, 1]).spread();

@@ -16,7 +16,7 @@ pub struct Normed {
     pub floats: Option<DeviceSlice<f32>>,
     /// Only for rows of whole tiles; the memory for `count` of them is the caller's to check.
     pub quantised: QuantisedRow,
-    /// The kernel behind reads nothing but weights before it waits for this one.
+    /// The kernel behind starts before this one waits: see `kernels/common/device.cuh`.
     pub early: bool,
 }
 
@@ -37,8 +37,24 @@ impl Norm {
         (weight, eps): (DeviceSlice<f32>, f32),
         out: Normed,
     ) -> Result<()> {
+        let args = Self::args((x, pick, count), (weight, eps), out)?;
+        // Two loads of four columns a thread, as far as a block has threads.
+        let threads = weight.len().div_ceil(8).next_multiple_of(32).min(1024);
+        // SAFETY: the kernel's argument; all memory holds `count` rows, and a step picks rows of its own.
+        unsafe { self.kernel.launch([number(count), 1, 1], [number(threads), 1, 1]).arg(args).queue(stream) }
+    }
+
+    /// The same as the kernels are told, whichever does it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] for memory that is too small.
+    pub fn args(
+        (x, pick, count): (DeviceSlice<f32>, Option<DeviceSlice<u32>>, usize),
+        (weight, eps): (DeviceSlice<f32>, f32),
+        out: Normed,
+    ) -> Result<NormArgs> {
         let width = weight.len();
-        let args = NormArgs {
+        Ok(NormArgs {
             x: x.holding(if pick.is_some() { 0 } else { count * width }, "rows to norm")?,
             weight: weight.start(),
             out: match out.floats {
@@ -54,10 +70,6 @@ impl Norm {
             width: number(width),
             count: number(count),
             early: out.early.into(),
-        };
-        // Two loads of four columns a thread, as far as a block has threads.
-        let threads = width.div_ceil(8).next_multiple_of(32).min(1024);
-        // SAFETY: the kernel's argument; all memory holds `count` rows, and a step picks rows of its own.
-        unsafe { self.kernel.launch([number(count), 1, 1], [number(threads), 1, 1]).arg(args).queue(stream) }
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::args::{Forms, Matrix, Product, ProductsArgs, QuantisedRow, number};
+use super::args::{Forms, Matrix, NormArgs, Product, ProductsArgs, QuantisedRow, number};
 use super::device::DeviceInfo;
 use super::eight_rows::EightRows;
 use super::memory::{DevicePtr, DeviceSlice};
@@ -38,14 +38,16 @@ pub struct Inputs {
     pub norm: Option<(DeviceSlice<f32>, f32)>,
     /// Takes the place of the rows of `data` for matrices that [`Products::takes_quantised`].
     pub quantised: QuantisedRow,
-    /// The kernel behind reads nothing but weights before it waits for this one.
+    /// A norm that several rows of `data` are to pass first, and where it leaves them: see [`Products::norms`].
+    pub rows_norm: Option<NormArgs>,
+    /// The kernel behind starts before this one waits: see `kernels/common/device.cuh`.
     pub early: bool,
 }
 
 impl Inputs {
     /// The first `count` rows of `data`, as they are.
     pub fn rows(data: DeviceSlice<f32>, count: usize) -> Self {
-        Self { data, count, pick: None, norm: None, quantised: QuantisedRow::NONE, early: false }
+        Self { data, count, pick: None, norm: None, quantised: QuantisedRow::NONE, rows_norm: None, early: false }
     }
 }
 
@@ -75,6 +77,12 @@ impl Products {
     pub fn takes_quantised(&self, matrix: &Matrix, count: usize) -> bool {
         let one = || (matrix.cols as usize).is_multiple_of(one_row::COLUMNS) && self.one_row.takes_quantised(matrix);
         !self.exact && if count == 1 { one() } else { matrix.takes_int8() }
+    }
+
+    /// Whether [`Products::run_exact`] with `weights` norms `count` rows that it reads.
+    pub fn norms(&self, weights: &[&Weight], count: usize) -> bool {
+        let cols = weights.first().map_or(0, |weight| weight.matrix.cols as usize);
+        !weights.is_empty() && self.tiles.norms(weights.iter().map(|weight| &weight.matrix), cols, count)
     }
 
     /// `out[i, r] = inputs[i] · weight[r] + bias[r]`, `[count, rows of the weight]`, for each of up to four products.
@@ -119,6 +127,9 @@ impl Products {
         };
         let all = products.iter().map(product).collect::<Result<Vec<_>>>()?;
         let add = output == Output::Add;
+        if inputs.rows_norm.is_some() && (count == 1 || all.iter().any(|p| p.matrix.takes_int8() && !exact)) {
+            return Err(Error::Internal(format!("{count} rows that products which cannot are to norm")));
+        }
         if count == 1 {
             return self.single(stream, inputs, &all, add, exact);
         }
@@ -129,7 +140,7 @@ impl Products {
             all.into_iter().partition(|p| p.matrix.takes_int8() && !exact);
         if !int8.is_empty() {
             if inputs.quantised.is_none() {
-                self.tiles.quantise(stream, inputs.data, count * cols)?;
+                self.tiles.quantise(stream, inputs.data, count * cols, true)?;
             }
             let (groups, others) = self.eight_rows.groups(&int8, count);
             for group in groups {
@@ -140,7 +151,7 @@ impl Products {
             }
         }
         if !float.is_empty() {
-            self.tiles.floats(stream, &float, inputs.data, (cols, count), add)?;
+            self.tiles.floats(stream, &float, inputs.data, (cols, count), inputs.rows_norm, add)?;
         }
         Ok(())
     }

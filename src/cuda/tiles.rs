@@ -2,8 +2,8 @@
 //! own, and then every block reads them for the tensor cores; all others are products of float32.
 
 use super::args::{
-    INT8_FORMATS, Int8Formats, MoeArgs, Product, QuantiseArgs, QuantisedRow, TileFloatsArgs, TileMoeArgs,
-    TileProductsArgs, number,
+    INT8_FORMATS, Int8Formats, Matrix, MoeArgs, NormArgs, Product, QuantiseArgs, QuantisedRow, TileFloatsArgs,
+    TileFloatsFewArgs, TileMoeArgs, TileProductsArgs, number,
 };
 use super::device::DeviceInfo;
 use super::memory::{DeviceMemory, DevicePtr, DeviceSlice};
@@ -99,18 +99,19 @@ impl Tiles {
         })
     }
 
-    /// Quantises the first `values` values of `input`, rows of whole tiles.
+    /// Quantises the first `values` values of `input`, rows of whole tiles. `early`: the kernel behind starts before this one waits,
+    /// see `kernels/common/device.cuh`.
     ///
     /// # Errors
     /// [`crate::Error::Internal`] for memory that is too small.
-    pub fn quantise(&self, stream: &Stream, input: DeviceSlice<f32>, values: usize) -> Result<()> {
+    pub fn quantise(&self, stream: &Stream, input: DeviceSlice<f32>, values: usize, early: bool) -> Result<()> {
         let tiles = values / TILE;
         let args = QuantiseArgs {
             input: input.holding(values, "values to quantise")?,
             codes: self.codes.holding(8 * tiles, "quantised values")?,
             factors: self.factors.holding(2 * tiles, "scales of quantised values")?,
             tiles: number(tiles),
-            unused: 0,
+            early: early.into(),
         };
         let launch = self.quantise.launch([number(tiles.div_ceil(32)), 1, 1], [256, 1, 1]);
         // SAFETY: the kernel's argument, of sizes that were checked.
@@ -133,6 +134,9 @@ impl Tiles {
     /// # Errors
     /// [`crate::Error::Internal`] for memory that is too small.
     pub fn products(&self, stream: &Stream, products: &[Product], cols: usize, count: usize, add: bool) -> Result<()> {
+        if products.iter().any(|product| product.matrix.int8_format().is_none()) {
+            return Err(Error::Internal("a quantised product with a matrix that takes none".into()));
+        }
         for format in 0..INT8_FORMATS.len() {
             let own = products.iter().filter(|product| product.matrix.int8_format() == Some(format));
             let own: Vec<Product> = own.copied().collect();
@@ -191,7 +195,14 @@ impl Tiles {
         Split::of(&shape, &Room { multiprocessors: self.multiprocessors, whole, half: self.shared.min(whole) })
     }
 
-    /// The products of up to four matrices of any format with `count` rows of `input`, in float32.
+    /// Whether [`Tiles::floats`] of `matrices` with `cols` columns has the kernel for few rows, which can norm `count` rows that it reads.
+    pub fn norms<'a>(&self, matrices: impl IntoIterator<Item = &'a Matrix>, cols: usize, count: usize) -> bool {
+        let plain = cols.is_multiple_of(FEW_COLUMNS) && matrices.into_iter().all(Matrix::is_plain_f32);
+        plain && (2..=FEW_MOST).contains(&count) && self.floats_few.is_some()
+    }
+
+    /// The products of up to four matrices of any format with `count` rows of `input`, in float32. With a `norm` of these rows, which
+    /// [`Tiles::norms`] must allow, the products are those of normed rows, and these are left where it says.
     ///
     /// # Errors
     /// [`crate::Error::Internal`] for memory that is too small.
@@ -201,6 +212,7 @@ impl Tiles {
         products: &[Product],
         input: DeviceSlice<f32>,
         (cols, count): (usize, usize),
+        norm: Option<NormArgs>,
         add: bool,
     ) -> Result<()> {
         let groups = |rows: u32| products.iter().map(|product| product.matrix.rows.div_ceil(rows)).sum::<u32>();
@@ -217,13 +229,18 @@ impl Tiles {
             columns: 0,
             unused: 0,
         };
-        let launch = |kernel: &Kernel, grid: [u32; 3], args: TileFloatsArgs| {
+        let few = self.floats_few.as_ref().filter(|_| self.norms(products.iter().map(|own| &own.matrix), cols, count));
+        let alike = |norm: &NormArgs| (norm.width as usize, norm.count as usize) == (cols, count);
+        if norm.is_some_and(|norm| few.is_none() || !alike(&norm)) {
+            return Err(Error::Internal(format!("products in float32 that are to norm {count} rows of {cols} values")));
+        }
+        if let Some(kernel) = few {
+            let groups = groups(FEW_STRIP);
+            let of_norm = norm.map_or(0, |_| number(count).div_ceil(FEW_PARTS));
+            let grid = [FEW_PARTS, groups + of_norm, number(count.div_ceil(FEW_ROWS))];
+            let args = TileFloatsFewArgs { products: args, norm: norm.unwrap_or(NormArgs::NONE), groups, unused: 0 };
             // SAFETY: the kernel's argument; the caller checked that the outputs have `count` rows.
-            unsafe { kernel.launch(grid, [256, 1, 1]).arg(args).queue(stream) }
-        };
-        let plain = cols.is_multiple_of(FEW_COLUMNS) && products.iter().all(|product| product.matrix.is_plain_f32());
-        if let Some(kernel) = self.floats_few.as_ref().filter(|_| plain && count <= FEW_MOST) {
-            return launch(kernel, [FEW_PARTS, groups(FEW_STRIP), number(count.div_ceil(FEW_ROWS))], args);
+            return unsafe { kernel.launch(grid, [256, 1, 1]).arg(args).queue(stream) };
         }
         let groups = groups(number(FLOAT_TILE));
         let inputs = count.div_ceil(FLOAT_TILE);
@@ -238,7 +255,9 @@ impl Tiles {
             columns: number(steps_of_part * FLOAT_COLUMNS),
             ..args
         };
-        launch(&self.floats, [groups, number(inputs), number(parts)], args)
+        let launch = self.floats.launch([groups, number(inputs), number(parts)], [256, 1, 1]);
+        // SAFETY: as above.
+        unsafe { launch.arg(args).queue(stream) }
     }
 
     /// The experts of a feed-forward half whose entries are grouped in items of `rows`, behind its router, with the rows that were
@@ -273,7 +292,7 @@ impl Tiles {
         };
         // Half of a block's warps have the gate's rows, the others the same rows of the other matrix.
         launch(&self.gate_up, formats[0], number(widths.0).div_ceil(STRIPS / 2))?;
-        self.quantise(stream, activations, values)?;
+        self.quantise(stream, activations, values, false)?;
         // As many columns a block as of the gate, while that leaves every multiprocessor two rounds of blocks.
         let blocks = number(widths.1).div_ceil(STRIPS);
         let rounds = blocks as usize * moe.max_items as usize / (2 * BLOCKS * self.multiprocessors).max(1);

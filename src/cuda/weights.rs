@@ -8,7 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use super::args::{Expert, Matrix, format_number, number};
 use super::memory::{DevicePtr, DeviceSlice};
 use crate::error::{Error, Result};
-use crate::model::{self, Content, FeedForwardWeights, Linear, MatrixPlan, Place, Role, Store, SwiGlu, Tables};
+use crate::model::{
+    self, Content, FeedForwardWeights, Linear, MatrixPlan, MixerWeights, Place, Role, Store, SwiGlu, Tables,
+};
 use crate::quant::packed::strip_bytes;
 
 /// All weights of a model.
@@ -102,6 +104,16 @@ pub struct ExpertBytes {
     pub routed: u64,
     /// The shared expert, or a dense layer.
     pub shared: u64,
+}
+
+impl MixerWeights<OnDevice> {
+    /// The matrices that its input is multiplied with.
+    pub fn projections(&self) -> Vec<&Weight> {
+        match self {
+            MixerWeights::Attention(own) => vec![&own.query.matrix, &own.key.matrix, &own.value.matrix],
+            MixerWeights::DeltaNet(own) => own.inputs.matrices().chain(own.gates.matrices()).collect(),
+        }
+    }
 }
 
 impl FeedForwardWeights<OnDevice> {

@@ -152,27 +152,21 @@ fn step(
         query_stride: stride as u32,
         pairs: pairs as u32,
         page_tokens: PAGE as u32,
-        kv_format: match kv {
-            KvFormat::F16 => 0,
-            KvFormat::Q8_0 => 1,
-            KvFormat::F32 => 2,
-        },
         splits: splits as u32,
         gated: gated.into(),
-        unused: 0,
     };
     let blocks = kv_heads * (heads / kv_heads).div_ceil(8);
     let shared = 4 * 9 * head_dim;
     let by_sequence = [blocks, rows.iter().copied().max().unwrap_or(0).div_ceil(8), rows.len()];
     let single = rows.iter().all(|rows| *rows == 1);
+    let by_head = |name: &str| format!("{name}_{kv}_{}", channels(head_dim));
     if !single {
-        bench.run(&bench.gpu.modules.kernel("kv_append").unwrap(), [kv_heads, count, 1], 32, 0, args);
+        bench.run(&bench.kernel(&by_head("kv_append")), [kv_heads, count, 1], 32, 0, args);
     }
     let halves = kv == KvFormat::F16 && [128, 256].contains(&head_dim);
     let whole = halves && splits == 1;
     // As the host does: where the device has no room for one kernel it takes the other.
     let fits = |name: &str, bytes: usize| halves && bytes <= bench.kernel(name).shared_memory;
-    let by_head = |name: &str| format!("{name}_{kv}_{}", channels(head_dim));
     let (name, grid, warps, shared) = match (single, head_dim) {
         (true, 128) if fits("attention_halves_128", halves_bytes(128, warps)) => {
             ("attention_halves_128".into(), [blocks, splits, count], warps, halves_bytes(128, warps))

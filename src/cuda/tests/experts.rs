@@ -1,10 +1,13 @@
 //! Feed-forward halves: experts of every format, with one row and with many.
 
-use super::super::args::{Expert, Forms, Item, Matrix, MoeArgs, QuantiseArgs, QuantisedRow, TileMoeArgs};
+use super::super::args::{
+    CombineNormArgs, Expert, Forms, Item, Matrix, MoeArgs, NormArgs, QuantiseArgs, QuantisedRow, TileMoeArgs,
+};
 use super::super::memory::{DevicePtr, DeviceSlice};
+use super::super::moe::{Moe, MoeShape};
 use super::routing::{launch_route, no_moe, route};
 use super::tiles::BLOCKS;
-use super::{Bench, assert_close, decoded, dot, rms_norm, sigmoid, silu, unquantised, values, weight};
+use super::{Bench, assert_close, decoded, dot, quantised, rms_norm, sigmoid, silu, unquantised, values, weight};
 use crate::quant::{Format, Group, Weight};
 
 struct Shape {
@@ -62,9 +65,45 @@ enum Kernels {
     Tiles((usize, usize), usize),
 }
 
-/// Launches `moe_combine`.
-fn combine(bench: &Bench, args: MoeArgs) {
-    bench.run(&bench.kernel("moe_combine"), [args.count as usize, args.hidden.div_ceil(512) as usize, 1], 128, 0, args);
+/// Launches `moe_combine`, and where rows are such `moe_combine_norm` with a copy of them: both add up the same, and the second one
+/// norms it.
+fn combine(bench: &mut Bench, args: MoeArgs, x: DeviceSlice<f32>) {
+    let (count, hidden) = (args.count as usize, args.hidden as usize);
+    let copy = bench.gpu.upload(&bench.gpu.download(x));
+    bench.run(&bench.kernel("moe_combine"), [count, hidden.div_ceil(512), 1], 128, 0, args);
+    let shape = MoeShape {
+        hidden,
+        experts: args.experts as usize,
+        top_k: args.top_k as usize,
+        width: args.width as usize,
+        shared_width: args.shared_width as usize,
+        normalise: true,
+    };
+    if !Moe::norms_behind(&shape, count) {
+        return;
+    }
+    let (floats, weight) = (bench.room::<f32>(count * hidden), values(77, hidden));
+    let (codes, factors) = (bench.room::<u8>(count * hidden), bench.room::<f32>(count * hidden / 16));
+    let norm = NormArgs {
+        weight: bench.put(&weight),
+        out: floats.slice.start(),
+        row: QuantisedRow { codes: codes.slice.cast().start(), factors: factors.slice.start() },
+        eps: 1e-6,
+        width: args.hidden,
+        count: args.count,
+        ..NormArgs::NONE
+    };
+    let both = CombineNormArgs { moe: MoeArgs { x: copy.slice.start(), ..args }, norm };
+    bench.run(&bench.kernel("moe_combine_norm"), [count, 1, 1], hidden / 4, 0, both);
+    let summed = bench.gpu.download(copy.slice);
+    assert_eq!(summed, bench.gpu.download(x));
+    let normed: Vec<f32> = summed.chunks(hidden).flat_map(|x| rms_norm(x, &weight, 1e-6)).collect();
+    let wanted: Vec<f64> = normed.iter().copied().map(f64::from).collect();
+    let floats = bench.gpu.download(floats.slice);
+    assert_close(&floats, &wanted, 1e-5, "rows normed for the layer behind");
+    let rounded: Vec<f64> = quantised(&floats).into_iter().map(f64::from).collect();
+    let found = unquantised(&bench.gpu.download(codes.slice), &bench.gpu.download(factors.slice), 32);
+    assert_close(&found, &rounded, 1e-6, "the same, quantised");
 }
 
 fn check(
@@ -192,7 +231,7 @@ fn check(
         let (row_codes, row_factors) = (bench.room::<u32>(count * hidden / 4), bench.room::<f32>(count * hidden / 16));
         let (quantised, scales) = (row_codes.slice.start(), row_factors.slice.start());
         let tiles = (count * hidden / 32) as u32;
-        let quantise = QuantiseArgs { input, codes: quantised, factors: scales, tiles, unused: 0 };
+        let quantise = QuantiseArgs { input, codes: quantised, factors: scales, tiles, early: 0 };
         bench.run(&bench.kernel("quantise"), [(count * hidden).div_ceil(1024), 1, 1], 256, 0, quantise);
         let args = MoeArgs {
             routed: spaced(&table[0], &all[0], at.slice),
@@ -218,7 +257,7 @@ fn check(
         if !bench.run(&down, [blocks, 1, 1], 32 * warps, shared(widest, 768), args) {
             return bench.kept.clear();
         }
-        combine(bench, args);
+        combine(bench, args, out.slice);
     } else if let Kernels::Tiles((_, room), blocks) = kernels {
         assert_eq!([gate_up.bits(), down.bits()], [Forms::INT8_ONLY.bits(); 2]);
         let values = [count * hidden, routed * width + count * shared_width];
@@ -227,7 +266,7 @@ fn check(
         let quantise = |input, values: usize| {
             let tiles = values as u32 / 32;
             let (codes, factors) = (codes.slice.start(), factors.slice.start());
-            let args = QuantiseArgs { input, codes, factors, tiles, unused: 0 };
+            let args = QuantiseArgs { input, codes, factors, tiles, early: 0 };
             bench.run(&bench.kernel("quantise"), [values.div_ceil(1024), 1, 1], 256, 0, args);
         };
         let (codes, factors) = (codes.slice.start(), factors.slice.start());
@@ -251,7 +290,7 @@ fn check(
                 return bench.kept.clear();
             }
         }
-        combine(bench, args);
+        combine(bench, args, out.slice);
     } else if one {
         launch_route(bench, args);
         bench.run(&bench.kernel("moe_gate_up_1"), [strips[0], max_items, 1], 256, gate_up.bytes(1, hidden), args);
@@ -265,7 +304,7 @@ fn check(
         let shared = [gate_up.bytes(together, hidden), down.bytes(together, widest)];
         bench.run(&bench.kernel("moe_gate_up_many"), [strips[0], max_items, 1], 256, shared[0], args);
         bench.run(&bench.kernel("moe_down_many"), [strips[1], max_items, 1], 256, shared[1], args);
-        combine(bench, args);
+        combine(bench, args, out.slice);
     }
     let mut expected = Vec::new();
     for row in 0..count {
@@ -319,6 +358,10 @@ fn odd_sizes_missing_shared_experts_and_dense_layers() {
         Shape { hidden: 2304, experts: 3, top_k: 1, width: 40, shared_width: 8 },
         Shape { hidden: 99, experts: 40, top_k: 33, width: 20, shared_width: 0 },
         Shape { hidden: 320, experts: 0, top_k: 0, width: 0, shared_width: 1000 },
+        // As many outputs of a row as the threads that norm it, one more, and the longest rows that a block norms.
+        Shape { hidden: 128, experts: 40, top_k: 31, width: 16, shared_width: 32 },
+        Shape { hidden: 128, experts: 40, top_k: 32, width: 16, shared_width: 32 },
+        Shape { hidden: 4096, experts: 3, top_k: 2, width: 16, shared_width: 0 },
     ];
     for shape in &shapes {
         for (format, count) in [(Format::F32, 1), (Format::F32, 9), (Format::F16, 1), (Format::F16, 3)] {

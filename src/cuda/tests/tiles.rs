@@ -1,10 +1,12 @@
 //! Products of many rows, on tensor cores and in float32.
 
-use super::super::args::{Product, QuantiseArgs, TileFloatsArgs, TileProductsArgs};
+use super::super::args::{
+    NormArgs, Product, QuantiseArgs, QuantisedRow, TileFloatsArgs, TileFloatsFewArgs, TileProductsArgs,
+};
 use super::super::memory::DevicePtr;
 use super::super::module::Kernel;
 use super::products::{expected, takes_int8, tolerance};
-use super::{Bench, assert_close, in_other_order, values, weight};
+use super::{Bench, assert_close, in_other_order, quantised, rms_norm, unquantised, values, weight};
 use crate::quant::{Format, Weight};
 
 /// Rows of a weight and of activations that a block takes.
@@ -26,8 +28,12 @@ fn products_in_float32_of_every_format_match_the_reference_decoder() {
         let sums = bench.room::<f32>(tiles * parts * FLOAT_TILE * FLOAT_TILE);
         let counters = bench.gpu.upload(&vec![0u32; tiles]);
         let plain = cols.is_multiple_of(64) && weights.iter().all(|weight| is_plain(weight));
-        let strips = weights.iter().map(|weight| weight.rows().div_ceil(16)).sum();
-        for (add, few) in [(0, false), (1, false), (0, true), (1, true)] {
+        let strips: usize = weights.iter().map(|weight| weight.rows().div_ceil(16)).sum();
+        let norm_weight = values(12, cols);
+        let normed: Vec<Vec<f32>> = inputs.iter().map(|x| rms_norm(x, &norm_weight, 1e-6)).collect();
+        for (add, few, norms) in
+            [(0, false, false), (1, false, false), (0, true, false), (1, true, false), (0, true, true), (1, true, true)]
+        {
             if few && !(plain && clusters) {
                 continue;
             }
@@ -60,21 +66,47 @@ fn products_in_float32_of_every_format_match_the_reference_decoder() {
                 columns: columns as u32,
                 unused: 0,
             };
+            let left = bench.room::<f32>(count * cols);
+            let (codes, factors) = (bench.room::<u8>(count * cols), bench.room::<f32>(count * cols / 16));
             match few {
-                true => bench.run(&bench.kernel("tile_floats_few"), [4, strips, count.div_ceil(32)], 256, 0, args),
+                true => {
+                    let norm = NormArgs {
+                        x: input,
+                        weight: bench.put(&norm_weight),
+                        out: left.slice.start(),
+                        row: QuantisedRow { codes: codes.slice.cast().start(), factors: factors.slice.start() },
+                        eps: 1e-6,
+                        width: cols as u32,
+                        count: count as u32,
+                        ..NormArgs::NONE
+                    };
+                    let norm = if norms { norm } else { NormArgs::NONE };
+                    let of_norm = if norms { count.div_ceil(4) } else { 0 };
+                    let args = TileFloatsFewArgs { products: args, norm, groups: strips as u32, unused: 0 };
+                    let grid = [4, strips + of_norm, count.div_ceil(32)];
+                    bench.run(&bench.kernel("tile_floats_few"), grid, 256, 0, args)
+                }
                 false => {
                     let grid = [groups, count.div_ceil(FLOAT_TILE), parts];
                     bench.run(&bench.kernel("tile_floats"), grid, 256, 0, args)
                 }
             };
             for (i, (weight, out)) in weights.iter().zip(&outs).enumerate() {
-                let mut wanted = expected(weight, &inputs, true);
+                let mut wanted = expected(weight, if norms { &normed } else { &inputs }, true);
                 for (at, sum) in wanted.iter_mut().enumerate() {
                     *sum += if i == 1 { f64::from(bias[at % weight.rows()]) } else { 0.0 };
                     *sum += if add == 1 { f64::from(before[i][at]) } else { 0.0 };
                 }
-                let what = format!("{what}, product {i}, add {add}, few {few}");
+                let what = format!("{what}, product {i}, add {add}, few {few}, normed {norms}");
                 assert_close(&bench.gpu.download(out.slice), &wanted, 2e-5, &what);
+            }
+            if norms {
+                let wanted: Vec<f64> = normed.concat().into_iter().map(f64::from).collect();
+                let left = bench.gpu.download(left.slice);
+                assert_close(&left, &wanted, 1e-5, &format!("{what}, normed rows"));
+                let rounded: Vec<f64> = quantised(&left).into_iter().map(f64::from).collect();
+                let found = unquantised(&bench.gpu.download(codes.slice), &bench.gpu.download(factors.slice), 32);
+                assert_close(&found, &rounded, 1e-6, &format!("{what}, normed rows, quantised"));
             }
             assert!(bench.gpu.download(counters.slice).iter().all(|count| *count == 0), "{what}: counters");
         }
@@ -148,7 +180,7 @@ fn check(bench: &mut Bench, format: Format, (rows, cols, count): (usize, usize, 
         codes: codes.slice.start(),
         factors: factors.slice.start(),
         tiles: tiles as u32,
-        unused: 0,
+        early: 0,
     };
     bench.run(&bench.kernel("quantise"), [tiles.div_ceil(32), 1, 1], 256, 0, quantise);
     let matrices = weights.each_ref().map(|weight| bench.matrix(weight));
