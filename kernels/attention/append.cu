@@ -13,9 +13,9 @@ DEVICE void kv_append(const AttentionArgs& args) {
     append<C, FORMAT>(args, HeadNorm<C>(args, args.key_norm, row), row, kv_head, number, scratch);
 }
 
-#define KERNEL(FORMAT, format, C)                                          \
-    extern "C" __global__ void __launch_bounds__(32)                       \
+#define KERNEL(FORMAT, format, C)                                              \
+    extern "C" __global__ void __launch_bounds__(32)                           \
         kv_append_##format##_##C(const __grid_constant__ AttentionArgs args) { \
-        kv_append<C, FORMAT>(args);                                        \
+        kv_append<C, FORMAT>(args);                                            \
     }
 FOR_KV_FORMATS(KERNEL)

@@ -127,17 +127,17 @@ DEVICE void store_head(const AttentionArgs& args, const float* x, void* store, v
                 for (int c = 0; c < C; ++c) to[c] = halves[c];
             }
         }
-        return;
-    }
-    // Whole blocks of 32: every lane is here.
-    for (uint32_t i = lane; i < dim; i += WARP) {
-        const float largest = max_lanes<32>(fabsf(x[i])), total = sum_lanes<32>(fabsf(x[i]));
-        const uint16_t scale = half_of_float(isnan(total) ? total : __fdiv_rn(largest, 127.0f));
-        const float stored = half_bits(scale);
-        const float inverse = stored > 0.0f && isfinite(stored) ? __fdiv_rn(1.0f, stored) : 0.0f;
-        const float code = fminf(fmaxf(rintf(__fmul_rn(x[i], inverse)), -127.0f), 127.0f);
-        static_cast<int8_t*>(store)[place + i] = static_cast<int8_t>(code);
-        if (lane == 0) static_cast<uint16_t*>(scales)[(place + i) / KV_BLOCK] = scale;
+    } else {
+        // Whole blocks of 32: every lane is here.
+        for (uint32_t i = lane; i < dim; i += WARP) {
+            const float largest = max_lanes<32>(fabsf(x[i])), total = sum_lanes<32>(fabsf(x[i]));
+            const uint16_t scale = half_of_float(isnan(total) ? total : __fdiv_rn(largest, 127.0f));
+            const float stored = half_bits(scale);
+            const float inverse = stored > 0.0f && isfinite(stored) ? __fdiv_rn(1.0f, stored) : 0.0f;
+            const float code = fminf(fmaxf(rintf(__fmul_rn(x[i], inverse)), -127.0f), 127.0f);
+            static_cast<int8_t*>(store)[place + i] = static_cast<int8_t>(code);
+            if (lane == 0) static_cast<uint16_t*>(scales)[(place + i) / KV_BLOCK] = scale;
+        }
     }
 }
 

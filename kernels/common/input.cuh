@@ -82,6 +82,10 @@ DEVICE float4 four_of(const float* x, int col, int cols) {
     return v;
 }
 
+// RMS norms of float32: the sum of four squares, and what a row of `width` columns is multiplied with whose squares add up to `squares`.
+DEVICE float squares_of(float4 v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; }
+DEVICE float norm_factor(float squares, float width, float eps) { return 1.0f / sqrtf(squares / width + eps); }
+
 // Fills `n` rows, `row(i)` each, with all threads of the block: `x / sqrt(mean(x²) + eps) * norm` where `norm` is not null.
 // `scratch` takes 32 floats for each row. A barrier before they are read is the caller's.
 template <class RowOf>
@@ -95,9 +99,9 @@ DEVICE void fill(const Input& input, RowOf row, int n, int cols, const float* no
             float squares = 0.0f;
             for (int round = 0; round < rounds; ++round) {
                 const float4 v = four_of(x, round * step + first, cols);
-                squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+                squares += squares_of(v);
             }
-            factor = 1.0f / sqrtf(sum_block(squares, scratch + 32 * i) / static_cast<float>(cols) + eps);
+            factor = norm_factor(sum_block(squares, scratch + 32 * i), static_cast<float>(cols), eps);
         }
         for (int round = 0; round < rounds; ++round) {
             const int col = round * step + first;

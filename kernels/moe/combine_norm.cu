@@ -3,8 +3,7 @@
 #include "moe/combine.cuh"
 #include "norm/normed_row.cuh"
 
-extern "C" __global__ void __launch_bounds__(1024)
-    moe_combine_norm(const __grid_constant__ CombineNormArgs both) {
+extern "C" __global__ void __launch_bounds__(1024) moe_combine_norm(const __grid_constant__ CombineNormArgs both) {
     const MoeArgs& args = both.moe;
     const NormArgs& norm = both.norm;
     __shared__ Chosen all;
@@ -16,5 +15,6 @@ extern "C" __global__ void __launch_bounds__(1024)
     __syncthreads();
     const float4 x = combine<float4>(args, all, row, column);
     const NormedRow normed(norm, row);
-    normed.put(column, x, weight, norm_factor(norm, sum_block(squares_of(x), scratch)));
+    const float factor = norm_factor(sum_block(squares_of(x), scratch), static_cast<float>(norm.width), norm.eps);
+    normed.put(column, x, weight, factor);
 }

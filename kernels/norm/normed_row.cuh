@@ -2,13 +2,6 @@
 #pragma once
 #include "common/input.cuh"
 
-DEVICE float squares_of(float4 v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; }
-
-// What a row whose squares add up to `squares` is multiplied with.
-DEVICE float norm_factor(const NormArgs& args, float squares) {
-    return 1.0f / sqrtf(squares / static_cast<float>(args.width) + args.eps);
-}
-
 // Where a normed row goes.
 struct NormedRow {
     const NormArgs& args;
@@ -62,7 +55,7 @@ struct RowNorm {
         // Columns beyond those are read again for the second pass.
         const uint32_t held = 4 * LOADS * blockDim.x;
         for (uint32_t col = held + 4 * threadIdx.x; col < width; col += 4 * blockDim.x) squares += squares_of(four_of(x, col, width));
-        const float factor = norm_factor(args, sum_block(squares, scratch));
+        const float factor = norm_factor(sum_block(squares, scratch), static_cast<float>(width), args.eps);
 #pragma unroll
         for (int i = 0; i < LOADS; ++i) normed.put(column(i), values[i], weights[i], factor);
         // Whole warps, for lanes that quantise together.

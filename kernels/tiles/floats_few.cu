@@ -145,7 +145,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 2)
 #pragma unroll
             for (int j = 0; j < 4; ++j) all[j] += squares.of_warps[i][4 * four + j];
         }
-        put_in_cluster(reinterpret_cast<float4*>(&squares.of_blocks[part][4 * four]), item / (ROWS / 4), make_float4(all[0], all[1], all[2], all[3]));
+        float4* place = reinterpret_cast<float4*>(&squares.of_blocks[part][4 * four]);
+        put_in_cluster(place, item / (ROWS / 4), make_float4(all[0], all[1], all[2], all[3]));
     }
     // Each block of the cluster has a fourth of the sums.
     const int share = groups * WARP / PARTS, place = threadIdx.x;
@@ -165,7 +166,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 2)
             float sum = 0.0f;
 #pragma unroll
             for (int i = 0; i < PARTS; ++i) sum += squares.of_blocks[i][threadIdx.x];
-            squares.factors[threadIdx.x] = norm_factor(norm, sum);
+            squares.factors[threadIdx.x] = norm_factor(sum, static_cast<float>(norm.width), norm.eps);
         }
         __syncthreads();
     }

@@ -123,12 +123,11 @@ impl Attention {
         layout: &StateLayout,
         kv: KvFormat,
     ) -> Result<Self> {
-        let kernel = |name| modules.kernel(name);
         let by_head = |name: &str| modules.kernel(&format!("{name}_{kv}_{}", channels(spec.attention.head_dim)));
         Ok(Self {
             step: by_head("attention_step")?,
             halves: halves(modules, spec, kv)?,
-            join: kernel("attention_join")?,
+            join: modules.kernel("attention_join")?,
             append: by_head("kv_append")?,
             rows: by_head("attention_rows")?,
             rows_halves: rows_halves(modules, spec, kv)?,

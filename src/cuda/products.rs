@@ -79,10 +79,10 @@ impl Products {
         !self.exact && if count == 1 { one() } else { matrix.takes_int8() }
     }
 
-    /// Whether [`Products::run_exact`] with `weights` norms `count` rows that it reads.
-    pub fn norms(&self, weights: &[&Weight], count: usize) -> bool {
-        let cols = weights.first().map_or(0, |weight| weight.matrix.cols as usize);
-        !weights.is_empty() && self.tiles.norms(weights.iter().map(|weight| &weight.matrix), cols, count)
+    /// Whether [`Products::run_exact`] with `products` norms `count` rows that it reads.
+    pub fn norms(&self, products: &[(&Weight, DeviceSlice<f32>)], count: usize) -> bool {
+        let matrices = products.iter().map(|(weight, _)| &weight.matrix);
+        products.first().is_some_and(|(weight, _)| self.tiles.norms(matrices, weight.matrix.cols as usize, count))
     }
 
     /// `out[i, r] = inputs[i] · weight[r] + bias[r]`, `[count, rows of the weight]`, for each of up to four products.

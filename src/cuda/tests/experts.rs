@@ -7,7 +7,9 @@ use super::super::memory::{DevicePtr, DeviceSlice};
 use super::super::moe::{Moe, MoeShape};
 use super::routing::{launch_route, no_moe, route};
 use super::tiles::BLOCKS;
-use super::{Bench, assert_close, decoded, dot, quantised, rms_norm, sigmoid, silu, unquantised, values, weight};
+use super::{
+    Bench, assert_close, assert_quantised, decoded, dot, rms_norm, sigmoid, silu, unquantised, values, weight,
+};
 use crate::quant::{Format, Group, Weight};
 
 struct Shape {
@@ -101,9 +103,8 @@ fn combine(bench: &mut Bench, args: MoeArgs, x: DeviceSlice<f32>) {
     let wanted: Vec<f64> = normed.iter().copied().map(f64::from).collect();
     let floats = bench.gpu.download(floats.slice);
     assert_close(&floats, &wanted, 1e-5, "rows normed for the layer behind");
-    let rounded: Vec<f64> = quantised(&floats).into_iter().map(f64::from).collect();
-    let found = unquantised(&bench.gpu.download(codes.slice), &bench.gpu.download(factors.slice), 32);
-    assert_close(&found, &rounded, 1e-6, "the same, quantised");
+    let (codes, factors) = (bench.gpu.download(codes.slice), bench.gpu.download(factors.slice));
+    assert_quantised(&codes, &factors, &floats, "rows normed for the layer behind");
 }
 
 fn check(

@@ -194,6 +194,12 @@ fn unquantised(codes: &[u8], factors: &[f32], group: usize) -> Vec<f32> {
     codes.chunks(group).zip(factors.chunks(2)).flat_map(value).collect()
 }
 
+/// Checks that `codes` and `factors`, a tile of 32 each, are what `floats` are quantised to.
+fn assert_quantised(codes: &[u8], factors: &[f32], floats: &[f32], what: &str) {
+    let rounded: Vec<f64> = quantised(floats).into_iter().map(f64::from).collect();
+    assert_close(&unquantised(codes, factors, 32), &rounded, 1e-6, &format!("{what}, quantised"));
+}
+
 /// `x / sqrt(mean(x²) + eps) * weight`.
 fn rms_norm(x: &[f32], weight: &[f32], eps: f64) -> Vec<f32> {
     let scale = 1.0 / (dot(x, x) / x.len() as f64 + eps).sqrt();

@@ -1,26 +1,12 @@
 //! Products of every format with one row.
 
-use super::super::args::{Forms, Matrix, Product, ProductsArgs, QuantisedRow};
+use super::super::args::{Forms, INT8_FORMATS, Matrix, Product, ProductsArgs, QuantisedRow};
 use super::super::memory::DevicePtr;
 use super::{Bench, assert_close, decoded, dot, four_bit, in_other_order, quantised, rms_norm, values, weight};
 use crate::quant::{Format, Group, Weight};
 
 /// The kernel of every format.
 const ANY: &str = "products_1";
-
-/// The kernels of one row, by format.
-const DECODE: [(Format, &str); 10] = [
-    (Format::Q8_0, "products_1_q8_0"),
-    (Format::Q4_0, "products_1_q4_0"),
-    (Format::Q4K, "products_1_q4_k"),
-    (Format::Q5K, "products_1_q5_k"),
-    (Format::Q6K, "products_1_q6_k"),
-    (Format::Bnb4, "products_1_bnb4"),
-    (Format::Int4(Group::Of32), "products_1_int4_32"),
-    (Format::Int4(Group::Of64), "products_1_int4_64"),
-    (Format::Int4(Group::Of128), "products_1_int4_128"),
-    (Format::Int4(Group::Of256), "products_1_int4_256"),
-];
 
 /// Where the kernels' codebook of bytes stands for the codes, products are as far off as its rounding.
 pub(super) fn tolerance(format: Format, exact: bool) -> f64 {
@@ -138,7 +124,7 @@ fn matrices_of_different_formats_share_a_normed_input_that_is_picked_biased_and_
 }
 
 /// One row through the kernel of `format`, for three matrices of it, of which each warp has `slots` blocks in shared memory.
-fn decode(bench: &mut Bench, format: Format, name: &'static str, cols: usize, (blocks, slots): (usize, usize)) {
+fn decode(bench: &mut Bench, format: Format, name: &str, cols: usize, (blocks, slots): (usize, usize)) {
     let weights = [272, 37, 17].map(|rows| weight(format, rows, cols, rows as u32));
     let tolerance = if format == Format::Bnb4 { 1e-2 } else { 2e-3 };
     decode_with(bench, &weights, (format, name, tolerance), (blocks, slots));
@@ -147,7 +133,7 @@ fn decode(bench: &mut Bench, format: Format, name: &'static str, cols: usize, (b
 fn decode_with(
     bench: &mut Bench,
     weights: &[Weight],
-    (format, name, tolerance): (Format, &'static str, f64),
+    (format, name, tolerance): (Format, &str, f64),
     (blocks, slots): (usize, usize),
 ) {
     let (cols, eps) = (weights[0].cols(), 1e-6);
@@ -238,9 +224,9 @@ fn quantised_row(bench: &mut Bench, x: &[f32]) -> QuantisedRow {
 fn one_row_through_the_kernels_of_each_format() {
     let Some(mut bench) = Bench::open() else { return };
     for (i, cols) in [256usize, 512, 768, 2048, 2304, 4096, 6144].into_iter().enumerate() {
-        for (format, name) in DECODE {
+        for (format, name) in INT8_FORMATS {
             // More slots than there are blocks, and fewer.
-            decode(&mut bench, format, name, cols, ([7, 2][i % 2], 1 + i % 3));
+            decode(&mut bench, format, &format!("products_1_{name}"), cols, ([7, 2][i % 2], 1 + i % 3));
         }
         for (format, name) in [(Format::F16, "products_1_f16"), (Format::BF16, "products_1_bf16")] {
             decode(&mut bench, format, name, cols, (7, 0));
@@ -252,7 +238,7 @@ fn one_row_through_the_kernels_of_each_format() {
 /// `count` rows through the kernel of `format`, for three matrices of it, with as many blocks, and slots of each warp.
 fn several(
     bench: &mut Bench,
-    (format, name): (Format, &str),
+    format: Format,
     (cols, count): (usize, usize),
     (blocks, slots): (usize, usize),
     add: bool,
@@ -282,16 +268,17 @@ fn several(
         count: count as u32,
         ..ProductsArgs::of(&products)
     };
-    let name = name.replace("_1_", "_8_");
+    let kernel = bench.int8_kernel("products_8", format);
     let shared = cols / 256 * 2816 + 16 * slots * matrices[0].block_bytes(256);
-    if bench.run(&bench.kernel(&name), [blocks, 1, 1], 512, shared, args) {
+    if bench.run(&kernel, [blocks, 1, 1], 512, shared, args) {
         for (i, weight) in weights.iter().enumerate() {
             let mut expected = expected(weight, &inputs, false);
             for (at, value) in expected.iter_mut().enumerate() {
                 *value += if i == 1 { f64::from(bias[at % weight.rows()]) } else { 0.0 };
                 *value += if add { f64::from(before[i][at]) } else { 0.0 };
             }
-            let what = format!("{name}, {count} x [{}, {cols}], matrix {i}, {slots} slots, added {add}", weight.rows());
+            let what =
+                format!("{format}, {count} x [{}, {cols}], matrix {i}, {slots} slots, added {add}", weight.rows());
             assert_close(&bench.gpu.download(outs[i].slice), &expected, tolerance, &what);
         }
     }
@@ -303,9 +290,9 @@ fn up_to_eight_rows_through_the_kernels_of_each_format() {
     let Some(mut bench) = Bench::open() else { return };
     let sizes = [(256, 8), (512, 2), (768, 5), (2048, 3), (2304, 8), (4096, 7), (6144, 4)];
     for (i, (cols, count)) in sizes.into_iter().enumerate() {
-        for of_format in DECODE {
+        for (format, _) in INT8_FORMATS {
             // More slots than there are blocks, and fewer.
-            several(&mut bench, of_format, (cols, count), ([7, 2][i % 2], 1 + i % 3), i % 3 > 0);
+            several(&mut bench, format, (cols, count), ([7, 2][i % 2], 1 + i % 3), i % 3 > 0);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::super::args::{
 use super::super::memory::DevicePtr;
 use super::super::module::Kernel;
 use super::products::{expected, takes_int8, tolerance};
-use super::{Bench, assert_close, in_other_order, quantised, rms_norm, unquantised, values, weight};
+use super::{Bench, assert_close, assert_quantised, in_other_order, rms_norm, values, weight};
 use crate::quant::{Format, Weight};
 
 /// Rows of a weight and of activations that a block takes.
@@ -104,9 +104,8 @@ fn products_in_float32_of_every_format_match_the_reference_decoder() {
                 let wanted: Vec<f64> = normed.concat().into_iter().map(f64::from).collect();
                 let left = bench.gpu.download(left.slice);
                 assert_close(&left, &wanted, 1e-5, &format!("{what}, normed rows"));
-                let rounded: Vec<f64> = quantised(&left).into_iter().map(f64::from).collect();
-                let found = unquantised(&bench.gpu.download(codes.slice), &bench.gpu.download(factors.slice), 32);
-                assert_close(&found, &rounded, 1e-6, &format!("{what}, normed rows, quantised"));
+                let (codes, factors) = (bench.gpu.download(codes.slice), bench.gpu.download(factors.slice));
+                assert_quantised(&codes, &factors, &left, &format!("{what}, normed rows"));
             }
             assert!(bench.gpu.download(counters.slice).iter().all(|count| *count == 0), "{what}: counters");
         }
