@@ -38,13 +38,20 @@ DEVICE void split_nibbles(uint2 words, uint32_t (&a)[4]) {
 
 struct NibbleFragment {
     static constexpr bool SIGNED = false, MIN = true, HALVES = false;
+    // Of rows g and g + 8: low nibbles are columns 8 t .. 8 t + 3, high ones the next four.
+    __device__ __forceinline__ uint2 words(const uint8_t* block, int tile, Lane lane) const {
+        return line_words(block + 256 * tile, lane.t, lane.t >= 2, lane.g);
+    }
     __device__ __forceinline__ void codes(const uint8_t* block, int, int tile, Lane lane, uint32_t (&a)[4]) const {
-        split_nibbles(line_words(block + 256 * tile, lane.t, lane.t >= 2, lane.g), a);
+        split_nibbles(words(block, tile, lane), a);
     }
 };
 
 template <uint32_t F>
 struct Fragment;
+
+template <uint32_t F>
+constexpr bool IS_NIBBLES = std::is_base_of<NibbleFragment, Fragment<F>>::value;
 
 template <>
 struct Fragment<Q4_0> : NibbleFragment {
@@ -76,30 +83,34 @@ struct Fragment<Q8_0> {
 
 // Scales and minima of Q4_K and Q5_K, whose records stand behind `BEFORE` bytes a tile: see `k_scales` in common/packing.cuh.
 // Slots 2 g and 2 g + 1 are two of quad g / 2.
+//
+// A record's fields of six bits are taken where they stand: two bytes have those of slots 2 g and 2 g + 1, from their fifth bit on
+// where g is odd. With the bits of 2^23 before it a field is a float without a conversion, and what it is multiplied with makes
+// up for its place.
 template <int BEFORE>
 struct KScales {
+    static constexpr float PLACES = 8388608.0f;
     float2 d, dmin;
-    // A factor of six bits: with those of a float from 2^23 on before it, no conversion is needed.
-    static __device__ __forceinline__ float times_six_bits(float factor, uint32_t bits) {
-        return fmaf(factor, __uint_as_float((bits & 63) | 0x4b000000), -8388608.0f * factor);
+    static __device__ __forceinline__ float times_field(float factor, uint32_t bytes, uint32_t mask) {
+        return fmaf(factor, __uint_as_float((bytes & mask) | 0x4b000000), -PLACES * factor);
     }
     __device__ __forceinline__ void begin(const uint8_t* block, int tiles, Lane lane) {
-        const uint8_t* records = block + BEFORE * tiles;
-        const auto own = [&](int tile) {
-            return half_bits(*reinterpret_cast<const uint16_t*>(records + 32 * tile + 8 * (lane.g / 2) + 6));
-        };
-        const int slot = 2 * (lane.g % 2);
-        d = make_float2(own(2 * slot), own(2 * slot + 2));
-        dmin = make_float2(own(2 * slot + 1), own(2 * slot + 3));
+        const uint8_t* records = block + BEFORE * tiles + 8 * (lane.g / 2) + 6;
+        const bool odd = lane.g % 2;
+        const float first = odd ? 0.0625f : 1.0f, second = first / 64.0f;
+        const auto own = [&](int tile) { return half_bits(*reinterpret_cast<const uint16_t*>(records + 32 * (tile + 4 * odd))); };
+        d = make_float2(first * own(0), second * own(2));
+        dmin = make_float2(first * own(1), second * own(3));
     }
     __device__ __forceinline__ void scales(const uint8_t* block, int tiles, int tile, Lane lane, float2& scale,
                                            float2& min) const {
         const uint2 record = word_pair(block + BEFORE * tiles + 32 * tile + 8 * (lane.g / 2));
-        const int shift = 12 * (lane.g % 2);
-        const uint32_t codes = record.x >> shift;
-        const uint32_t mins = __byte_perm(record.x, record.y, 0x6543) >> shift;
-        scale = make_float2(times_six_bits(d.x, codes), times_six_bits(d.y, codes >> 6));
-        min = make_float2(times_six_bits(dmin.x, mins), times_six_bits(dmin.y, mins >> 6));
+        const bool odd = lane.g % 2;
+        const uint32_t first = odd ? 63 << 4 : 63, second = first << 6;
+        const uint32_t codes = __byte_perm(record.x, record.y, odd ? 0x2121 : 0x1010);
+        const uint32_t mins = __byte_perm(record.x, record.y, odd ? 0x5454 : 0x4343);
+        scale = make_float2(times_field(d.x, codes, first), times_field(d.y, codes, second));
+        min = make_float2(times_field(dmin.x, mins, first), times_field(dmin.y, mins, second));
     }
 };
 

@@ -7,8 +7,6 @@
 // High nibbles stay where they are. A byte is `low + 16 high`: what bytes give with the row's columns of their high nibbles, less
 // what the low nibbles give with these, is 16 times what is wanted of the high ones.
 #pragma once
-#include <type_traits>
-
 #include "common/codebook_halves.cuh"
 
 // Where a quantised row is: in shared memory, or where the kernel in front has put it, which is read past the first-level cache.
@@ -28,7 +26,7 @@ struct FarRow {
 // SPLIT: the halves of the row's tiles have factors of their own.
 template <uint32_t F, bool SPLIT>
 struct RowShape {
-    static constexpr bool NIBBLES = std::is_base_of<NibbleFragment, Fragment<F>>::value;
+    static constexpr bool NIBBLES = IS_NIBBLES<F>;
     static constexpr bool HALVES = SPLIT || RowFragment<F>::HALVES;
     // Tiles of a lane, and how many of its sums belong to one: halves of it, unless these are of tiles of their own.
     static constexpr int OWN = NIBBLES && SPLIT ? 4 : 2, PARTS = HALVES && !NIBBLES ? 2 : 1;
@@ -129,8 +127,7 @@ DEVICE void sum_codes(const RowFragment<F>& fragment, const uint8_t* block, cons
         for (int pair = 0; pair < TILES / 2; ++pair) {
             const int into = SPLIT ? pair : pair / 2;
             const bool put = SPLIT || pair % 2 == 0;
-            const uint2 even = line_words(block + 512 * pair, lane.t, lane.t >= 2, lane.g);
-            const uint2 odd = line_words(block + 512 * pair + 256, lane.t, lane.t >= 2, lane.g);
+            const uint2 even = fragment.words(block, 2 * pair, lane), odd = fragment.words(block, 2 * pair + 1, lane);
             const uint32_t a[4] = {even.x, even.y, odd.x, odd.y};
             const uint32_t of_low[4] = {a[0] & 0x0f0f0f0f, a[1] & 0x0f0f0f0f, a[2] & 0x0f0f0f0f, a[3] & 0x0f0f0f0f};
             add_or_put<false>(bytes[into], a, x.operands[pair], put);

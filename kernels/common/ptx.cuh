@@ -55,6 +55,10 @@ DEVICE uint32_t load_4(const uint8_t* p) {
     return v;
 }
 
+// Makes the compiler forget what `v` is, and so what it has loaded from places that depend on it: registers that would keep that
+// until it is used again.
+DEVICE void forget(int& v) { asm volatile("" : "+r"(v)); }
+
 // Asks for the line of 128 bytes at `p`, which another block is going to read, to be in the second-level cache.
 DEVICE void prefetch_line(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 

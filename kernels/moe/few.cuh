@@ -9,6 +9,8 @@
 
 // Of a block: as many as leave each the registers it wants.
 const int FEW_THREADS = 384;
+// Pairs of blocks that a warp has in shared memory: one or two (`src/cuda/few_rows.rs`).
+const int MOST_SLOTS = 2;
 
 // Two strips that are multiplied with the same activations.
 struct StripPair {
@@ -20,21 +22,21 @@ template <uint32_t F>
 struct OneMatrix {
     Fragment<F> both;
     __device__ __forceinline__ explicit OneMatrix(const Matrix& m) : both(m) {}
-    __device__ __forceinline__ Fragment<F>& first() { return both; }
-    __device__ __forceinline__ Fragment<F>& second() { return both; }
+    __device__ __forceinline__ const Fragment<F>& first() const { return both; }
+    __device__ __forceinline__ const Fragment<F>& second() const { return both; }
 };
 template <uint32_t F>
 struct TwoMatrices {
     Fragment<F> one, other;
     __device__ __forceinline__ TwoMatrices(const Matrix& one, const Matrix& other) : one(one), other(other) {}
-    __device__ __forceinline__ Fragment<F>& first() { return one; }
-    __device__ __forceinline__ Fragment<F>& second() { return other; }
+    __device__ __forceinline__ const Fragment<F>& first() const { return one; }
+    __device__ __forceinline__ const Fragment<F>& second() const { return other; }
 };
 
 // A warp's units. `Half` is `FewItems`, and tells of its kernel: `pairs_of(item)` of strips, of `blocks_of(item)` blocks of 256
-// columns each; `strips_of(item, pair)`; `column_of(item, entry)` where the activations of an entry begin;
-// `fragments_of(item)`, to decode both strips with; and `put(item, pair, row, sum, sum)`, for rows of the item and one behind
-// them.
+// columns each; `strips_of(item, pair)`, and `pair_bytes(item)` from one pair to the next; `column_of(item, entry)` where the
+// activations of an entry begin; `fragments_of(item)`, to decode both strips with; and `put(item, pair, row, sum, sum)`, for rows
+// of the item and one behind them.
 template <uint32_t F, bool SPLIT, int FACTORS, class Half>
 struct FewUnits {
     static constexpr int BYTES = Packing<F>::block_bytes(BLOCK / TILE);
@@ -42,9 +44,10 @@ struct FewUnits {
     static constexpr int SUMS = SPLIT ? 2 : 4;
     // Sums of both strips.
     using PairSums = FewSums<SPLIT>[2];
-    // Unit `number` of the block, of which blocks `first`, `first + step` .. are this warp's.
+    // A unit of this warp: blocks `first`, `first + step` .. of a pair of an item are the warp's. No step: there is none.
     struct Place {
-        int turn, number, item, pair, first, step;
+        int number, whole;  // of the block's units; and how many whole ones the warp has from here on
+        int item, pair, pairs, first, step;
     };
     const Half& half;
     const FewPart& part;
@@ -52,7 +55,7 @@ struct FewUnits {
     const int warp, warps, slots;
     uint8_t* const copies;          // [slots][2][BYTES] of this warp
     RowPair<FACTORS>* const rows;   // [pairs of rows][blocks]
-    // What is copied next: block `block` of the strips of unit `ahead`.
+    // What is copied next: block `block` of the strips of unit `ahead`, which begin at `strips` for this lane.
     Place ahead;
     StripPair strips;
     int block, blocks;
@@ -60,14 +63,10 @@ struct FewUnits {
     __device__ __forceinline__ FewUnits(const Half& half, uint8_t* shared_memory, int slots)
         : half(half), part(half.part), warp(threadIdx.x / WARP), warps(blockDim.x / WARP), slots(slots),
           copies(shared_memory + warp * (slots * 2 * BYTES)),
-          rows(reinterpret_cast<RowPair<FACTORS>*>(shared_memory + warps * (slots * 2 * BYTES))),
-          ahead(place(0)) {
+          rows(reinterpret_cast<RowPair<FACTORS>*>(shared_memory + warps * (slots * 2 * BYTES))), ahead(first_place()) {
         begin();
     }
 
-    __device__ __forceinline__ bool is_there(const Place& at) const {
-        return at.turn <= part.turns && at.number < part.units;
-    }
     __device__ __forceinline__ int item_of(int number, int& pair) const {
         const bool shared = number < part.shared;
         const int first = shared ? part.items.routed : 0, pairs = half.pairs_of(first);
@@ -75,43 +74,64 @@ struct FewUnits {
         pair = unit % pairs;
         return first + unit / pairs;
     }
-    __device__ __forceinline__ Place place(int turn) const {
-        const bool whole = turn < part.turns;
-        Place at;
-        at.turn = turn, at.number = turn * warps + (whole ? warp : warp / part.split);
-        at.first = whole ? 0 : warp % part.split, at.step = whole ? 1 : part.split;
-        at.item = item_of(min(at.number, part.units - 1), at.pair);
+    __device__ __forceinline__ void find(Place& at) const {
+        at.item = item_of(at.number, at.pair), at.pairs = half.pairs_of(at.item);
+    }
+    // The warps have as many neighbouring whole units each, and share those that are left.
+    __device__ __forceinline__ Place first_place() const {
+        Place at = {};
+        at.number = warp * part.turns, at.whole = part.turns, at.step = 1;
+        if (at.whole > 0) {
+            find(at);
+        } else {
+            go_to_shared(at);
+        }
         return at;
     }
-    __device__ __forceinline__ void advance(Place& at) const {
-        const int number = at.number + warps;
-        if (at.turn + 1 == part.turns || (at.number < part.shared && number >= part.shared)) {
-            at = place(at.turn + 1);
-            return;
+    __device__ __forceinline__ void go_to_shared(Place& at) const {
+        at.number = part.turns * warps + warp / part.split, at.first = warp % part.split, at.step = part.split;
+        if (at.number < part.units) {
+            find(at);
+        } else {
+            at.step = 0;
         }
-        ++at.turn, at.number = number, at.pair += warps;
-        if (number >= part.units) return;
-        while (at.pair >= half.pairs_of(at.item)) at.pair -= half.pairs_of(at.item), ++at.item;
+    }
+    // True where the item is the same.
+    __device__ __forceinline__ bool advance(Place& at) const {
+        if (--at.whole <= 0) {
+            if (at.whole < 0) {
+                at.step = 0;
+            } else {
+                go_to_shared(at);
+            }
+            return false;
+        }
+        ++at.number;
+        if (++at.pair < at.pairs && at.number != part.shared) return true;
+        find(at);
+        return false;
     }
 
     __device__ __forceinline__ void begin() {
-        if (!is_there(ahead)) return;
+        if (ahead.step == 0) return;
         strips = half.strips_of(ahead.item, ahead.pair);
+        strips.first += 16 * (threadIdx.x % WARP), strips.second += 16 * (threadIdx.x % WARP);
         block = ahead.first, blocks = half.blocks_of(ahead.item);
-        strips.first += ahead.first * BYTES, strips.second += ahead.first * BYTES;
     }
     // Starts the copies of the next blocks of both strips into slot `to`.
     __device__ __forceinline__ void fetch(int to) {
-        if (is_there(ahead)) {
-            const uint32_t own = 16 * (threadIdx.x % WARP);
-            uint8_t* target = copies + to * (2 * BYTES) + own;
-            copy_block<F>(target, strips.first + own);
-            copy_block<F>(target + BYTES, strips.second + own);
-            strips.first += ahead.step * BYTES, strips.second += ahead.step * BYTES;
+        if (ahead.step > 0) {
+            uint8_t* target = copies + to * (2 * BYTES) + 16 * (threadIdx.x % WARP);
+            copy_block<F>(target, strips.first + block * BYTES);
+            copy_block<F>(target + BYTES, strips.second + block * BYTES);
             block += ahead.step;
             if (block >= blocks) {
-                advance(ahead);
-                begin();
+                if (advance(ahead)) {
+                    const uint32_t bytes = half.pair_bytes(ahead.item);
+                    strips.first += bytes, strips.second += bytes, block = 0;
+                } else {
+                    begin();
+                }
             }
         }
         end_copy_group();
@@ -158,38 +178,58 @@ struct FewUnits {
                     const uint4 codes = __ldcg(reinterpret_cast<const uint4*>(input.codes + (column + col) / 4));
                     *reinterpret_cast<uint4*>(pair.codes[tile][row % 2] + 4 * half_tile) = codes;
                     if (half_tile >= FACTORS) continue;
-                    const uint32_t factor = (column + col) / TILE * FACTORS + half_tile;
-                    pair.factors[tile][row % 2][half_tile] = __ldcg(input.factors + factor);
+                    float2 factor = __ldcg(input.factors + (column + col) / TILE * FACTORS + half_tile);
+                    // Products of nibbles are sixteen times what they are.
+                    if (IS_NIBBLES<F>) factor.x *= 0.0625f;
+                    pair.factors[tile][row % 2][half_tile] = factor;
                 }
                 if (row % 2 == 1) to += half.blocks_of(first);
             }
         }
     }
 
+    // Adds the products of the blocks of both strips at `here` with a pair of rows.
+    template <class Fragments>
+    __device__ __forceinline__ void multiply_pair(const Fragments& fragments, const uint8_t* here, const RowPair<FACTORS>& x,
+                                                  PairSums& sums) const {
+        using Operand = FewOperand<SPLIT>;
+        Fragment<F> first = fragments.first(), second = fragments.second();
+        first.begin(here, BLOCK / TILE, lane), second.begin(here + BYTES, BLOCK / TILE, lane);
+#pragma unroll
+        for (int group = 0; group < Operand::GROUPS; ++group) {
+            const Operand operand(x, group, lane);
+            multiply_group<F, SPLIT>(first, here, operand, group, lane, sums[0]);
+            multiply_group<F, SPLIT>(second, here + BYTES, operand, group, lane, sums[1]);
+        }
+    }
     // Multiplies all units, once the rows are there. All warps come back together.
     __device__ __forceinline__ void multiply() {
         int slot = 0;
-        Place own = place(0);
-        int of_fragments = own.item;
+        Place own = first_place();
         auto fragments = half.fragments_of(own.item);
-        for (; is_there(own); advance(own)) {
-            if (Packing<F>::CODEBOOK && own.item != of_fragments) fragments = half.fragments_of(own.item);
-            of_fragments = own.item;
-            const int count = part.list[own.item].count, of_item = half.blocks_of(own.item);
-            const RowPair<FACTORS>* x = rows + row_pair(own.item);
+        const RowPair<FACTORS>* x;
+        int count, of_item;
+        for (bool same = false; own.step > 0; same = advance(own)) {
+            if (!same) {
+                if (Packing<F>::CODEBOOK) fragments = half.fragments_of(own.item);
+                x = rows + row_pair(own.item);
+                count = part.list[own.item].count, of_item = half.blocks_of(own.item);
+            }
             // Of both pairs of rows.
             PairSums sums[2] = {};
 #pragma unroll 1
             for (int i = own.first; i < of_item; i += own.step) {
-                wait_for_oldest(slots);
+                if (slots == 1) {
+                    wait_for_copies_but<0>();
+                } else {
+                    wait_for_copies_but<MOST_SLOTS - 1>();
+                }
                 __syncwarp();
-                const uint8_t* here = copies + slot * (2 * BYTES);
-#pragma unroll 1
-                for (int row = 0; row < count; row += 2) {
-                    const FewOperand<SPLIT> operand(x[row / 2 * of_item + i], lane);
-                    multiply_two_rows<F, SPLIT>(fragments.first(), here, operand, lane, sums[0][0]);
-                    multiply_two_rows<F, SPLIT>(fragments.second(), here + BYTES, operand, lane, sums[0][1]);
-                    if (count > 2) swap(sums[0], sums[1]);
+                int here = slot * (2 * BYTES);
+                multiply_pair(fragments, copies + here, x[i], sums[0]);
+                if (count > 2) {
+                    forget(here);
+                    multiply_pair(fragments, copies + here, x[of_item + i], sums[1]);
                 }
                 __syncwarp();
                 fetch(slot);
@@ -208,8 +248,9 @@ struct FewUnits {
     // Adds up what the warps that share a unit have left, in their order.
     __device__ __forceinline__ void join() {
         __syncthreads();
-        const Place own = place(part.turns);
-        if (!is_there(own) || own.first != 0) return;
+        Place own = {};
+        go_to_shared(own);
+        if (own.step == 0 || own.first != 0) return;
         PairSums sums[2] = {};
         for (int other = 0; other < own.step; ++other) {
             const float* left = reinterpret_cast<const float*>(copies + other * (slots * 2 * BYTES)) + threadIdx.x % WARP;

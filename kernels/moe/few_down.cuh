@@ -13,6 +13,7 @@ struct DownHalf : FewItems {
         const uint8_t* first = m.data + distance(item) + 2 * static_cast<uint64_t>(pair) * m.strip_bytes;
         return {first, first + m.strip_bytes};
     }
+    __device__ __forceinline__ uint32_t pair_bytes(int item) const { return 2 * expert(item).down.strip_bytes; }
     __device__ __forceinline__ uint32_t column_of(int, uint32_t entry) const { return activation_of(args, entry); }
     __device__ __forceinline__ OneMatrix<F> fragments_of(int item) const { return OneMatrix<F>(own(expert(item).down, item)); }
     __device__ __forceinline__ void put(int item, int pair, int row, float first, float second) const {

@@ -13,6 +13,7 @@ struct GateUpHalf : FewItems {
         const uint64_t at = distance(item) + static_cast<uint64_t>(pair) * of.gate.strip_bytes;
         return {of.gate.data + at, of.up.data + at};
     }
+    __device__ __forceinline__ uint32_t pair_bytes(int item) const { return expert(item).gate.strip_bytes; }
     __device__ __forceinline__ uint32_t column_of(int item, uint32_t entry) const {
         return (is_routed(item) ? entry / args.top_k : entry - args.count * args.top_k) * args.hidden;
     }

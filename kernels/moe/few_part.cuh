@@ -4,12 +4,12 @@
 #include "moe/items.cuh"
 
 // First come units of the shared expert, which have most rows, then routed ones, neighbours of each kind: they have few items.
-// The block's warps take them in turn; those that are left for the last turn are too few for all warps, of which `split` share one
-// and divide its columns.
+// Each of the block's warps has `turns` neighbours; those that are left are too few for all warps, of which `split` share one and
+// divide its columns.
 struct FewPart {
     ItemCounts items;
     int first_shared, shared, first_routed, units;
-    int turns, split;  // whole turns, and warps that share a unit in the last one
+    int turns, split;  // whole units of a warp, and warps that share one of those that are left
     FewItem list[MOST_ITEMS];
 
     // Of items whose matrices have so many pairs of strips, of `blocks` blocks at least. By one thread.

@@ -24,6 +24,7 @@ pub struct Launch<'a> {
     grid: [u32; 3],
     block: [u32; 3],
     shared: u32,
+    cluster: u32,
     /// The arguments, each from a whole word on.
     words: [u64; MOST_WORDS],
     starts: [usize; MOST_ARGUMENTS],
@@ -39,6 +40,7 @@ impl Kernel {
             grid,
             block,
             shared: 0,
+            cluster: 1,
             words: [0; MOST_WORDS],
             starts: [0; MOST_ARGUMENTS],
             arguments: 0,
@@ -51,6 +53,12 @@ impl Launch<'_> {
     /// Bytes of dynamic shared memory of each block.
     pub fn shared(mut self, bytes: u32) -> Self {
         self.shared = bytes;
+        self
+    }
+
+    /// Clusters of so many blocks, neighbours along the grid's first dimension.
+    pub fn cluster(mut self, blocks: u32) -> Self {
+        self.cluster = blocks;
         self
     }
 
@@ -115,6 +123,6 @@ impl Launch<'_> {
             ctx: std::ptr::null_mut(),
         };
         // SAFETY: the caller vouches for the arguments.
-        unsafe { stream.launch(self.kernel, &launch) }
+        unsafe { stream.launch(self.kernel, &launch, self.cluster) }
     }
 }

@@ -10,6 +10,7 @@ use cudarc::driver::sys;
 use super::context::Context;
 use super::driver::{check, check_for_memory};
 use super::module::Kernel;
+use super::stream::clusters_of;
 use crate::error::Result;
 
 /// A graph that is being put together. The context must be current on the thread that uses it.
@@ -42,20 +43,26 @@ impl Recorder {
         Ok(Self { context: context.clone(), raw, last: None })
     }
 
-    /// Adds a launch of `kernel` behind the last one. Its arguments are copied.
+    /// Adds a launch of `kernel` in clusters of `cluster` blocks behind the last one. Its arguments are copied.
     ///
     /// # Errors
     /// [`crate::Error::Internal`] for a launch that the device cannot do.
     ///
     /// # Safety
     /// `node` is a launch of `kernel` with the arguments that it declares; what they point to lives as long as the graph.
-    pub unsafe fn add(&mut self, kernel: &Kernel, node: &sys::CUDA_KERNEL_NODE_PARAMS) -> Result<()> {
+    pub unsafe fn add(&mut self, kernel: &Kernel, node: &sys::CUDA_KERNEL_NODE_PARAMS, cluster: u32) -> Result<()> {
         let behind = self.last.filter(|_| !kernel.overlaps);
         let mut added = std::ptr::null_mut();
         let (first, count) = (behind.as_ref().map_or(std::ptr::null(), |last| &raw const *last), behind.iter().len());
         // SAFETY: nodes of this graph; the caller vouches for the launch.
         let code = unsafe { sys::cuGraphAddKernelNode_v2(&mut added, self.raw, first, count, node) };
         check_for_memory(&kernel.name, 0, code)?;
+        if cluster > 1 {
+            let attribute = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+            // SAFETY: a kernel of this graph, and the value of that attribute.
+            let code = unsafe { sys::cuGraphKernelNodeSetAttribute(added, attribute, &clusters_of(cluster)) };
+            check(&kernel.name, code)?;
+        }
         if let Some(last) = self.last.filter(|_| kernel.overlaps) {
             // SAFETY: two kernels of this graph.
             let code = unsafe { sys::cuGraphAddDependencies_v2(self.raw, &last, &added, &OVERLAPPING, 1) };

@@ -13,6 +13,8 @@ const ROW_BYTES: usize = 256 + 32 + 8 * 8;
 const MOST_STAGES: usize = 4;
 /// What a block costs beside its steps, in steps.
 const BLOCK_COST: usize = 1;
+/// Bytes of the sums of a strip with eight rows of the input.
+const SUM_BYTES: usize = 512;
 
 /// Products with the same rows of input.
 pub struct Shape<'a> {
@@ -33,6 +35,8 @@ pub struct Room {
     /// Shared memory of a block that is alone on its multiprocessor, and of one of two.
     pub whole: usize,
     pub half: usize,
+    /// Parts are blocks of a cluster, not warps of a block.
+    pub clusters: bool,
 }
 
 /// A launch.
@@ -41,48 +45,61 @@ pub struct Split {
     /// Parts of the columns. One is no split.
     pub parts: usize,
     /// Blocks that have the same rows of the input.
-    pub groups: usize,
-    /// Shared memory of a block.
+    pub blocks: usize,
+    /// Blocks of a cluster.
+    pub cluster: usize,
+    /// Shared memory of a block: of its stages, and in all.
+    pub stages: usize,
     pub shared: usize,
 }
 
 impl Split {
     /// The number of parts with which rounds of blocks are soonest done, the least of them where several are.
     pub fn of(shape: &Shape, room: &Room) -> Self {
-        let whole = Self { parts: 1, groups: groups(shape, 1), shared: room.half };
+        let blocks = groups(shape, WARPS);
+        let whole = Self { parts: 1, blocks, cluster: 1, stages: room.half, shared: room.half };
         let split = [2, 4, 8].into_iter().filter_map(|parts| Self::into(parts, shape, room));
         split.fold(whole, |best, other| if other.time(shape, room) < best.time(shape, room) { other } else { best })
     }
 
     /// `None` where blocks have no room for that: two stages, so that copies go on beside products, or one for all columns.
     fn into(parts: usize, shape: &Shape, room: &Room) -> Option<Self> {
-        let groups = groups(shape, parts);
-        let alone = groups * shape.inputs <= room.multiprocessors;
-        let stage = parts * shape.rows.next_multiple_of(ROWS) * ROW_BYTES + WARPS * shape.weight_bytes;
         let steps = shape.chunks.div_ceil(parts);
-        let stages = steps.min(MOST_STAGES).min(if alone { room.whole } else { room.half } / stage);
-        (stages >= steps.min(2)).then_some(Self { parts, groups, shared: stages * stage })
+        let mut ways =
+            (steps.min(2)..=steps.min(MOST_STAGES)).rev().map(|stages| Self::with(parts, stages, shape, room.clusters));
+        let room_of =
+            |blocks: usize| if blocks * shape.inputs <= room.multiprocessors { room.whole } else { room.half };
+        ways.find(|own| own.shared <= room_of(own.blocks))
+    }
+
+    /// With so many parts, and `stages` stages of a step each.
+    pub(super) fn with(parts: usize, stages: usize, shape: &Shape, clusters: bool) -> Self {
+        let rows = shape.rows.next_multiple_of(ROWS);
+        let (cluster, inside) = if clusters { (parts, 1) } else { (1, parts) };
+        let stages = stages * (inside * rows * ROW_BYTES + WARPS * shape.weight_bytes);
+        // Sums that come from other blocks have room of their own.
+        let sums = if clusters { WARPS * rows / ROWS * SUM_BYTES } else { 0 };
+        Self { parts, blocks: groups(shape, WARPS / inside) * cluster, cluster, stages, shared: stages + sums }
     }
 
     /// In steps of a block.
     fn time(&self, shape: &Shape, room: &Room) -> usize {
-        let rounds = (self.groups * shape.inputs).div_ceil(2 * room.multiprocessors.max(1));
+        let rounds = (self.blocks * shape.inputs).div_ceil(2 * room.multiprocessors.max(1));
         rounds * (shape.chunks.div_ceil(self.parts) + BLOCK_COST)
     }
 }
 
-/// Blocks of `WARPS / parts` strips that the weights have.
-fn groups(shape: &Shape, parts: usize) -> usize {
-    shape.weights.iter().map(|rows| rows.div_ceil(WARPS / parts * STRIP)).sum()
+/// Groups of so many strips that the weights have.
+fn groups(shape: &Shape, strips: usize) -> usize {
+    shape.weights.iter().map(|rows| rows.div_ceil(strips * STRIP)).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ROOM: Room = Room { multiprocessors: 132, whole: 232_192, half: 112 << 10 };
-
-    fn split(weights: &[usize], cols: usize, count: usize, rows: usize) -> (usize, usize, usize) {
+    fn split(clusters: bool, weights: &[usize], cols: usize, count: usize, rows: usize) -> (usize, usize, usize) {
+        let room = Room { multiprocessors: 132, whole: 232_192, half: 112 << 10, clusters };
         let shape = Shape {
             weights,
             weight_bytes: 2304,
@@ -90,21 +107,30 @@ mod tests {
             rows: rows.min(count),
             inputs: count.div_ceil(rows),
         };
-        let split = Split::of(&shape, &ROOM);
-        (split.parts, split.groups, split.shared)
+        let split = Split::of(&shape, &room);
+        assert_eq!(split.cluster, if clusters { split.parts } else { 1 });
+        (split.parts, split.blocks, split.shared)
     }
 
     #[test]
     fn few_blocks_are_split_into_as_many_as_fill_the_device() {
         // Output and input projections of a layer, for 8, 32 and 512 rows; those of eight where no kernel has them as its columns.
-        assert_eq!(split(&[2048], 4096, 8, 32), (8, 128, 2 * 40_960));
-        assert_eq!(split(&[2048], 4096, 32, 32), (8, 128, 2 * 108_544));
-        assert_eq!(split(&[2048], 4096, 512, 32), (1, 16, 112 << 10));
-        assert_eq!(split(&[8192, 4096, 64], 2048, 8, 32), (2, 193, 4 * 24_064));
-        assert_eq!(split(&[8192, 4096, 64], 2048, 32, 32), (2, 193, 2 * 40_960));
-        assert_eq!(split(&[8192, 4096, 64], 2048, 512, 64), (1, 97, 112 << 10));
-        // A head fills the device as it is, and one block of columns cannot be split.
-        assert_eq!(split(&[151_936], 2048, 8, 32).0, 1);
-        assert_eq!(split(&[2048], 256, 8, 32).0, 1);
+        let inputs = [8192, 4096, 64];
+        assert_eq!(split(false, &[2048], 4096, 8, 32), (8, 128, 2 * 40_960));
+        assert_eq!(split(false, &[2048], 4096, 32, 32), (8, 128, 2 * 108_544));
+        assert_eq!(split(false, &inputs, 2048, 8, 32), (2, 193, 4 * 24_064));
+        assert_eq!(split(false, &inputs, 2048, 32, 32), (2, 193, 2 * 40_960));
+        // In clusters a block has the activations of its own columns only, and room for sums.
+        assert_eq!(split(true, &[2048], 4096, 8, 32), (8, 128, 2 * 21_248 + 4096));
+        assert_eq!(split(true, &[2048], 4096, 32, 32), (8, 128, 2 * 29_696 + 16_384));
+        assert_eq!(split(true, &inputs, 2048, 8, 32), (2, 194, 4 * 21_248 + 4096));
+        assert_eq!(split(true, &inputs, 2048, 32, 32), (2, 194, 3 * 29_696 + 16_384));
+        for clusters in [false, true] {
+            assert_eq!(split(clusters, &[2048], 4096, 512, 32), (1, 16, 112 << 10));
+            assert_eq!(split(clusters, &inputs, 2048, 512, 64), (1, 97, 112 << 10));
+            // A head fills the device as it is, and one block of columns cannot be split.
+            assert_eq!(split(clusters, &[151_936], 2048, 8, 32).0, 1);
+            assert_eq!(split(clusters, &[2048], 256, 8, 32).0, 1);
+        }
     }
 }

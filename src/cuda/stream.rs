@@ -110,7 +110,7 @@ impl Stream {
         }
     }
 
-    /// Queues a launch of `kernel`, or adds it to what is recorded.
+    /// Queues a launch of `kernel` in clusters of `cluster` blocks, or adds it to what is recorded.
     ///
     /// # Errors
     /// [`Error::Internal`] for a launch that the device cannot do; errors of the kernel itself come later.
@@ -118,16 +118,23 @@ impl Stream {
     /// # Safety
     /// `launch` has the arguments that the kernel declares; what they point to lives until the stream is waited for or, in
     /// a recording, as long as the graph.
-    pub unsafe fn launch(&self, kernel: &Kernel, launch: &sys::CUDA_KERNEL_NODE_PARAMS) -> Result<()> {
+    pub unsafe fn launch(&self, kernel: &Kernel, launch: &sys::CUDA_KERNEL_NODE_PARAMS, cluster: u32) -> Result<()> {
         if let Some(recorder) = &mut *self.recorder.borrow_mut() {
             // SAFETY: as the caller promises.
-            return unsafe { recorder.add(kernel, launch) };
+            return unsafe { recorder.add(kernel, launch, cluster) };
         }
-        let mut attribute = sys::CUlaunchAttribute {
+        let early = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: [0; 4],
             value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
         };
+        let clusters = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+            pad: [0; 4],
+            value: clusters_of(cluster),
+        };
+        let mut attributes = [early, clusters];
+        let used = if cluster > 1 { 2 } else { u32::from(kernel.overlaps) };
         let config = sys::CUlaunchConfig {
             gridDimX: launch.gridDimX,
             gridDimY: launch.gridDimY,
@@ -137,8 +144,8 @@ impl Stream {
             blockDimZ: launch.blockDimZ,
             sharedMemBytes: launch.sharedMemBytes,
             hStream: self.raw,
-            attrs: &mut attribute,
-            numAttrs: u32::from(kernel.overlaps),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: used,
         };
         // SAFETY: the caller vouches for the arguments.
         let code = unsafe { sys::cuLaunchKernelEx(&config, launch.func, launch.kernelParams, launch.extra) };
@@ -221,6 +228,14 @@ impl Stream {
         let queue = self.queue()?;
         // SAFETY: a graph and a stream of the current context. What it works on is kept by who recorded it.
         check("starting a step", unsafe { sys::cuGraphLaunch(graph.raw, queue) })
+    }
+}
+
+/// The attribute of launches in clusters of `blocks` blocks along the grid's first dimension, on devices that have both these and
+/// early starts.
+pub(super) fn clusters_of(blocks: u32) -> sys::CUlaunchAttributeValue {
+    sys::CUlaunchAttributeValue {
+        clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: blocks, y: 1, z: 1 },
     }
 }
 

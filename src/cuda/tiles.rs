@@ -171,14 +171,15 @@ impl Tiles {
             count: number(count),
             add: add.into(),
             rows: number(rows),
-            room: number(split.shared),
+            room: number(split.stages),
             split: number(split.parts),
             unused: 0,
         };
         let kernel = &if split.parts == 1 { &self.products } else { &self.products_few }[format];
-        let launch = kernel.launch([number(split.groups), number(count.div_ceil(rows)), 1], [256, 1, 1]);
+        let launch = kernel.launch([number(split.blocks), number(count.div_ceil(rows)), 1], [256, 1, 1]);
+        let launch = launch.shared(number(split.shared)).cluster(number(split.cluster));
         // SAFETY: the kernel's argument; the caller checked that the outputs have `count` rows.
-        unsafe { launch.shared(number(split.shared)).arg(args).queue(stream) }
+        unsafe { launch.arg(args).queue(stream) }
     }
 
     /// How the columns of products are divided, whose blocks take `rows` rows of the input.
@@ -191,8 +192,10 @@ impl Tiles {
             rows: rows.min(count),
             inputs: count.div_ceil(rows),
         };
-        let whole = self.products_few[format].shared_memory;
-        Split::of(&shape, &Room { multiprocessors: self.multiprocessors, whole, half: self.shared.min(whole) })
+        let kernel = &self.products_few[format];
+        let whole = kernel.shared_memory;
+        let half = self.shared.min(whole);
+        Split::of(&shape, &Room { multiprocessors: self.multiprocessors, whole, half, clusters: kernel.overlaps })
     }
 
     /// Whether [`Tiles::floats`] of `matrices` with `cols` columns has the kernel for few rows, which can norm `count` rows that it reads.

@@ -148,11 +148,25 @@ impl Bench {
     /// Launches `kernel` with its argument struct and waits for it. False where the device has no such shared memory, which
     /// the host never asks for there; says so.
     fn run<T: Plain>(&self, kernel: &Kernel, grid: [usize; 3], block: usize, shared: usize, args: T) -> bool {
+        self.run_clusters(kernel, 1, grid, block, shared, args)
+    }
+
+    /// The same in clusters of `cluster` blocks.
+    fn run_clusters<T: Plain>(
+        &self,
+        kernel: &Kernel,
+        cluster: usize,
+        grid: [usize; 3],
+        block: usize,
+        shared: usize,
+        args: T,
+    ) -> bool {
         if shared > kernel.shared_memory {
             println!("skipped: {} with {shared} bytes of shared memory, of {}", kernel.name, kernel.shared_memory);
             return false;
         }
-        let launch = kernel.launch(grid.map(|n| n as u32), [block as u32, 1, 1]).shared(shared as u32).arg(args);
+        let launch = kernel.launch(grid.map(|n| n as u32), [block as u32, 1, 1]).shared(shared as u32);
+        let launch = launch.cluster(cluster as u32).arg(args);
         // SAFETY: every test hands its kernel's own struct, of memory that it keeps.
         unsafe { launch.queue(&self.gpu.stream) }.unwrap();
         self.gpu.stream.wait().unwrap();

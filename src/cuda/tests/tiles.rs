@@ -5,6 +5,7 @@ use super::super::args::{
 };
 use super::super::memory::DevicePtr;
 use super::super::module::Kernel;
+use super::super::split::{Shape, Split};
 use super::products::{expected, takes_int8, tolerance};
 use super::{Bench, assert_close, assert_quantised, in_other_order, rms_norm, values, weight};
 use crate::quant::{Format, Weight};
@@ -151,16 +152,34 @@ struct Launch {
 }
 
 impl Launch {
-    /// Its kernel, and the shared memory of its blocks, whose largest weight has `bytes` bytes a block.
-    fn kernel(&self, bench: &Bench, format: Format, bytes: usize, count: usize) -> (Kernel, usize) {
+    /// Its kernel, and how it is launched for `count` rows of `cols` values and weights of `rows` rows, the largest of which has
+    /// `bytes` bytes a block.
+    fn kernel(
+        &self,
+        bench: &Bench,
+        format: Format,
+        (rows, bytes): (&[usize], usize),
+        cols: usize,
+        count: usize,
+    ) -> (Kernel, Split) {
+        let shape = Shape {
+            weights: rows,
+            weight_bytes: bytes,
+            chunks: cols.div_ceil(256),
+            rows: self.rows.min(count),
+            inputs: count.div_ceil(self.rows),
+        };
         if self.split == 1 {
             let room = BLOCKS.iter().find(|(rows, _)| *rows == self.rows).unwrap().1;
-            return (bench.int8_kernel("tile_products", format), room);
+            let blocks = rows.iter().map(|rows| rows.div_ceil(STRIPS)).sum();
+            let whole = Split { parts: 1, blocks, cluster: 1, stages: room, shared: room };
+            return (bench.int8_kernel("tile_products", format), whole);
         }
         let kernel = bench.int8_kernel("tile_products_few", format);
-        let stage = self.split * self.rows.min(count).next_multiple_of(8) * (256 + 32 + 64) + 8 * bytes;
-        let stages = self.stages.min(kernel.shared_memory / stage).max(1);
-        (kernel, stages * stage)
+        let with = |stages| Split::with(self.split, stages, &shape, kernel.overlaps);
+        let split = (1..=self.stages).rev().map(with).find(|split| split.shared <= kernel.shared_memory);
+        let split = split.unwrap_or(with(1));
+        (kernel, split)
     }
 }
 
@@ -197,7 +216,8 @@ fn check(bench: &mut Bench, format: Format, (rows, cols, count): (usize, usize, 
         }
         products[0].bias = if launch.add { bias_there } else { DevicePtr::NULL };
         let bytes = matrices.iter().map(|matrix| matrix.block_bytes(256)).max().unwrap();
-        let (kernel, room) = launch.kernel(bench, format, bytes, count);
+        let all_rows = weights.each_ref().map(Weight::rows);
+        let (kernel, split) = launch.kernel(bench, format, (&all_rows, bytes), cols, count);
         let args = TileProductsArgs {
             products,
             codes: codes.slice.start(),
@@ -207,12 +227,12 @@ fn check(bench: &mut Bench, format: Format, (rows, cols, count): (usize, usize, 
             count: count as u32,
             add: launch.add.into(),
             rows: launch.rows as u32,
-            room: room as u32,
-            split: launch.split as u32,
+            room: split.stages as u32,
+            split: split.parts as u32,
             unused: 0,
         };
-        let groups: usize = weights.iter().map(|weight| weight.rows().div_ceil(STRIPS / launch.split)).sum();
-        if !bench.run(&kernel, [groups, count.div_ceil(launch.rows), 1], 256, room, args) {
+        let grid = [split.blocks, count.div_ceil(launch.rows), 1];
+        if !bench.run_clusters(&kernel, split.cluster, grid, 256, split.shared, args) {
             continue;
         }
         for (i, (weight, out)) in weights.iter().zip(&outs).enumerate() {

@@ -373,16 +373,17 @@ API cuFuncSetAttribute(void* handle, int attribute, int value) {
 }
 
 namespace {
+union LaunchAttributeValue {
+    int programmatic;
+    struct {
+        uint32_t x, y, z;
+    } cluster;
+    char bytes[64];
+};
 struct LaunchAttribute {
     int id;
     char padding[4];
-    union {
-        int programmatic;
-        struct {
-            uint32_t x, y, z;
-        } cluster;
-        char bytes[64];
-    } value;
+    LaunchAttributeValue value;
 };
 struct LaunchConfig {
     uint32_t grid[3], block[3], shared;
@@ -395,6 +396,12 @@ struct LaunchConfig {
 static int refuse(int code, const KernelInfo& kernel, const char* why) {
     fprintf(stderr, "emulated device: launch of %s: %s\n", kernel.name, why);
     return code;
+}
+
+// Whether a grid is a whole number of such clusters.
+static bool has_clusters(const Dim3& grid, const Dim3& cluster) {
+    const uint64_t blocks = static_cast<uint64_t>(cluster.x) * cluster.y * cluster.z;
+    return blocks > 0 && blocks <= 8 && grid.x % cluster.x == 0 && grid.y % cluster.y == 0 && grid.z % cluster.z == 0;
 }
 
 // A launch of `function` with copies of its arguments, as `work`. `cluster.x` 0: what the kernel says.
@@ -413,14 +420,11 @@ static int make_launch(const Function& function, const uint32_t (&grid_size)[3],
     }
     const Dim3 &grid = launch->grid, &block = launch->block, &cluster = launch->cluster;
     const uint64_t threads = static_cast<uint64_t>(block.x) * block.y * block.z;
-    const uint64_t blocks = static_cast<uint64_t>(cluster.x) * cluster.y * cluster.z;
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) {
         return refuse(INVALID_VALUE, kernel, "a grid of no blocks or of too many");
     }
     if (threads == 0 || threads > 1024 || block.z > 64) return refuse(INVALID_VALUE, kernel, "no such block");
-    if (blocks == 0 || blocks > 8 || grid.x % cluster.x != 0 || grid.y % cluster.y != 0 || grid.z % cluster.z != 0) {
-        return refuse(INVALID_VALUE, kernel, "a grid that is no whole number of clusters");
-    }
+    if (!has_clusters(grid, cluster)) return refuse(INVALID_VALUE, kernel, "a grid that is no whole number of clusters");
     if (kernel.max_threads != 0 && threads > kernel.max_threads) {
         return refuse(INVALID_VALUE, kernel, "more threads than its launch bounds");
     }
@@ -565,8 +569,10 @@ struct Edge {
 };
 }  // namespace
 
-// Nodes are numbers of a graph's works from 1.
-static void* node_of(size_t number) { return reinterpret_cast<void*>(number); }
+// The node of work `number` of a graph, counted from 1: its launch.
+static void* node_of(const Graph& graph, size_t number) {
+    return number == 0 ? nullptr : const_cast<Launch*>(graph.work[number - 1].launch.get());
+}
 
 // Graphs that are chains, each node of which is put behind the last one as soon as it is there, are emulated.
 API cuGraphAddKernelNode_v2(void** node, void* handle, void* const* behind, size_t count, const KernelNode* added) {
@@ -581,11 +587,32 @@ API cuGraphAddKernelNode_v2(void** node, void* handle, void* const* behind, size
     const auto found = state.graphs.find(handle);
     if (found == state.graphs.end()) return INVALID_VALUE;
     Graph& graph = *found->second;
-    if (count > 1 || (count == 1 && behind[0] != node_of(graph.work.size()))) return NOT_SUPPORTED;
+    if (count > 1 || (count == 1 && behind[0] != node_of(graph, graph.work.size()))) return NOT_SUPPORTED;
     graph.work.push_back(std::move(work));
     graph.chained += count;
-    *node = node_of(graph.work.size());
+    *node = node_of(graph, graph.work.size());
     return SUCCESS;
+}
+
+API cuGraphKernelNodeSetAttribute(void* node, int attribute, const LaunchAttributeValue* value) {
+    BEFORE(true);
+    LOCK;
+    for (auto& graph : state.graphs) {
+        for (size_t i = 1; i <= graph.second->work.size(); ++i) {
+            if (node_of(*graph.second, i) != node) continue;
+            Launch& launch = *static_cast<Launch*>(node);
+            if (attribute != 4) return refuse(NOT_SUPPORTED, *launch.kernel, "an attribute that is not emulated");
+            const Dim3 cluster = {value->cluster.x, value->cluster.y, value->cluster.z};
+            if (launch.kernel->cluster.x != 0) return refuse(INVALID_VALUE, *launch.kernel, "it says itself what its clusters are");
+            if (Settings::get().major < 9) return refuse(NOT_SUPPORTED, *launch.kernel, "devices before 9.0 have no clusters");
+            if (!has_clusters(launch.grid, cluster)) {
+                return refuse(INVALID_VALUE, *launch.kernel, "a grid that is no whole number of clusters");
+            }
+            launch.cluster = cluster;
+            return SUCCESS;
+        }
+    }
+    return INVALID_VALUE;
 }
 
 API cuGraphAddDependencies_v2(void* handle, void* const* from, void* const* to, const Edge* edge, size_t count) {
@@ -595,7 +622,8 @@ API cuGraphAddDependencies_v2(void* handle, void* const* from, void* const* to, 
     if (found == state.graphs.end()) return INVALID_VALUE;
     Graph& graph = *found->second;
     const size_t last = graph.work.size();
-    if (count != 1 || last < 2 || graph.chained + 2 != last || to[0] != node_of(last) || from[0] != node_of(last - 1)) {
+    if (count != 1 || last < 2 || graph.chained + 2 != last || to[0] != node_of(graph, last) ||
+        from[0] != node_of(graph, last - 1)) {
         return NOT_SUPPORTED;
     }
     const bool early = edge != nullptr && edge->type == 1;

@@ -45,6 +45,10 @@ DEVICE uint32_t permute_bytes_or_signs(uint32_t low, uint32_t high, uint32_t sel
     return bytes;
 }
 
+// Makes the compiler forget what `v` is, and so what it has loaded from places that depend on it: registers that would keep that
+// until it is used again.
+DEVICE void forget(int& v) { (void)v; }
+
 DEVICE void emulated_copy(void* to, const void* from, uint32_t bytes, bool there) {
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0) {
         emulated_fail(emulator::MISALIGNED_ADDRESS, "a copy to shared memory that is not aligned to its size");
