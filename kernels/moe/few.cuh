@@ -166,9 +166,9 @@ struct FewUnits {
         int turn = 0;
         for (int item = first; item <= last; ++item) {
             const FewItem& of = part.list[item];
-            for (int row = 0; row < (of.count + 1) / 2 * 2; ++row) {
-                // A pair of one row has it twice: the second sum is nobody's.
-                const uint32_t column = half.column_of(item, of.entries[min(row, of.count - 1)]);
+            // The second row of a pair of one is whatever was there: its sums are nobody's.
+            for (int row = 0; row < of.count; ++row) {
+                const uint32_t column = half.column_of(item, of.entries[row]);
                 for (int at = 0; at < of_row; at += 16 * WARP) {
                     if (++turn == warps) turn = 0;
                     const int col = at + 16 * (threadIdx.x % WARP);
@@ -185,6 +185,7 @@ struct FewUnits {
                 }
                 if (row % 2 == 1) to += half.blocks_of(first);
             }
+            if (of.count % 2 == 1) to += half.blocks_of(first);
         }
     }
 
