@@ -1,10 +1,10 @@
-// How a warp reads tiles of a packed matrix in shared memory as the first operand of mma.m16n8k32: lane `4 g + t` has rows g and g + 8, columns
-// 8 t .. 8 t + 7, which are eight neighbouring bytes of line t (src/quant/packed/layout.rs). The products do not mind that the
-// columns are numbered otherwise than the instruction numbers them, as long as both operands do it alike.
+// How a warp reads tiles of a packed matrix in shared memory as the first operand of mma.m16n8k32: lane `4 g + t` has rows g and
+// g + 8, columns 8 t .. 8 t + 7, which are eight neighbouring bytes of line t (src/quant/packed/layout.rs). The products do not mind
+// that the columns are numbered otherwise than the instruction numbers them, as long as both operands do it alike.
 //
-// A fragment has: `block_bytes(tiles)`; `codes`: rows g and g + 8 of columns 8 t .. 8 t + 3, then of 8 t + 4 .. 8 t + 7;
-// `scales` of the two rows. SIGNED: codes are signed bytes. MIN: there are minima. HALVES: the halves of a tile have integer
-// weights of their own, see `weights`.
+// A fragment has: `begin`, for each block; `codes`: rows g and g + 8 of columns 8 t .. 8 t + 3, then of 8 t + 4 .. 8 t + 7, or
+// `words`, where they are nibbles, as they stand; `scales` of the two rows. SIGNED: codes are signed bytes. MIN: there are minima.
+// HALVES: the halves of a tile have integer weights of their own, see `weights`.
 #pragma once
 #include <type_traits>
 

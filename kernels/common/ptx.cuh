@@ -221,8 +221,8 @@ DEVICE void multiply_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
 // The barrier of a cluster, in two halves; what was written before the first one is seen after the second one, unless it is
 // relaxed. Every thread of a warp comes here.
 DEVICE void arrive_at_cluster_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;"); }
-DEVICE void arrive_at_cluster() { asm volatile("barrier.cluster.arrive.aligned;"); }
-DEVICE void wait_for_cluster() { asm volatile("barrier.cluster.wait.aligned;"); }
+DEVICE void arrive_at_cluster() { asm volatile("barrier.cluster.arrive.aligned;" ::: "memory"); }
+DEVICE void wait_for_cluster() { asm volatile("barrier.cluster.wait.aligned;" ::: "memory"); }
 
 // `*place = value` in the shared memory of block `rank` of the cluster.
 DEVICE void put_in_cluster(float4* place, uint32_t rank, float4 value) {

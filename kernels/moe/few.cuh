@@ -179,7 +179,7 @@ struct FewUnits {
                     *reinterpret_cast<uint4*>(pair.codes[tile][row % 2] + 4 * half_tile) = codes;
                     if (half_tile >= FACTORS) continue;
                     float2 factor = __ldcg(input.factors + (column + col) / TILE * FACTORS + half_tile);
-                    // Products of nibbles are sixteen times what they are.
+                    // Integer products of nibbles are sixteen times what they are: `multiply_codes`.
                     if (IS_NIBBLES<F>) factor.x *= 0.0625f;
                     pair.factors[tile][row % 2][half_tile] = factor;
                 }
@@ -203,16 +203,18 @@ struct FewUnits {
             multiply_group<F, SPLIT>(second, here + BYTES, operand, group, lane, sums[1]);
         }
     }
-    // Multiplies all units, once the rows are there. All warps come back together.
+    // Multiplies all units, once the rows are there. Every warp comes here; they do not come back together.
     __device__ __forceinline__ void multiply() {
         int slot = 0;
         Place own = first_place();
+        int of_fragments = own.item;
         auto fragments = half.fragments_of(own.item);
         const RowPair<FACTORS>* x;
         int count, of_item;
         for (bool same = false; own.step > 0; same = advance(own)) {
             if (!same) {
-                if (Packing<F>::CODEBOOK) fragments = half.fragments_of(own.item);
+                if (Packing<F>::CODEBOOK && own.item != of_fragments) fragments = half.fragments_of(own.item);
+                of_fragments = own.item;
                 x = rows + row_pair(own.item);
                 count = part.list[own.item].count, of_item = half.blocks_of(own.item);
             }

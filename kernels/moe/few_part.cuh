@@ -4,7 +4,8 @@
 #include "moe/items.cuh"
 
 // First come units of the shared expert, which have most rows, then routed ones, neighbours of each kind: they have few items.
-// Each of the block's warps has `turns` neighbours; those that are left are too few for all warps, of which `split` share one and
+// Each of the block's warps has `turns` neighbours, whatever rows their items have: those of the shared expert are a few warps'.
+// Those that are left are too few for all warps, of which `split` share one and
 // divide its columns.
 struct FewPart {
     ItemCounts items;

@@ -2,11 +2,13 @@
 //
 // An instruction multiplies a tile of 16 rows by 32 columns with eight columns of activations. These are four tiles of both
 // rows, or two tiles by halves, so that no lane is without work when scales are multiplied: of each tile of the matrix
-// only its own columns count, all others are zero, and the products of those tiles add up side by side.
+// only its own columns count, all others are zero, and the products of those tiles add up side by side. Of nibbles it multiplies
+// the low ones of two tiles, or the high ones, 16 columns of each.
 #pragma once
 #include "common/fragment.cuh"
 
-// 256 columns of two rows in shared memory. FACTORS: those of a tile, one or one for each half.
+// 256 columns of two rows in shared memory. FACTORS: those of a tile, one or one for each half: a scale, of which formats of
+// nibbles have a sixteenth here, and the scale times the sum of the codes.
 template <int FACTORS>
 struct RowPair {
     uint32_t codes[BLOCK / TILE][2][TILE / 4];  // [tile][row]
@@ -58,7 +60,7 @@ struct FewOperand {
 };
 
 // The integer products of a group of tiles, of which `first` is the first, or sixteen times them where codes are nibbles; with the
-// bits of MAGIC_VALUE, unless halves have weights.
+// bits of MAGIC_VALUE, unless halves have weights. Sixteen times a tile's are at most 16 * 32 * 15 * 128, less than 2^22.
 template <uint32_t F, bool SPLIT>
 DEVICE void multiply_codes(const Fragment<F>& fragment, const uint8_t* block, const FewOperand<SPLIT>& x, int first, Lane lane,
                            int (&d)[4]) {

@@ -19,8 +19,8 @@ struct TileProductsArgs {
     uint32_t count;  // rows of the input
     uint32_t add;    // 1: add to what `out` holds
     uint32_t rows;   // of the input that a block takes
-    uint32_t room;   // bytes of a block's shared memory: two stages at least, see tiles/tiles.cuh, or one of `split` parts
-    uint32_t split;  // parts of the columns that warps of a block have: 2, 4 or 8, or 1 for `tile_products`
+    uint32_t room;   // bytes of a block's stages: two at least, see tiles/tiles.cuh, or one that has all of its columns
+    uint32_t split;  // parts of the columns, of blocks of a cluster or warps of a block: 2, 4 or 8, or 1 for `tile_products`
     uint32_t unused;
 };
 

@@ -36,7 +36,7 @@ DEVICE void wait_for_steps_but(int steps) {
 }
 
 // Adds the products of a part of the columns of strip `strip`, if there is such a strip. Waits for the kernel in front when weights
-// are on their way. All warps come back together.
+// are on their way. Warps do not come back together: who uses the stages' memory again needs a barrier.
 template <uint32_t F>
 DEVICE void multiply_part(uint8_t* shared, const TileProductsArgs& args, const Activations& x, const Matrix& m, int strip,
                           const Part& own, Sums& sums) {
@@ -79,8 +79,8 @@ DEVICE void multiply_part(uint8_t* shared, const TileProductsArgs& args, const A
     }
 }
 
-// Sums of a part meet those of the others in shared memory: `joined` is [strips that the block joins][parts][groups of eight rows of
-// the activations][WARP].
+// Sums of a part meet those of the others in shared memory: `joined` is [strips that the block joins][parts][groups of eight rows
+// of the activations][WARP].
 struct Joined {
     float4* joined;
     int split, groups;
@@ -138,7 +138,9 @@ DEVICE void tile_products_few(const TileProductsArgs& args) {
     wait_for_cluster();
     // Of the strips of the cluster, so many are each block's.
     const int of_block = WARPS / own.split, warp = threadIdx.x / WARP;
-    joined.leave(sums, [&](int n, float4 four) { put_in_cluster(joined.place(warp % of_block, own.part, n), warp / of_block, four); });
+    joined.leave(sums, [&](int n, float4 four) {
+        put_in_cluster(joined.place(warp % of_block, own.part, n), warp / of_block, four);
+    });
     arrive_at_cluster();
     wait_for_cluster();
     for (int i = warp; i < of_block * joined.groups; i += WARPS) {

@@ -56,7 +56,8 @@ impl Launch<'_> {
         self
     }
 
-    /// Clusters of so many blocks, neighbours along the grid's first dimension.
+    /// Clusters of so many blocks, neighbours along the grid's first dimension, which is a multiple. Only kernels that
+    /// [overlap](Kernel) have such.
     pub fn cluster(mut self, blocks: u32) -> Self {
         self.cluster = blocks;
         self
@@ -94,10 +95,13 @@ impl Launch<'_> {
     ///
     /// # Safety
     /// The arguments are those that the kernel declares, in number and type; what they point to is as large as the kernel
-    /// takes it to be for this grid, and lives until the stream is waited for or, in a recording, as long as the graph.
+    /// takes it to be for this grid and its clusters, and lives until the stream is waited for or, in a recording, as long as the graph.
     pub unsafe fn queue(mut self, stream: &Stream) -> Result<()> {
         if self.arguments > MOST_ARGUMENTS || self.used > MOST_WORDS {
             return Err(Error::Internal(format!("{}: too many arguments", self.kernel.name)));
+        }
+        if self.cluster > 1 && !self.kernel.overlaps {
+            return Err(Error::Internal(format!("{}: clusters, which the device has none of", self.kernel.name)));
         }
         if self.grid.contains(&0) {
             return Ok(());

@@ -49,7 +49,8 @@ impl Recorder {
     /// [`crate::Error::Internal`] for a launch that the device cannot do.
     ///
     /// # Safety
-    /// `node` is a launch of `kernel` with the arguments that it declares; what they point to lives as long as the graph.
+    /// `node` is a launch of `kernel` with the arguments that it declares, for clusters of so many blocks; what they point to lives as
+    /// long as the graph.
     pub unsafe fn add(&mut self, kernel: &Kernel, node: &sys::CUDA_KERNEL_NODE_PARAMS, cluster: u32) -> Result<()> {
         let behind = self.last.filter(|_| !kernel.overlaps);
         let mut added = std::ptr::null_mut();

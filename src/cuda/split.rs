@@ -1,5 +1,5 @@
-//! Into how many parts products divide their columns among the warps of a block, where blocks would leave most of the device
-//! idle: see `kernels/tiles/products_few.cu`.
+//! Into how many parts products divide their columns among the blocks of a cluster, or the warps of a block, where blocks would
+//! leave most of the device idle: see `kernels/tiles/products_few.cu`.
 
 /// Warps of a block.
 const WARPS: usize = 8;
@@ -48,8 +48,8 @@ pub struct Split {
     pub blocks: usize,
     /// Blocks of a cluster.
     pub cluster: usize,
-    /// Shared memory of a block: of its stages, and in all.
-    pub stages: usize,
+    /// Shared memory of a block: for its stages, and in all.
+    pub room: usize,
     pub shared: usize,
 }
 
@@ -57,7 +57,7 @@ impl Split {
     /// The number of parts with which rounds of blocks are soonest done, the least of them where several are.
     pub fn of(shape: &Shape, room: &Room) -> Self {
         let blocks = groups(shape, WARPS);
-        let whole = Self { parts: 1, blocks, cluster: 1, stages: room.half, shared: room.half };
+        let whole = Self { parts: 1, blocks, cluster: 1, room: room.half, shared: room.half };
         let split = [2, 4, 8].into_iter().filter_map(|parts| Self::into(parts, shape, room));
         split.fold(whole, |best, other| if other.time(shape, room) < best.time(shape, room) { other } else { best })
     }
@@ -67,19 +67,19 @@ impl Split {
         let steps = shape.chunks.div_ceil(parts);
         let mut ways =
             (steps.min(2)..=steps.min(MOST_STAGES)).rev().map(|stages| Self::with(parts, stages, shape, room.clusters));
-        let room_of =
-            |blocks: usize| if blocks * shape.inputs <= room.multiprocessors { room.whole } else { room.half };
-        ways.find(|own| own.shared <= room_of(own.blocks))
+        // Blocks of a cluster are neighbours, of which several may not find a multiprocessor each.
+        let alone = |own: &Self| !room.clusters && own.blocks * shape.inputs <= room.multiprocessors;
+        ways.find(|own| own.shared <= if alone(own) { room.whole } else { room.half })
     }
 
     /// With so many parts, and `stages` stages of a step each.
     pub(super) fn with(parts: usize, stages: usize, shape: &Shape, clusters: bool) -> Self {
         let rows = shape.rows.next_multiple_of(ROWS);
         let (cluster, inside) = if clusters { (parts, 1) } else { (1, parts) };
-        let stages = stages * (inside * rows * ROW_BYTES + WARPS * shape.weight_bytes);
+        let room = stages * (inside * rows * ROW_BYTES + WARPS * shape.weight_bytes);
         // Sums that come from other blocks have room of their own.
         let sums = if clusters { WARPS * rows / ROWS * SUM_BYTES } else { 0 };
-        Self { parts, blocks: groups(shape, WARPS / inside) * cluster, cluster, stages, shared: stages + sums }
+        Self { parts, blocks: groups(shape, WARPS / inside) * cluster, cluster, room, shared: room + sums }
     }
 
     /// In steps of a block.

@@ -116,7 +116,8 @@ impl Stream {
     /// [`Error::Internal`] for a launch that the device cannot do; errors of the kernel itself come later.
     ///
     /// # Safety
-    /// `launch` has the arguments that the kernel declares; what they point to lives until the stream is waited for or, in
+    /// `launch` has the arguments that the kernel declares, for clusters of so many blocks, which more than one make only where the
+    /// kernel overlaps; what they point to lives until the stream is waited for or, in
     /// a recording, as long as the graph.
     pub unsafe fn launch(&self, kernel: &Kernel, launch: &sys::CUDA_KERNEL_NODE_PARAMS, cluster: u32) -> Result<()> {
         if let Some(recorder) = &mut *self.recorder.borrow_mut() {
@@ -134,7 +135,7 @@ impl Stream {
             value: clusters_of(cluster),
         };
         let mut attributes = [early, clusters];
-        let used = if cluster > 1 { 2 } else { u32::from(kernel.overlaps) };
+        let used = u32::from(kernel.overlaps) + u32::from(cluster > 1);
         let config = sys::CUlaunchConfig {
             gridDimX: launch.gridDimX,
             gridDimY: launch.gridDimY,

@@ -171,7 +171,7 @@ impl Tiles {
             count: number(count),
             add: add.into(),
             rows: number(rows),
-            room: number(split.stages),
+            room: number(split.room),
             split: number(split.parts),
             unused: 0,
         };

@@ -406,6 +406,11 @@ fn few_rows_through_the_kernels_of_experts_of_one_format() {
             check(&mut bench, shape, [format; 3], format, (count, false), kernels);
         }
     }
+    // Units of which a block has fewer than warps, which 8, 4 or 2 share, or one more than warps.
+    let long = Shape { hidden: 2048, experts: 5, top_k: 4, width: 1024, shared_width: 512 };
+    for blocks in [300, 100, 60, 24] {
+        check(&mut bench, &long, [Format::Q4K; 3], Format::Q4K, (2, false), Kernels::Few(Format::Q4K, blocks, 2));
+    }
     // More experts than threads, more rows than bits of a word, and a row of each item that is alone.
     for (experts, top_k, count) in [(200, 3, 2), (120, 4, 37), (3, 2, 64)] {
         let many = Shape { hidden: 256, experts, top_k, width: 256, shared_width: 256 };

@@ -148,14 +148,14 @@ impl Bench {
     /// Launches `kernel` with its argument struct and waits for it. False where the device has no such shared memory, which
     /// the host never asks for there; says so.
     fn run<T: Plain>(&self, kernel: &Kernel, grid: [usize; 3], block: usize, shared: usize, args: T) -> bool {
-        self.run_clusters(kernel, 1, grid, block, shared, args)
+        self.run_clusters(kernel, (1, false), grid, block, shared, args)
     }
 
-    /// The same in clusters of `cluster` blocks.
+    /// The same in clusters of `cluster` blocks, or a recording of that.
     fn run_clusters<T: Plain>(
         &self,
         kernel: &Kernel,
-        cluster: usize,
+        (cluster, recorded): (usize, bool),
         grid: [usize; 3],
         block: usize,
         shared: usize,
@@ -167,9 +167,15 @@ impl Bench {
         }
         let launch = kernel.launch(grid.map(|n| n as u32), [block as u32, 1, 1]).shared(shared as u32);
         let launch = launch.cluster(cluster as u32).arg(args);
+        let stream = &self.gpu.stream;
+        if recorded {
+            stream.begin_recording().unwrap();
+        }
         // SAFETY: every test hands its kernel's own struct, of memory that it keeps.
-        unsafe { launch.queue(&self.gpu.stream) }.unwrap();
-        self.gpu.stream.wait().unwrap();
+        unsafe { launch.queue(stream) }.unwrap();
+        let graph = recorded.then(|| stream.end_recording().unwrap());
+        graph.iter().for_each(|graph| stream.replay(graph).unwrap());
+        stream.wait().unwrap();
         true
     }
 }

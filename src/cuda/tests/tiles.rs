@@ -172,7 +172,7 @@ impl Launch {
         if self.split == 1 {
             let room = BLOCKS.iter().find(|(rows, _)| *rows == self.rows).unwrap().1;
             let blocks = rows.iter().map(|rows| rows.div_ceil(STRIPS)).sum();
-            let whole = Split { parts: 1, blocks, cluster: 1, stages: room, shared: room };
+            let whole = Split { parts: 1, blocks, cluster: 1, room, shared: room };
             return (bench.int8_kernel("tile_products", format), whole);
         }
         let kernel = bench.int8_kernel("tile_products_few", format);
@@ -227,12 +227,13 @@ fn check(bench: &mut Bench, format: Format, (rows, cols, count): (usize, usize, 
             count: count as u32,
             add: launch.add.into(),
             rows: launch.rows as u32,
-            room: split.stages as u32,
+            room: split.room as u32,
             split: split.parts as u32,
             unused: 0,
         };
         let grid = [split.blocks, count.div_ceil(launch.rows), 1];
-        if !bench.run_clusters(&kernel, split.cluster, grid, 256, split.shared, args) {
+        // As prompts launch it, and as steps record it.
+        if !bench.run_clusters(&kernel, (split.cluster, launch.add), grid, 256, split.shared, args) {
             continue;
         }
         for (i, (weight, out)) in weights.iter().zip(&outs).enumerate() {

@@ -600,6 +600,8 @@ API cuGraphKernelNodeSetAttribute(void* node, int attribute, const LaunchAttribu
     for (auto& graph : state.graphs) {
         for (size_t i = 1; i <= graph.second->work.size(); ++i) {
             if (node_of(*graph.second, i) != node) continue;
+            // What was made of the graph has the launch as it was.
+            if (graph.second->work[i - 1].launch.use_count() > 1) return NOT_SUPPORTED;
             Launch& launch = *static_cast<Launch*>(node);
             if (attribute != 4) return refuse(NOT_SUPPORTED, *launch.kernel, "an attribute that is not emulated");
             const Dim3 cluster = {value->cluster.x, value->cluster.y, value->cluster.z};
