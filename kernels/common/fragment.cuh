@@ -19,6 +19,13 @@ struct Lane {
 const int MAGIC = 0x4b400000;
 const float MAGIC_VALUE = 12582912.0f;
 
+// Adds the products of a tile to what is there, or, `put`, to `first` in its place.
+template <bool SIGNED>
+DEVICE void add_or_put(int (&d)[4], const uint32_t (&a)[4], uint2 b, bool put, int first = 0) {
+    if (put) return multiply_tile<SIGNED>(d, a, b, first);
+    add_tile<SIGNED>(d, a, b);
+}
+
 DEVICE uint2 word_pair(const uint8_t* p) { return *reinterpret_cast<const uint2*>(p); }
 
 // Two bytes-of-four of rows g and g + 8 in line `line` of a tile whose lines are rotated from `half` on.
@@ -89,10 +96,10 @@ struct Fragment<Q8_0> {
 // up for its place.
 template <int BEFORE>
 struct KScales {
-    static constexpr float PLACES = 8388608.0f;
+    static constexpr float TWO_TO_23 = 8388608.0f;
     float2 d, dmin;
     static __device__ __forceinline__ float times_field(float factor, uint32_t bytes, uint32_t mask) {
-        return fmaf(factor, __uint_as_float((bytes & mask) | 0x4b000000), -PLACES * factor);
+        return fmaf(factor, __uint_as_float((bytes & mask) | 0x4b000000), -TWO_TO_23 * factor);
     }
     __device__ __forceinline__ void begin(const uint8_t* block, int tiles, Lane lane) {
         const uint8_t* records = block + BEFORE * tiles + 8 * (lane.g / 2) + 6;

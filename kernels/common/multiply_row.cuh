@@ -96,12 +96,6 @@ struct RowOperand {
     }
 };
 
-template <bool SIGNED>
-DEVICE void add_or_put(int (&d)[4], const uint32_t (&a)[4], uint2 b, bool put) {
-    if (put) return multiply_tile<SIGNED>(d, a, b);
-    add_tile<SIGNED>(d, a, b);
-}
-
 template <class Shape, class Work>
 DEVICE void for_sums(Work work) {
 #pragma unroll

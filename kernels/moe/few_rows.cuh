@@ -78,13 +78,8 @@ DEVICE void multiply_codes(const Fragment<F>& fragment, const uint8_t* block, co
             for (int j = 0; j < 4; ++j) a[0][j] = words[j] & 0x0f0f0f0f, a[1][j] = words[j] & 0xf0f0f0f0;
             const uint2 of_low = make_uint2(x.codes[i].x, x.codes[i + 1].x);
             const uint2 of_high = make_uint2(x.codes[i].y, x.codes[i + 1].y);
-            if (i == 0) {
-                multiply_tile<false>(low, a[0], of_low);
-                multiply_tile<false>(high, a[1], of_high, MAGIC);
-            } else {
-                add_tile<false>(low, a[0], of_low);
-                add_tile<false>(high, a[1], of_high);
-            }
+            add_or_put<false>(low, a[0], of_low, i == 0);
+            add_or_put<false>(high, a[1], of_high, i == 0, MAGIC);
         }
 #pragma unroll
         for (int i = 0; i < 4; ++i) d[i] = 16 * low[i] + high[i];
@@ -93,11 +88,7 @@ DEVICE void multiply_codes(const Fragment<F>& fragment, const uint8_t* block, co
         for (int i = 0; i < TOGETHER; ++i) {
             uint32_t a[4];
             fragment.codes(block, TILES, first + i, lane, a);
-            if (i == 0) {
-                multiply_tile<Fragment<F>::SIGNED>(d, a, x.codes[0], Fragment<F>::HALVES ? 0 : MAGIC);
-            } else {
-                add_tile<Fragment<F>::SIGNED>(d, a, x.codes[i]);
-            }
+            add_or_put<Fragment<F>::SIGNED>(d, a, x.codes[i], i == 0, Fragment<F>::HALVES ? 0 : MAGIC);
         }
     }
 }

@@ -95,7 +95,8 @@ impl Launch<'_> {
     ///
     /// # Safety
     /// The arguments are those that the kernel declares, in number and type; what they point to is as large as the kernel
-    /// takes it to be for this grid and its clusters, and lives until the stream is waited for or, in a recording, as long as the graph.
+    /// takes it to be for this grid and its clusters, and lives until the stream is waited for or, in a recording, as long as
+    /// the graph.
     pub unsafe fn queue(mut self, stream: &Stream) -> Result<()> {
         if self.arguments > MOST_ARGUMENTS || self.used > MOST_WORDS {
             return Err(Error::Internal(format!("{}: too many arguments", self.kernel.name)));

@@ -116,9 +116,8 @@ impl Stream {
     /// [`Error::Internal`] for a launch that the device cannot do; errors of the kernel itself come later.
     ///
     /// # Safety
-    /// `launch` has the arguments that the kernel declares, for clusters of so many blocks, which more than one make only where the
-    /// kernel overlaps; what they point to lives until the stream is waited for or, in
-    /// a recording, as long as the graph.
+    /// `launch` has the arguments that the kernel declares, for clusters of so many blocks, more than one only where it overlaps;
+    /// what they point to lives until the stream is waited for or, in a recording, as long as the graph.
     pub unsafe fn launch(&self, kernel: &Kernel, launch: &sys::CUDA_KERNEL_NODE_PARAMS, cluster: u32) -> Result<()> {
         if let Some(recorder) = &mut *self.recorder.borrow_mut() {
             // SAFETY: as the caller promises.
@@ -232,8 +231,7 @@ impl Stream {
     }
 }
 
-/// The attribute of launches in clusters of `blocks` blocks along the grid's first dimension, on devices that have both these and
-/// early starts.
+/// The value of a launch's attribute for clusters of `blocks` blocks along the grid's first dimension.
 pub(super) fn clusters_of(blocks: u32) -> sys::CUlaunchAttributeValue {
     sys::CUlaunchAttributeValue {
         clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: blocks, y: 1, z: 1 },

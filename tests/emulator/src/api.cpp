@@ -398,10 +398,18 @@ static int refuse(int code, const KernelInfo& kernel, const char* why) {
     return code;
 }
 
-// Whether a grid is a whole number of such clusters.
-static bool has_clusters(const Dim3& grid, const Dim3& cluster) {
+// Has the blocks of `launch` form such clusters.
+static int form_clusters(Launch& launch, const Dim3& cluster) {
+    const Dim3& grid = launch.grid;
     const uint64_t blocks = static_cast<uint64_t>(cluster.x) * cluster.y * cluster.z;
-    return blocks > 0 && blocks <= 8 && grid.x % cluster.x == 0 && grid.y % cluster.y == 0 && grid.z % cluster.z == 0;
+    if (Settings::get().major < 9 && blocks > 1) {
+        return refuse(NOT_SUPPORTED, *launch.kernel, "devices before 9.0 have no clusters");
+    }
+    if (blocks == 0 || blocks > 8 || grid.x % cluster.x != 0 || grid.y % cluster.y != 0 || grid.z % cluster.z != 0) {
+        return refuse(INVALID_VALUE, *launch.kernel, "a grid that is no whole number of clusters");
+    }
+    launch.cluster = cluster;
+    return SUCCESS;
 }
 
 // A launch of `function` with copies of its arguments, as `work`. `cluster.x` 0: what the kernel says.
@@ -413,18 +421,18 @@ static int make_launch(const Function& function, const uint32_t (&grid_size)[3],
     launch->shared = function.library->shared;
     launch->grid = {grid_size[0], grid_size[1], grid_size[2]};
     launch->block = {block_size[0], block_size[1], block_size[2]};
-    launch->cluster = kernel.cluster.x != 0 ? kernel.cluster : wished_cluster.x != 0 ? wished_cluster : Dim3{1, 1, 1};
     launch->dynamic_shared = dynamic_shared;
-    if (Settings::get().major < 9 && (early || launch->cluster.x * launch->cluster.y * launch->cluster.z > 1)) {
-        return refuse(NOT_SUPPORTED, kernel, "devices before 9.0 have no clusters and no early launches");
+    if (Settings::get().major < 9 && early) {
+        return refuse(NOT_SUPPORTED, kernel, "devices before 9.0 have no early launches");
     }
-    const Dim3 &grid = launch->grid, &block = launch->block, &cluster = launch->cluster;
+    const Dim3 &grid = launch->grid, &block = launch->block;
     const uint64_t threads = static_cast<uint64_t>(block.x) * block.y * block.z;
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) {
         return refuse(INVALID_VALUE, kernel, "a grid of no blocks or of too many");
     }
     if (threads == 0 || threads > 1024 || block.z > 64) return refuse(INVALID_VALUE, kernel, "no such block");
-    if (!has_clusters(grid, cluster)) return refuse(INVALID_VALUE, kernel, "a grid that is no whole number of clusters");
+    const Dim3 one = {1, 1, 1}, wished = wished_cluster.x != 0 ? wished_cluster : one;
+    if (const int code = form_clusters(*launch, kernel.cluster.x != 0 ? kernel.cluster : wished)) return code;
     if (kernel.max_threads != 0 && threads > kernel.max_threads) {
         return refuse(INVALID_VALUE, kernel, "more threads than its launch bounds");
     }
@@ -594,27 +602,27 @@ API cuGraphAddKernelNode_v2(void** node, void* handle, void* const* behind, size
     return SUCCESS;
 }
 
+// The work that is a node of one of the graphs.
+static Work* work_of(State& state, void* node) {
+    for (auto& graph : state.graphs) {
+        for (Work& work : graph.second->work) {
+            if (work.launch.get() == node) return &work;
+        }
+    }
+    return nullptr;
+}
+
 API cuGraphKernelNodeSetAttribute(void* node, int attribute, const LaunchAttributeValue* value) {
     BEFORE(true);
     LOCK;
-    for (auto& graph : state.graphs) {
-        for (size_t i = 1; i <= graph.second->work.size(); ++i) {
-            if (node_of(*graph.second, i) != node) continue;
-            // What was made of the graph has the launch as it was.
-            if (graph.second->work[i - 1].launch.use_count() > 1) return NOT_SUPPORTED;
-            Launch& launch = *static_cast<Launch*>(node);
-            if (attribute != 4) return refuse(NOT_SUPPORTED, *launch.kernel, "an attribute that is not emulated");
-            const Dim3 cluster = {value->cluster.x, value->cluster.y, value->cluster.z};
-            if (launch.kernel->cluster.x != 0) return refuse(INVALID_VALUE, *launch.kernel, "it says itself what its clusters are");
-            if (Settings::get().major < 9) return refuse(NOT_SUPPORTED, *launch.kernel, "devices before 9.0 have no clusters");
-            if (!has_clusters(launch.grid, cluster)) {
-                return refuse(INVALID_VALUE, *launch.kernel, "a grid that is no whole number of clusters");
-            }
-            launch.cluster = cluster;
-            return SUCCESS;
-        }
-    }
-    return INVALID_VALUE;
+    const Work* work = node == nullptr ? nullptr : work_of(state, node);
+    if (work == nullptr) return INVALID_VALUE;
+    Launch& launch = *static_cast<Launch*>(node);
+    if (attribute != 4) return refuse(NOT_SUPPORTED, *launch.kernel, "an attribute that is not emulated");
+    // What was made of the graph has the launch as it was.
+    if (work->launch.use_count() > 1) return NOT_SUPPORTED;
+    if (launch.kernel->cluster.x != 0) return refuse(INVALID_VALUE, *launch.kernel, "it says itself what its clusters are");
+    return form_clusters(launch, {value->cluster.x, value->cluster.y, value->cluster.z});
 }
 
 API cuGraphAddDependencies_v2(void* handle, void* const* from, void* const* to, const Edge* edge, size_t count) {
