@@ -45,7 +45,7 @@ const LOAD: [&str; 22] = [
 ];
 
 /// Everything that steps call.
-const STEP: [&str; 11] = [
+const STEP: [&str; 12] = [
     "cuMemcpyHtoDAsync_v2",
     "cuLaunchKernelEx",
     "cuGraphCreate",
@@ -56,6 +56,7 @@ const STEP: [&str; 11] = [
     "cuGraphLaunch",
     "cuMemcpyDtoHAsync_v2",
     "cuEventRecord",
+    "cuStreamWaitEvent",
     "cuEventSynchronize",
 ];
 
@@ -128,9 +129,9 @@ fn load_on(device: u32, case: &Case) -> Result<Model> {
     Model::load(&case.source(), &options, &LoadProgress::default())
 }
 
-/// Reads a prompt of three rows, and writes three tokens.
+/// Reads a prompt of three rows, and writes tokens by two steps that are recorded, and two that replay them.
 fn generate(model: &Model) -> Result<Vec<u32>> {
-    let options = GenerateOptions { max_tokens: 3, temperature: Some(0.0), ignore_eos: true, ..Default::default() };
+    let options = GenerateOptions { max_tokens: 5, temperature: Some(0.0), ignore_eos: true, ..Default::default() };
     let stream = model.stream(&Prompt::Tokens(vec![5, 6, 7]), &options)?;
     while !matches!(stream.next(None)?, Event::Done(_)) {}
     Ok(stream.tokens())

@@ -59,20 +59,21 @@ DEVICE void draw_of_k(const RowOf& row, Room& room, uint32_t largest) {
 }
 
 extern "C" __global__ void __launch_bounds__(1024, 1) sample_rank(const __grid_constant__ SampleArgs args) {
-    after_previous_kernel();
     __shared__ Room room;
     const RowOf row(args);
+    after_previous_kernel();
     if (!row.asks(SAMPLE_CHOOSE)) return;
-    const bool draws_of_k = row.cuts_to_k() && !row.asks(SAMPLE_GREEDY);
+    const bool greedy = row.asks(SAMPLE_GREEDY), draws_of_k = row.cuts_to_k() && !greedy;
     uint32_t* counts = reinterpret_cast<uint32_t*>(room.first);
     __shared__ uint32_t block_largest, block_wrong;
-    if (threadIdx.x == 0) block_largest = block_wrong = 0;
+    __shared__ U64 block_best;
+    if (threadIdx.x == 0) block_largest = block_wrong = 0, block_best = 0;
     if (draws_of_k) {
         for (uint32_t i = threadIdx.x; i < FIRST_BINS; i += THREADS) counts[i] = 0;
     }
     __syncthreads();
     const uint32_t lane = threadIdx.x % WARP;
-    uint32_t warp_largest = 0, wrong = 0;
+    uint32_t warp_largest = 0, wrong = 0, own_largest = 0, own_id = 0;
     row.groups_of_all_blocks([&](uint32_t g) {
         uint32_t largest = 0;
 #pragma unroll
@@ -89,6 +90,8 @@ extern "C" __global__ void __launch_bounds__(1024, 1) sample_rank(const __grid_c
             if (left != logit) row.logits[id] = left;
             const uint32_t key = key_of(left);
             largest = max(largest, key);
+            // Ids grow: of equal ones the first stays.
+            if (key > own_largest) own_largest = key, own_id = id;
             if (draws_of_k) atomicAdd(counts + key / (NEXT_BINS * NEXT_BINS), 1u);
         }
         largest = __reduce_max_sync(ALL_LANES, largest);
@@ -96,14 +99,18 @@ extern "C" __global__ void __launch_bounds__(1024, 1) sample_rank(const __grid_c
         warp_largest = max(warp_largest, largest);
     });
     wrong = __reduce_max_sync(ALL_LANES, wrong);
+    // Of the largest the lowest id.
+    const uint32_t first = __reduce_max_sync(ALL_LANES, own_largest == warp_largest ? ~own_id : 0);
     if (lane == 0) {
         atomicMax(&block_largest, warp_largest);
         atomicMax(&block_wrong, wrong);
+        if (greedy) atomicMax(&block_best, static_cast<U64>(warp_largest) << 32 | first);
     }
     __syncthreads();
     if (threadIdx.x == 0) {
         atomicMax(&row.progress->largest, block_largest);
         if (block_wrong != 0) atomicMax(&row.progress->wrong, block_wrong);
+        if (greedy) atomicMax(&row.progress->total, block_best);
     }
     if (draws_of_k) {
         for (uint32_t i = threadIdx.x; i < FIRST_BINS; i += THREADS) {
@@ -113,6 +120,9 @@ extern "C" __global__ void __launch_bounds__(1024, 1) sample_rank(const __grid_c
     if (!is_last_block(&row.progress->blocks, gridDim.x)) return;
 
     const uint32_t largest = __ldcg(&row.progress->largest), not_finite = __ldcg(&row.progress->wrong);
+    const U64 best = __ldcg(&row.progress->total);
+    // Before one of them begins anew with it.
+    __syncthreads();
     if (not_finite != 0 || largest <= KEY_OF_NONE) {
         if (draws_of_k) {
             for (uint32_t i = threadIdx.x; i < FIRST_BINS; i += THREADS) row.counts[i] = 0;
@@ -122,19 +132,8 @@ extern "C" __global__ void __launch_bounds__(1024, 1) sample_rank(const __grid_c
             if (not_finite != 0) row.end(id, SAMPLE_NOT_FINITE, __float_as_uint(__ldcg(row.logits + id)));
             else row.end(0, SAMPLE_NONE_LEFT, 0);
         }
-    } else if (row.asks(SAMPLE_GREEDY)) {
-        // Of the largest the lowest id.
-        if (threadIdx.x == 0) room.id = 0xffffffff;
-        __syncthreads();
-        row.groups_from(largest, [&](uint32_t g) {
-#pragma unroll
-            for (uint32_t i = 0; i < GROUP / WARP; ++i) {
-                const uint32_t id = g * GROUP + i * WARP + lane;
-                if (id < args.vocab && key_of(__ldcg(row.logits + id)) == largest) atomicMin(&room.id, id);
-            }
-        });
-        __syncthreads();
-        if (threadIdx.x == 0) row.choose(room.id);
+    } else if (greedy) {
+        if (threadIdx.x == 0) row.choose(~static_cast<uint32_t>(best));
     } else if (draws_of_k) {
         draw_of_k(row, room, largest);
     }

@@ -7,6 +7,7 @@ const uint32_t GROUP = 128;        // tokens that a warp takes together
 const uint32_t FIRST_BINS = 4096;  // of the first 12 bits of a key
 const uint32_t NEXT_BINS = 1024;   // of the next 10, and the last 10
 
+// What the step was told of the row is there before the first of its kernels begins.
 struct RowOf {
     const SampleArgs& args;
     const SampleRow row;

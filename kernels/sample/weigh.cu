@@ -80,9 +80,9 @@ DEVICE void draw_of_nucleus(const RowOf& row, Room& room, float most) {
 }
 
 extern "C" __global__ void __launch_bounds__(1024, 1) sample_weigh(const __grid_constant__ SampleArgs args) {
-    after_previous_kernel();
     __shared__ Room room;
     const RowOf row(args);
+    after_previous_kernel();
     if (!row.asks(SAMPLE_CHOOSE) || row.asks(SAMPLE_GREEDY) || row.cuts_to_k()) return;
     // Of a row that failed, 0.
     const uint32_t largest = __ldcg(&row.progress->largest);

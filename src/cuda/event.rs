@@ -1,4 +1,4 @@
-//! Places in a queue that can be waited for, and copies that are over when such a place is reached.
+//! Places in a queue that the host and other queues can wait for, and copies that are over when such a place is reached.
 
 use std::sync::Arc;
 
@@ -52,7 +52,16 @@ impl Stream {
     /// Whatever the driver reports.
     pub fn mark(&self, event: &Event) -> Result<()> {
         // SAFETY: an event and a stream of the current context.
-        check("marking a step's end", unsafe { sys::cuEventRecord(event.raw, self.queue()?) })
+        check("marking a place in a queue", unsafe { sys::cuEventRecord(event.raw, self.queue()?) })
+    }
+
+    /// Lets what is queued from here on wait for everything in front of `event`, which another queue has.
+    ///
+    /// # Errors
+    /// Whatever the driver reports.
+    pub fn wait_for(&self, event: &Event) -> Result<()> {
+        // SAFETY: an event and a stream of the current context.
+        check("waiting for another queue", unsafe { sys::cuStreamWaitEvent(self.queue()?, event.raw, 0) })
     }
 
     /// Queues a copy of `from` into the beginning of `to`, which is not to be read before a place behind it is reached.

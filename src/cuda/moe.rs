@@ -166,8 +166,6 @@ pub struct MoeWork {
     pub logits: DeviceSlice<f32>,
     /// `[rows]`, before the sigmoid.
     pub shared_gate: Option<DeviceSlice<f32>>,
-    /// `[rows, top_k]` of this layer.
-    pub choices: DeviceSlice<u32>,
     pub shares: DeviceSlice<f32>,
     pub entry_rows: DeviceSlice<u32>,
     pub entry_of: DeviceSlice<u32>,
@@ -283,7 +281,7 @@ impl Moe {
 
     /// `x += sum of share * expert(norm(x))` for `count` rows. A single row is normed here; several are in `row` where the
     /// layer [`MoeLayer::takes_quantised`], and otherwise in `normed`. Then `behind` of the new rows, where
-    /// [`Moe::norms_behind`].
+    /// [`Moe::norms_behind`]. The experts that each row chose are left in `choices`, `[rows, top_k]`.
     ///
     /// # Errors
     /// [`Error::Internal`] for memory that is too small.
@@ -293,11 +291,11 @@ impl Moe {
         count: usize,
         layer: &MoeLayer,
         (norm, eps): (DeviceSlice<f32>, f32),
-        work: &MoeWork,
+        (work, choices): (&MoeWork, DeviceSlice<u32>),
         behind: Option<NormArgs>,
     ) -> Result<()> {
         let (shape, way) = (&layer.shape, self.way(layer, count));
-        let args = self.args(&way, count, layer, (norm, eps), work)?;
+        let args = self.args(&way, count, layer, (norm, eps), (work, choices))?;
         let widest = shape.widest();
         let (items, values) = (args.max_items as usize, shape.activations(count));
         let queue = |kernel: &Kernel, grid: [usize; 2], block: usize, shared: usize| {
@@ -371,7 +369,7 @@ impl Moe {
         count: usize,
         layer: &MoeLayer,
         (norm, eps): (DeviceSlice<f32>, f32),
-        work: &MoeWork,
+        (work, choices): (&MoeWork, DeviceSlice<u32>),
     ) -> Result<MoeArgs> {
         let (one, shape) = (count == 1, &layer.shape);
         let (entries, shared) = (count * shape.top_k, usize::from(shape.shared_width > 0));
@@ -409,7 +407,7 @@ impl Moe {
             input: if one { work.x } else { work.normed }.holding(count * shape.hidden, "inputs of experts")?,
             norm: if one { norm.holding(shape.hidden, "the weights of a norm")? } else { DevicePtr::NULL },
             x: work.x.holding(count * shape.hidden, "the residual stream")?,
-            choices: work.choices.holding(entries, "chosen experts")?,
+            choices: choices.holding(entries, "chosen experts")?,
             shares: work.shares.holding(entries, "shares of experts")?,
             entry_rows: work.entry_rows.holding(entries + count * shared, "rows of entries")?,
             entry_of: match few {

@@ -6,7 +6,7 @@ use super::delta_net::{chunk_bytes, recent_values};
 use super::memory::{Planned, Planner};
 use super::moe::MoeShape;
 use super::sample::SampleParts;
-use super::step::{ROW_WORDS, SAMPLE_WORDS, SEQUENCE_WORDS};
+use super::step::{ROW_WORDS, SAMPLE_WORDS, SEQUENCE_WORDS, SIDES};
 use super::tiles::float_parts;
 use crate::model::{FeedForward, Mixer, ModelSpec, WeightPlan};
 use crate::state::{KvFormat, StateLayout};
@@ -76,8 +76,8 @@ pub(super) struct StateParts {
 
 /// Activations of a step, and what else it needs.
 pub(super) struct WorkParts {
-    /// Rows, sequences, rows with logits and pages, as [`super::step`] lays them out.
-    pub step: Planned<u32>,
+    /// Rows, sequences, rows with logits and pages, as [`super::step`] lays them out, of two steps.
+    pub steps: [Planned<u32>; SIDES],
     pub frequencies: Planned<f32>,
     pub angles: Planned<f32>,
     pub x: Planned<f32>,
@@ -89,9 +89,9 @@ pub(super) struct WorkParts {
     pub counters: Planned<u32>,
     pub router: Planned<f32>,
     pub shared_gate: Planned<f32>,
-    /// What the host reads behind the step: what came of each row of logits, and the experts of every layer,
+    /// What the host reads behind each of two steps: what came of each row of logits, and the experts of every layer,
     /// `[layers, rows, top_k]`.
-    pub report: Planned<u32>,
+    pub reports: [Planned<u32>; SIDES],
     pub shares: Planned<f32>,
     pub entry_rows: Planned<u32>,
     pub entry_of: Planned<u32>,
@@ -191,7 +191,7 @@ fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
     let shares = float(top_k);
     let (float_sums, float_counters) = float_parts(sizes.multiprocessors);
     WorkParts {
-        step: planner.take(step_words(sizes)),
+        steps: [(); SIDES].map(|()| planner.take(step_words(sizes))),
         frequencies: planner.take(attention.rope.dim / 2),
         angles,
         x,
@@ -203,7 +203,7 @@ fn work(planner: &mut Planner, spec: &ModelSpec, sizes: &Sizes) -> WorkParts {
         counters: planner.take(product(&[rows, attention.kv_heads, head_blocks(spec)])),
         router,
         shared_gate,
-        report: planner.take(results(sizes).saturating_add(choices(spec, sizes))),
+        reports: [(); SIDES].map(|()| planner.take(results(sizes).saturating_add(choices(spec, sizes)))),
         shares,
         entry_rows: planner.take(product(&[rows, top_k + 1])),
         entry_of: planner.take(product(&[rows, top_k])),

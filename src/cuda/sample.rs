@@ -97,16 +97,25 @@ impl Sample {
             weights: memory.part(parts.weights)?,
         };
         stream.clear(memory.chosen)?;
-        stream.clear(memory.progress)?;
-        stream.clear(memory.counts)?;
-        stream.clear(memory.weights)?;
-        Ok(Self {
+        let sample = Self {
             rank: modules.kernel("sample_rank")?,
             weigh: modules.kernel("sample_weigh")?,
             multiprocessors: device.multiprocessors as usize,
             vocab,
             memory,
-        })
+        };
+        sample.reset(stream)?;
+        Ok(sample)
+    }
+
+    /// Queues that what is zero between steps is so again, behind a step of which only a part was done.
+    ///
+    /// # Errors
+    /// Whatever the driver reports.
+    pub fn reset(&self, stream: &Stream) -> Result<()> {
+        stream.clear(self.memory.progress)?;
+        stream.clear(self.memory.counts)?;
+        stream.clear(self.memory.weights)
     }
 
     /// The token that was chosen last for each slot.

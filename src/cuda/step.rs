@@ -1,11 +1,13 @@
-//! What the host tells the device about a step: its rows, its sequences, and where their memory lies. One copy a step.
+//! What the host tells the device about a step: its rows, its sequences, and where their memory lies. One copy a step, through a
+//! queue of its own, so that it is there before the step in front ends.
 
 use std::sync::Arc;
 
 use super::args::{Row, SampleRow, Sequence, number};
 use super::context::Context;
+use super::event::Event;
 use super::memory::{DeviceSlice, Pinned};
-use super::stream::Stream;
+use super::stream::{Priority, Stream};
 use crate::error::{Error, Result};
 use crate::model::{Batch, LogitRows};
 
@@ -39,11 +41,21 @@ impl Step {
     }
 }
 
-/// The memory that steps are told in: one place on the device, which a step's copy reaches when the step before is done, and
-/// one for each of two steps on the host.
+/// Steps that may be under way at a time, which take sides in turn.
+pub const SIDES: usize = 2;
+
+/// The memory that steps are told in.
 pub struct StepBuffer {
-    pinned: [Pinned<u32>; 2],
+    // In the order in which they go: first what may still be under way.
+    queue: Stream,
+    sides: [Side; SIDES],
+}
+
+struct Side {
+    host: Pinned<u32>,
     device: DeviceSlice<u32>,
+    /// The copy's end.
+    told: Event,
 }
 
 /// 32-bit words of one of each.
@@ -52,29 +64,41 @@ pub const SEQUENCE_WORDS: usize = size_of::<Sequence>() / 4;
 pub const SAMPLE_WORDS: usize = size_of::<SampleRow>() / 4;
 
 impl StepBuffer {
-    /// Tells steps in `device`.
+    /// Waits for all copies.
     ///
     /// # Errors
-    /// [`Error::OutOfHostMemory`].
-    pub fn new(context: &Arc<Context>, device: DeviceSlice<u32>) -> Result<Self> {
-        let pinned = || Pinned::zeroed(context, device.len(), "a step's rows");
-        Ok(Self { pinned: [pinned()?, pinned()?], device })
+    /// [`Error::DeviceLost`].
+    pub fn settle(&self) -> Result<()> {
+        self.queue.wait()
     }
 
-    /// Queues the copy that tells the device of `batch`. Steps of as many rows, sequences and logits have everything but
-    /// the pages in the same places, whatever they contain. The step that was last told from host memory number `side`, 0 or
-    /// 1, must be done.
+    /// Tells steps in `devices`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfHostMemory`], or whatever the driver reports.
+    pub fn new(context: &Arc<Context>, priority: Priority, devices: [DeviceSlice<u32>; SIDES]) -> Result<Self> {
+        let side = |device: DeviceSlice<u32>| {
+            let host = Pinned::zeroed(context, device.len(), "a step's rows")?;
+            Ok(Side { host, device, told: Event::new(context)? })
+        };
+        let [first, second] = devices;
+        Ok(Self { queue: Stream::new(context, priority)?, sides: [side(first)?, side(second)?] })
+    }
+
+    /// Queues the copy that tells the device of `batch`, and lets what is queued in `steps` from here on wait for it. Steps of the
+    /// same side, 0 or 1, with as many rows, sequences and logits have everything but the pages in the same places, whatever
+    /// they contain. The step that was last told on this side must be done.
     ///
     /// # Errors
     /// [`Error::Internal`] for a larger step than was planned.
-    pub fn tell(&mut self, batch: &Batch<'_>, side: usize, stream: &Stream) -> Result<Step> {
+    pub fn tell(&mut self, batch: &Batch<'_>, side: usize, steps: &Stream) -> Result<Step> {
         let (rows, sequences, picks) = (batch.tokens.len(), batch.sequences.len(), batch.logit_rows());
         let first_sequence = ROW_WORDS * rows;
         let first_sample = first_sequence + SEQUENCE_WORDS * sequences;
         let first_pick = first_sample + SAMPLE_WORDS * picks.len();
         let first_page = first_pick + picks.len();
-        let pinned = &mut self.pinned[side % 2];
-        let mut words = Words { all: &mut *pinned, used: 0 };
+        let Side { host, device, told } = &mut self.sides[side % SIDES];
+        let mut words = Words { all: &mut *host, used: 0 };
         for (index, sequence) in batch.sequences.iter().enumerate() {
             for (i, row) in sequence.rows.clone().enumerate() {
                 let token = batch.tokens.get(row).copied().unwrap_or_default();
@@ -100,16 +124,18 @@ impl StepBuffer {
         if used != first_page + pages {
             return Err(Error::Internal("the rows of a step are not those of its sequences".into()));
         }
-        stream.upload(pinned, self.device.part(0, used)?)?;
+        self.queue.upload(host, device.part(0, used)?)?;
+        self.queue.mark(told)?;
+        steps.wait_for(told)?;
         let most_rows = batch.sequences.iter().map(|sequence| sequence.rows.len()).max().unwrap_or(0);
         let single_rows = batch.sequences.iter().all(|sequence| sequence.rows.len() == 1);
         Ok(Step {
-            rows: self.device.part(0, first_sequence)?.cast(),
-            sequences: self.device.part(first_sequence, first_sample - first_sequence)?.cast(),
-            samples: self.device.part(first_sample, first_pick - first_sample)?.cast(),
+            rows: device.part(0, first_sequence)?.cast(),
+            sequences: device.part(first_sequence, first_sample - first_sequence)?.cast(),
+            samples: device.part(first_sample, first_pick - first_sample)?.cast(),
             chooses: batch.sequences.iter().any(|sequence| sequence.choice.is_some()),
-            picks: self.device.part(first_pick, picks.len())?,
-            pages: self.device.part(first_page, pages)?,
+            picks: device.part(first_pick, picks.len())?,
+            pages: device.part(first_page, pages)?,
             longest,
             most_rows,
             single_rows,

@@ -68,7 +68,7 @@ impl std::str::FromStr for Priority {
 /// A queue of work. The context must be current on the thread that uses it.
 ///
 /// Copies from and to pinned memory go on behind the call: who queues one keeps the memory, and its hands off it, until
-/// [`Stream::wait`] returns.
+/// [`Stream::wait`] returns, or the wait for an event behind it.
 pub struct Stream {
     context: Arc<Context>,
     raw: sys::CUstream,

@@ -5,6 +5,7 @@ use super::super::delta_net::DeltaWork;
 use super::super::memory::DeviceSlice;
 use super::super::moe::{Moe, MoeShape, MoeWork};
 use super::super::norm::{Norm, Normed};
+use super::super::plan::results;
 use super::super::products::{Inputs, Output};
 use super::super::step::Step;
 use super::super::weights::Weight;
@@ -173,9 +174,9 @@ impl CudaBackend {
         if !outputs.is_empty() {
             self.kernels.products.run_exact(stream, Inputs { early: true, ..inputs }, &outputs)?;
         }
-        let work = MoeWork { choices: self.choices_of(layer, count)?, shared_gate, ..self.work.moe };
-        let behind = self.norm_behind(layer, &moe.shape, count)?;
-        self.kernels.moe.run(stream, count, moe, norm, &work, behind)?;
+        let work = MoeWork { shared_gate, ..self.work.moe };
+        let (choices, behind) = (self.choices_of(layer, count)?, self.norm_behind(layer, &moe.shape, count)?);
+        self.kernels.moe.run(stream, count, moe, norm, (&work, choices), behind)?;
         self.normed_for = behind.map(|norm| (layer + 1, norm.row));
         Ok(())
     }
@@ -183,7 +184,8 @@ impl CudaBackend {
     /// Where layer `layer` leaves the choices of `count` rows: those of all layers lie one behind another.
     fn choices_of(&self, layer: usize, count: usize) -> Result<DeviceSlice<u32>> {
         let len = count * self.model.feed_forward.get(layer).map_or(0, |moe| moe.shape.top_k);
-        self.work.moe.choices.part(self.model.moe_index.get(layer).map_or(0, |index| index * len), len)
+        let first = results(&self.sizes) + self.model.moe_index.get(layer).map_or(0, |index| index * len);
+        self.reports.on_device(self.side).part(first, len)
     }
 
     pub(super) fn queue_head(&self, step: &Step) -> Result<()> {
@@ -191,6 +193,8 @@ impl CudaBackend {
         if count == 0 {
             return Ok(());
         }
-        self.normed_products((Some(step.picks), count), weights.final_norm, &[(&weights.head, self.work.logits)])
+        // The only row of a step is not looked up: it is the first.
+        let picks = Some(step.picks).filter(|_| step.count() > 1);
+        self.normed_products((picks, count), weights.final_norm, &[(&weights.head, self.work.logits)])
     }
 }

@@ -1,8 +1,8 @@
 //! The backend: all weights, states and activations in one allocation of device memory.
 //!
 //! Operations queue work and do not wait for it; [`Backend::head`] and [`Backend::collect`] do. A step in which every sequence
-//! writes its next token is recorded the first time that so many rows come, and from then on queued as one, from the tokens
-//! to those chosen next: whatever differs from step to step is in the device's memory when the recording runs.
+//! writes its next token is recorded the first time that so many rows come, on each of two sides, and from then on queued as one,
+//! from the tokens to those chosen next: whatever differs from step to step is in the device's memory when the recording runs.
 
 mod layers;
 
@@ -14,7 +14,6 @@ use super::attention::{Attention, AttentionWork, KvLayer};
 use super::context::Context;
 use super::delta_net::{DeltaNet, DeltaStates, DeltaWork};
 use super::embed::{Angles, Embed};
-use super::event::Event;
 use super::memory::{DeviceMemory, DeviceSlice, Pinned};
 use super::module::Modules;
 use super::moe::{Moe, MoeLayer, MoeWork};
@@ -23,8 +22,9 @@ use super::plan::{Layout, Sizes, moe_shape, results};
 use super::products::Products;
 use super::queued::{Queued, QueuedSequence, Visits};
 use super::recording::Graph;
+use super::report::Reports;
 use super::sample::{Sample, ends, seen};
-use super::step::{Step, StepBuffer};
+use super::step::{SIDES, Step, StepBuffer};
 use super::stream::{Priority, Stream};
 use super::tiles::Tiles;
 use super::upload::{Upload, lanes, upload_values};
@@ -39,7 +39,7 @@ use crate::state::Sequence;
 
 /// Rows of a step that is recorded, at most, and recorded steps that are kept.
 const MOST_RECORDED_ROWS: usize = 64;
-const MOST_RECORDINGS: usize = 128;
+const MOST_RECORDINGS: usize = 256;
 
 /// How the backend runs.
 #[derive(Debug, Clone)]
@@ -60,11 +60,11 @@ pub struct CudaOptions {
 pub struct CudaBackend {
     // In the order in which they go: first what may still be under way.
     stream: Stream,
-    recordings: HashMap<(usize, usize), Graph>,
+    recordings: HashMap<Recorded, Graph>,
     kernels: Kernels,
     step_buffer: StepBuffer,
-    /// What came of each of two steps, and the place behind which it is there.
-    reports: [(Pinned<u32>, Event); 2],
+    /// What came of each of two steps.
+    reports: Reports,
     /// Steps that are queued.
     queued: VecDeque<Queued>,
     /// Which of the two sides the next step takes.
@@ -115,12 +115,11 @@ struct Work {
     normed: DeviceSlice<f32>,
     attention: AttentionWork,
     delta_net: DeltaWork,
-    /// The choices of all layers, and the gates whether or not a layer has them.
+    /// The gates whether or not a layer has them.
     moe: MoeWork,
     /// Counters of the products in float32: zero between launches.
     float_counters: DeviceSlice<u32>,
     logits: DeviceSlice<f32>,
-    report: DeviceSlice<u32>,
 }
 
 /// What the operations of the step in progress do.
@@ -129,10 +128,13 @@ enum Mode {
     /// Queue their work.
     Run,
     /// Add it to a recording that the end of the step will keep and queue.
-    Record((usize, usize)),
+    Record(Recorded),
     /// Nothing: the end of the step queues a recording.
-    Replay((usize, usize)),
+    Replay(Recorded),
 }
+
+/// What a recording is of: so many rows, with the contexts of attention in so many parts, told and reporting on one of two sides.
+type Recorded = (usize, usize, usize);
 
 impl CudaBackend {
     /// Takes all device memory that any later step will need, and brings the weights of `origin` there.
@@ -186,13 +188,14 @@ impl CudaBackend {
             moe_index: moe_index.collect(),
         };
         let parts = &layout.work;
-        let work = Work::new(&memory, &layout, &spec, sizes)?;
+        let work = Work::new(&memory, &layout, &spec)?;
         let sample = Sample::new(modules, device, (&memory, &parts.sample), spec.vocab, &stream)?;
         upload_values(context, &stream, &ends(&options.eos_ids, spec.vocab), sample.ends())?;
-        let report = || Ok((Pinned::zeroed(context, work.report.len(), "what a step reports")?, Event::new(context)?));
+        let [steps, reports] =
+            [parts.steps, parts.reports].map(|[first, second]| Ok([memory.part(first)?, memory.part(second)?]));
         let backend = Self {
-            step_buffer: StepBuffer::new(context, memory.part(parts.step)?)?,
-            reports: [report()?, report()?],
+            step_buffer: StepBuffer::new(context, options.priority, steps?)?,
+            reports: Reports::new(context, options.priority, reports?)?,
             queued: VecDeque::new(),
             side: 0,
             seen: Pinned::zeroed(context, spec.vocab, "the tokens of a prompt")?,
@@ -238,7 +241,9 @@ impl CudaBackend {
             (self.mode, self.step) = (Mode::Run, None);
             self.queued.clear();
             // What was queued may still read what the next step tells.
-            let _ = self.stream.wait();
+            let settled = self.stream.wait().and(self.step_buffer.settle()).and(self.reports.settle());
+            // A part of it may have been done.
+            let _ = settled.and_then(|()| self.sample.reset(&self.stream)).and_then(|()| self.stream.wait());
         }
         outcome
     }
@@ -254,7 +259,7 @@ impl CudaBackend {
         batch.check(self.spec.vocab, self.sizes.max_rows, &self.sizes.layout, true)?;
         // Logits of a step are in the way of the next one's.
         let brings = |step: &Queued| step.sequences.iter().any(|s| !s.chooses && !s.logits.is_empty());
-        if self.queued.len() >= self.reports.len() || self.queued.iter().any(brings) {
+        if self.queued.len() >= SIDES || self.queued.iter().any(brings) {
             return Err(Error::Internal(format!("a step behind {} that were not collected", self.queued.len())));
         }
         let logits: usize = batch.sequences.iter().map(|sequence| sequence.logit_rows().len()).sum();
@@ -267,7 +272,7 @@ impl CudaBackend {
         self.mode = Mode::Run;
         if step.decode && step.count() <= MOST_RECORDED_ROWS {
             let splits = self.kernels.attention.as_ref().map_or(1, |attention| attention.splits(&step));
-            let key = (step.count(), splits);
+            let key = (step.count(), splits, self.side);
             if self.recordings.contains_key(&key) {
                 self.mode = Mode::Replay(key);
                 return Ok(());
@@ -318,9 +323,7 @@ impl CudaBackend {
         self.mode = Mode::Run;
         let per_layer = step.count() * self.spec.moe.as_ref().map_or(0, |moe| moe.top_k);
         let words = results(&self.sizes) + self.spec.moe_layers() * per_layer;
-        let (report, event) = &mut self.reports[self.side];
-        self.stream.download(self.work.report.part(0, words)?, report)?;
-        self.stream.mark(event)?;
+        self.reports.send(self.side, words, &self.stream)?;
         let mut first = 0;
         let sequences = batch.sequences.iter().map(|sequence| {
             let logits = first..first + sequence.logit_rows().len();
@@ -328,7 +331,7 @@ impl CudaBackend {
             QueuedSequence { rows: sequence.rows.clone(), logits, chooses: sequence.choice.is_some() }
         });
         self.queued.push_back(Queued { side: self.side, per_layer, sequences: sequences.collect() });
-        self.side = (self.side + 1) % self.reports.len();
+        self.side = (self.side + 1) % SIDES;
         Ok(())
     }
 
@@ -338,11 +341,11 @@ impl CudaBackend {
         if !chooses || step.picks.len() == 0 {
             return Ok(());
         }
-        let results = self.work.report.part(0, results(&self.sizes))?.cast();
+        let results = self.reports.on_device(self.side).part(0, results(&self.sizes))?.cast();
         self.sample.run(&self.stream, step.samples, self.work.logits, results)
     }
 
-    fn replay(&self, key: (usize, usize)) -> Result<()> {
+    fn replay(&self, key: Recorded) -> Result<()> {
         let graph = self.recordings.get(&key).ok_or_else(|| Error::Internal("a recorded step is gone".into()))?;
         self.stream.replay(graph)
     }
@@ -350,9 +353,8 @@ impl CudaBackend {
     /// Waits for the oldest step. Its tokens, and its logits into the beginning of `logits`.
     fn bring(&mut self, wanted: Option<&[bool]>, logits: &mut [f32]) -> Result<Vec<Result<u32>>> {
         let step = self.queued.pop_front().ok_or_else(|| Error::Internal("no step is queued".into()))?;
-        let (report, event) = &self.reports[step.side];
-        event.wait()?;
-        let results = report.as_chunks::<4>().0;
+        self.reports.wait(step.side)?;
+        let results = self.reports.on_host(step.side).as_chunks::<4>().0;
         let chooses = step.sequences.iter().filter(|sequence| sequence.chooses);
         let result = |sequence: &QueuedSequence| {
             let result = sequence.logits.clone().next().and_then(|row| results.get(row));
@@ -375,7 +377,7 @@ impl CudaBackend {
     /// Counts the experts that the rows of a step's wanted sequences chose, and the bytes of those that any row chose.
     fn count_choices(&mut self, step: &Queued, wanted: Option<&[bool]>) {
         let Some(moe) = &self.spec.moe else { return };
-        let choices = self.reports[step.side].0.get(results(&self.sizes)..).unwrap_or_default();
+        let choices = self.reports.on_host(step.side).get(results(&self.sizes)..).unwrap_or_default();
         let mut visits = Visits::new(moe);
         let is_moe = |layer: usize| self.spec.layers[layer].feed_forward == FeedForward::Moe;
         for (layer, index) in self.model.moe_index.iter().enumerate().filter(|(layer, _)| is_moe(*layer)) {
@@ -435,7 +437,7 @@ impl Work {
         Normed { floats: floats.then_some(self.normed), quantised: row, early: false }
     }
 
-    fn new(memory: &DeviceMemory, layout: &Layout, spec: &ModelSpec, sizes: &Sizes) -> Result<Self> {
+    fn new(memory: &DeviceMemory, layout: &Layout, spec: &ModelSpec) -> Result<Self> {
         let parts = &layout.work;
         let [first, second, third, fourth] = parts.projections;
         let projections = [memory.part(first)?, memory.part(second)?, memory.part(third)?, memory.part(fourth)?];
@@ -443,8 +445,6 @@ impl Work {
         let angles = memory.part(parts.angles)?;
         let frequencies = memory.part(parts.frequencies)?;
         let no_attention = spec.attention_layers() == 0;
-        let report = memory.part(parts.report)?;
-        let first_choice = results(sizes);
         let (codes, factors) = (memory.part(parts.codes)?, memory.part(parts.factors)?);
         let row = QuantisedRow { codes: codes.start(), factors: factors.start() };
         Ok(Self {
@@ -476,7 +476,6 @@ impl Work {
                 normed,
                 logits: memory.part(parts.router)?,
                 shared_gate: Some(memory.part(parts.shared_gate)?),
-                choices: report.part(first_choice, report.len().saturating_sub(first_choice))?,
                 shares: memory.part(parts.shares)?,
                 entry_rows: memory.part(parts.entry_rows)?,
                 entry_of: memory.part(parts.entry_of)?,
@@ -488,7 +487,6 @@ impl Work {
             },
             float_counters: memory.part(parts.float_counters)?,
             logits: memory.part(parts.logits)?,
-            report,
         })
     }
 }
@@ -532,7 +530,7 @@ impl Backend for CudaBackend {
     }
 
     fn steps_ahead(&self) -> usize {
-        self.reports.len()
+        SIDES
     }
 
     fn begin_stream(&mut self, slot: usize, sampling: &Sampling, prompt: &[u32]) -> Result<()> {

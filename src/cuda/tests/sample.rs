@@ -162,6 +162,28 @@ fn the_device_chooses_the_tokens_of_the_hosts_sampler_from_a_whole_vocabulary() 
 }
 
 #[test]
+fn what_a_row_leaves_of_one_choice_is_nothing_to_the_next_of_its_slot() {
+    let plain = Sampling::default();
+    let greedy = Sampling { temperature: 0.0, ..plain };
+    let all = [greedy, Sampling { top_p: 0.5, ..plain }, Sampling { top_k: 5, ..plain }, plain];
+    let Some(mut streams) = Streams::open(1000, &all, 132) else { return };
+    for step in 0..12 {
+        // Each slot goes through all settings, and fails in some steps.
+        for (i, (sampling, host)) in streams.streams.iter_mut().enumerate() {
+            *sampling = all[(i + step) % all.len()];
+            *host = Sampler::new(*sampling, 1000, &[], &ENDS).unwrap();
+        }
+        let mut logits = logits(0, 20 + step as u32, all.len(), 1000);
+        if step % 3 == 1 {
+            logits[step % all.len() * 1000 + 333] = f32::NAN;
+        }
+        for (i, (found, expected)) in streams.step(&logits).into_iter().enumerate() {
+            assert_eq!(found, expected, "step {step}, slot {i}");
+        }
+    }
+}
+
+#[test]
 fn rows_that_cannot_choose_say_why_and_leave_the_others_alone() {
     let plain = Sampling::default();
     let settings = [

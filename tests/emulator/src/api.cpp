@@ -529,6 +529,17 @@ API cuEventRecord(void* handle, void* stream_handle) {
     return SUCCESS;
 }
 
+API cuStreamWaitEvent(void* stream_handle, void* handle, unsigned flags) {
+    BEFORE(true);
+    const auto event = event_of(handle);
+    const auto stream = stream_of(stream_handle);
+    if (event == nullptr || stream == nullptr) return INVALID_HANDLE;
+    if (flags != 0) return NOT_SUPPORTED;
+    Work work;
+    work.kind = Work::WAIT, work.other = event->stream, work.queued = event->queued;
+    return stream->add(std::move(work));
+}
+
 API cuEventSynchronize(void* handle) {
     BEFORE(true);
     const auto event = event_of(handle);

@@ -83,14 +83,17 @@ struct Module {
 };
 
 // Something queued.
+class Stream;
 struct Work {
-    enum Kind { LAUNCH, COPY, FILL } kind = COPY;
+    enum Kind { LAUNCH, COPY, FILL, WAIT } kind = COPY;
     std::shared_ptr<const Launch> launch;
     bool early = false;
     uint8_t* to = nullptr;
     const uint8_t* from = nullptr;
     uint64_t bytes = 0;
     uint8_t value = 0;
+    std::weak_ptr<Stream> other;  // of WAIT: so much of another queue is done first
+    uint64_t queued = 0;
     std::shared_ptr<const std::vector<uint8_t>> staged;  // what `from` was, where the caller may change it
 };
 

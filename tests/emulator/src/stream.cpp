@@ -73,6 +73,10 @@ int Stream::drain(uint64_t queued) {
             memcpy(work.to, work.staged != nullptr ? work.staged->data() : work.from, work.bytes);
             continue;
         }
+        if (work.kind == Work::WAIT) {
+            if (const auto other = work.other.lock()) other->wait_for(work.queued);
+            continue;
+        }
         if (work.kind == Work::FILL) {
             memset(work.to, work.value, work.bytes);
             continue;
