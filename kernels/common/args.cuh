@@ -294,7 +294,7 @@ struct SampleProgress {
     uint32_t largest;  // key of the largest logit
     uint32_t wrong;    // ~id of the first token whose logit is not finite
     uint32_t unused;
-    unsigned long long total;  // weight of all tokens; of greedy rows the key of the largest logit, and ~id of the first that has it
+    unsigned long long total;  // weight of all tokens; greedy: key of the largest logit, and ~id of the first that has it
     unsigned long long unused_too;
 };
 

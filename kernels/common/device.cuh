@@ -7,10 +7,10 @@
 const uint32_t WARP = 32;
 const uint32_t ALL_LANES = 0xffffffff;
 
-// Waits for the kernels before this one, then lets the next one start. Before it a kernel may read weights, what the step was told,
-// which was there before its first kernel, and what the kernels before the last one wrote: the last one asked for this start only after its own wait. Behind a kernel that asks for
-// it earlier (`start_next_kernel_early`) what the kernel in front of that one wrote may not be there either; of two kernels
-// behind each other only one does so.
+// Waits for the kernels before this one, then lets the next one start. Before it a kernel may read weights, what the step was
+// told, which was there before its first kernel, and what the kernels before the last one wrote: the last one asked for this
+// start only after its own wait. Behind a kernel that asks for it earlier (`start_next_kernel_early`) what the kernel in front
+// of that one wrote may not be there either; of two kernels behind each other only one does so.
 DEVICE void after_previous_kernel() {
     wait_for_previous_kernel();
     start_next_kernel();

@@ -5,8 +5,8 @@
 //! its parts, [`module`] the kernels, [`launch`], [`stream`] and [`recording`] the ways to run them, and [`event`] how the
 //! host hears of a step's end while the next one runs. [`plan`] lays that allocation out, [`weights`] says what of the image
 //! lies where, [`step`] tells the device of a step's rows, [`report`] the host of what came of them, [`queued`] what they
-//! chose, and [`backend`] strings the operations together, which have a file each: [`embed`], [`norm`], [`products`], [`attention`], [`delta_net`], [`moe`], [`sample`];
-//! [`one_row`], [`eight_rows`] and [`tiles`] are the products of one row, of up to eight, and of many.
+//! chose, and [`backend`] strings the operations together, which have a file each: [`embed`], [`norm`], [`products`],
+//! [`attention`], [`delta_net`], [`moe`], [`sample`]; [`one_row`], [`eight_rows`] and [`tiles`] are the products of one row, of up to eight, and of many.
 
 mod args;
 mod attention;

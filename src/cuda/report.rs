@@ -57,7 +57,7 @@ impl Reports {
         self.queue.mark(there)
     }
 
-    /// What the step of side `side` has told, once it is there.
+    /// Waits until what the step of side `side` tells is there.
     ///
     /// # Errors
     /// [`crate::Error::DeviceLost`] where some of the step failed.
@@ -65,7 +65,7 @@ impl Reports {
         self.sides[side % SIDES].there.wait()
     }
 
-    /// The same, which was waited for.
+    /// What it has told, behind that wait.
     pub fn on_host(&self, side: usize) -> &[u32] {
         &self.sides[side % SIDES].host
     }

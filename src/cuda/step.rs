@@ -64,14 +64,6 @@ pub const SEQUENCE_WORDS: usize = size_of::<Sequence>() / 4;
 pub const SAMPLE_WORDS: usize = size_of::<SampleRow>() / 4;
 
 impl StepBuffer {
-    /// Waits for all copies.
-    ///
-    /// # Errors
-    /// [`Error::DeviceLost`].
-    pub fn settle(&self) -> Result<()> {
-        self.queue.wait()
-    }
-
     /// Tells steps in `devices`.
     ///
     /// # Errors
@@ -83,6 +75,14 @@ impl StepBuffer {
         };
         let [first, second] = devices;
         Ok(Self { queue: Stream::new(context, priority)?, sides: [side(first)?, side(second)?] })
+    }
+
+    /// Waits for all copies.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub fn settle(&self) -> Result<()> {
+        self.queue.wait()
     }
 
     /// Queues the copy that tells the device of `batch`, and lets what is queued in `steps` from here on wait for it. Steps of the

@@ -14,7 +14,7 @@ use super::attention::{Attention, AttentionWork, KvLayer};
 use super::context::Context;
 use super::delta_net::{DeltaNet, DeltaStates, DeltaWork};
 use super::embed::{Angles, Embed};
-use super::memory::{DeviceMemory, DeviceSlice, Pinned};
+use super::memory::{DeviceMemory, DeviceSlice, Pinned, Planned};
 use super::module::Modules;
 use super::moe::{Moe, MoeLayer, MoeWork};
 use super::norm::{Norm, Normed};
@@ -191,11 +191,11 @@ impl CudaBackend {
         let work = Work::new(&memory, &layout, &spec)?;
         let sample = Sample::new(modules, device, (&memory, &parts.sample), spec.vocab, &stream)?;
         upload_values(context, &stream, &ends(&options.eos_ids, spec.vocab), sample.ends())?;
-        let [steps, reports] =
-            [parts.steps, parts.reports].map(|[first, second]| Ok([memory.part(first)?, memory.part(second)?]));
+        let of_sides =
+            |[first, second]: [Planned<u32>; SIDES]| Ok::<_, Error>([memory.part(first)?, memory.part(second)?]);
         let backend = Self {
-            step_buffer: StepBuffer::new(context, options.priority, steps?)?,
-            reports: Reports::new(context, options.priority, reports?)?,
+            step_buffer: StepBuffer::new(context, options.priority, of_sides(parts.steps)?)?,
+            reports: Reports::new(context, options.priority, of_sides(parts.reports)?)?,
             queued: VecDeque::new(),
             side: 0,
             seen: Pinned::zeroed(context, spec.vocab, "the tokens of a prompt")?,
@@ -242,8 +242,8 @@ impl CudaBackend {
             self.queued.clear();
             // What was queued may still read what the next step tells.
             let settled = self.stream.wait().and(self.step_buffer.settle()).and(self.reports.settle());
-            // A part of it may have been done.
-            let _ = settled.and_then(|()| self.sample.reset(&self.stream)).and_then(|()| self.stream.wait());
+            // A choice may have been made in part.
+            let _ = settled.and_then(|()| self.sample.reset(&self.stream));
         }
         outcome
     }

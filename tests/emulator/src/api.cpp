@@ -536,16 +536,14 @@ API cuStreamWaitEvent(void* stream_handle, void* handle, unsigned flags) {
     if (event == nullptr || stream == nullptr) return INVALID_HANDLE;
     if (flags != 0) return NOT_SUPPORTED;
     Work work;
-    work.kind = Work::WAIT, work.other = event->stream, work.queued = event->queued;
+    work.kind = Work::WAIT, work.place = *event;
     return stream->add(std::move(work));
 }
 
 API cuEventSynchronize(void* handle) {
     BEFORE(true);
     const auto event = event_of(handle);
-    if (event == nullptr) return INVALID_HANDLE;
-    const auto stream = event->stream.lock();
-    return stream == nullptr ? SUCCESS : stream->wait_for(event->queued);
+    return event == nullptr ? INVALID_HANDLE : event->wait();
 }
 
 API cuEventDestroy_v2(void* handle) {

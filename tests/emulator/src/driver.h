@@ -82,8 +82,18 @@ struct Module {
     std::vector<std::unique_ptr<Function>> functions;
 };
 
-// Something queued.
 class Stream;
+
+// A place in a queue.
+struct Event {
+    std::weak_ptr<Stream> stream;
+    uint64_t queued = 0;
+
+    // Does what is in front of it.
+    int wait() const;
+};
+
+// Something queued.
 struct Work {
     enum Kind { LAUNCH, COPY, FILL, WAIT } kind = COPY;
     std::shared_ptr<const Launch> launch;
@@ -92,8 +102,7 @@ struct Work {
     const uint8_t* from = nullptr;
     uint64_t bytes = 0;
     uint8_t value = 0;
-    std::weak_ptr<Stream> other;  // of WAIT: so much of another queue is done first
-    uint64_t queued = 0;
+    Event place;  // of WAIT: what is in front of it, in another queue, is done first
     std::shared_ptr<const std::vector<uint8_t>> staged;  // what `from` was, where the caller may change it
 };
 
@@ -128,12 +137,6 @@ class Stream {
 
 // Devices of the machine.
 const int DEVICES = 2;
-
-// A place in a queue.
-struct Event {
-    std::weak_ptr<Stream> stream;
-    uint64_t queued = 0;
-};
 
 // A device, with its one context.
 struct State {

@@ -48,6 +48,11 @@ int Stream::wait_for(uint64_t queued) {
     return drain(queued);
 }
 
+int Event::wait() const {
+    const auto of = stream.lock();
+    return of == nullptr ? SUCCESS : of->wait_for(queued);
+}
+
 // Kernels that were seen to ask for the next one.
 static bool asks_for_next(const KernelInfo* kernel, bool seen) {
     static std::mutex lock;
@@ -74,7 +79,7 @@ int Stream::drain(uint64_t queued) {
             continue;
         }
         if (work.kind == Work::WAIT) {
-            if (const auto other = work.other.lock()) other->wait_for(work.queued);
+            work.place.wait();
             continue;
         }
         if (work.kind == Work::FILL) {
